@@ -1,0 +1,138 @@
+"""The small language that recipes are written in.
+
+A recipe sees a builder `g` and tensors; it never sees Keras. `graph.Graph` turns the same calls into
+Keras layers, `tally.Tally` into shapes and counts, so that `info` and the parity fixtures need no
+framework and a network is described once.
+
+Names: `g.at("stage2", "block3").conv(x, 64, 3, token="conv1")` is the layer `stage2_block3_conv1`.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Self
+
+from keras_cnn.errors import BadSpec
+from keras_cnn.spec import Head, Spec, check_norm
+
+Tensor = Any
+
+
+class Builder:
+    """Naming, padding, normalisation and activation; a back end implements `emit`."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.scope: tuple[str, ...] = ()
+
+    def at(self, *tokens: str) -> Self:
+        """The same builder, one scope deeper."""
+        deeper = copy.copy(self)
+        deeper.scope = (*self.scope, *tokens)
+        return deeper
+
+    def name(self, token: str) -> str:
+        return "_".join((*self.scope, token))
+
+    def emit(self, kind: str, token: str, x: Tensor, **args: Any) -> Tensor:
+        """Add one layer of `kind` named `token` in the present scope."""
+        raise NotImplementedError
+
+    def conv(
+        self,
+        x: Tensor,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool | None = None,
+        token: str = "conv",
+    ) -> Tensor:
+        """2-D convolution. Has a bias unless a normalisation follows, or as `bias` says."""
+        x, padding = self._pad_window(x, size, stride, dilation, "zero", token.replace("conv", "pad"))
+        return self.emit(
+            "conv",
+            token,
+            x,
+            filters=filters,
+            size=size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            bias=self.spec.norm == "none" if bias is None else bias,
+            padding=padding,
+        )
+
+    def norm(self, x: Tensor, token: str = "norm", *, zero: bool = False) -> Tensor:
+        """The spec's normalisation; `zero` starts gamma at 0, so that a residual block starts as the identity
+        (1706.02677, section 5.1)."""
+        if self.spec.norm == "none":
+            return x
+        groups = check_norm(self.spec.norm)
+        if groups is None:
+            return self.emit(
+                "batchnorm", token, x, eps=self.spec.norm_eps, momentum=self.spec.norm_momentum, zero=zero
+            )
+        if groups > 0 and x.shape[-1] % groups:
+            raise BadSpec(
+                f"norm={self.spec.norm!r}: {self.name(token)} has {x.shape[-1]} channels, which {groups} does not divide."
+            )
+        return self.emit("groupnorm", token, x, groups=groups, eps=self.spec.norm_eps, zero=zero)
+
+    def act(self, x: Tensor, token: str = "act", fn: str | None = None) -> Tensor:
+        return self.emit("act", token, x, fn=fn or self.spec.act)
+
+    def norm_act(self, x: Tensor, number: int | str = "") -> Tensor:
+        return self.act(self.norm(x, f"norm{number}"), f"act{number}")
+
+    def conv_norm_act(self, x: Tensor, *args: Any, number: int | str = "", **kwargs: Any) -> Tensor:
+        return self.norm_act(self.conv(x, *args, token=f"conv{number}", **kwargs), number)
+
+    def pool(self, x: Tensor, kind: str, size: int, stride: int, *, padding: str = "", token: str = "pool") -> Tensor:
+        """ "max" or "avg" over windows; `padding` overrides the spec's flavour (averages leave padding out)."""
+        if not padding:
+            x, padding = self._pad_window(x, size, stride, 1, self.spec.pool_pad, token.replace("pool", "pad"))
+        return self.emit(f"{kind}pool", token, x, size=size, stride=stride, padding=padding)
+
+    def drop_path(self, x: Tensor, rate: float, token: str = "droppath") -> Tensor:
+        """Stochastic depth: drops the whole branch of a sample (1603.09382)."""
+        return self.emit("droppath", token, x, rate=rate) if rate else x
+
+    def merge(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """Residual learning by sum, or by concatenation and a 1x1 convolution back to the width.
+
+        The sum is the special case in which that convolution's kernel is two identities stacked.
+        """
+        if self.spec.merge == "add":
+            return self.emit("add", "add", [x, shortcut])
+        both = self.emit("concat", "concat", [x, shortcut])
+        return self.conv(both, x.shape[-1], 1, bias=True, token="fuse")
+
+    def head(self, x: Tensor, head: Head) -> Tensor:
+        """Pooling, hidden layers, classifier. Outputs are float32 under every dtype policy."""
+        if head.pooling:
+            x = self.emit(f"global{head.pooling}", "pool", x)
+        for i, width in enumerate(head.hidden, 1):
+            x = self._dropout(x, head.dropout, f"drop{i}")
+            x = self.act(self.emit("dense", f"dense{i}", x, units=width), f"act{i}", head.hidden_activation)
+        if head.classes:
+            x = self._dropout(x, head.dropout, "drop")
+            x = self.emit("dense", "logits", x, units=head.classes, dtype="float32")
+            if head.activation:
+                x = self.emit("act", "probs", x, fn=head.activation, dtype="float32")
+        return x
+
+    def _dropout(self, x: Tensor, rate: float, token: str) -> Tensor:
+        return self.emit("dropout", token, x, rate=rate) if rate else x
+
+    def _pad_window(
+        self, x: Tensor, size: int, stride: int, dilation: int, value: str, token: str
+    ) -> tuple[Tensor, str]:
+        """Padding of a window, as the weights want it. At stride 1 the two flavours agree."""
+        reach = dilation * (size - 1)
+        if reach == 0 or stride == 1 or self.spec.pad == "same":
+            return x, "same"
+        sides = (reach // 2, reach - reach // 2)
+        return self.emit("pad", token, x, paddings=(sides, sides, (0, 0)), value=value), "valid"

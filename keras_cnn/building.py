@@ -1,0 +1,125 @@
+"""`build`: the one place where names, data, graph and weights meet."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from keras_cnn import checkpoint
+from keras_cnn.errors import BadSpec, WeightsMismatch
+from keras_cnn.graph import assemble
+from keras_cnn.hub import resolve
+from keras_cnn.spec import Config, Head, Spec
+
+
+def build(
+    source: str | os.PathLike[str] | Spec,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    input_shape: tuple[int | None, int | None, int] | None = None,
+    classes: int | None = None,
+    head: Head | None = None,
+    freeze: str | None = None,
+    norm: str | None = None,
+    act: str | None = None,
+    output_stride: int | None = None,
+    drop_rate: float | None = None,
+    drop_path_rate: float | None = None,
+    merge: str | None = None,
+    classifier_activation: str | None = "auto",
+    name: str | None = None,
+) -> Any:
+    """A flat functional Keras model: raw images in, class probabilities out.
+
+    source: an architecture ("resnet50": random weights), a tag ("resnet18.tiny_in200"), a weights directory
+        (ours or timm's), or a Spec.
+    weights: a checkpoint for the architecture: .safetensors, .pth/.th (needs torch), .h5 of keras.applications.
+    input_shape: (height, width, channels); height and width may be None. Default: what the weights or the Spec say.
+        With another number of channels a pretrained stem is adapted: one channel takes the sum of the RGB kernels,
+        several repeat them, scaled by 3 / channels, so that activations keep their size.
+    classes: outputs; 0 for pooled features. A number other than the weights' starts a new head.
+    head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough.
+    freeze: last stage to freeze, such as "stage3".
+    norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add" or "concat".
+    output_stride: 8, 16 or 32: dilation in place of the last strides.
+    drop_rate: dropout before the classifier; drop_path_rate: stochastic depth, growing linearly to this rate.
+    classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
+
+    Images are (batch, height, width, channels), uint8 or float, values 0..255; the output is float32.
+    Raises UnknownModel, BadSpec, WeightsMismatch, CorruptFile, all subclasses of `errors.KerasCnnError`.
+
+    >>> import keras_cnn as kc
+    >>> kc.build("resnet20", classes=4).output_shape
+    (None, 4)
+    """
+    if head is not None and classes is not None and classes != head.classes:
+        raise BadSpec(f"classes={classes} and head.classes={head.classes} disagree: give one of them.")
+    found = resolve(source, weights)
+    config, values = found.load() if found.load else (found.config, None)
+    pretrained_head = config.head if values else None
+    config = _configure(
+        config,
+        head or _head(config, classes, drop_rate, classifier_activation),
+        spec_changes={
+            "input_shape": input_shape,
+            "norm": norm,
+            "act": act,
+            "output_stride": output_stride,
+            "drop_rate": drop_rate,
+            "drop_path_rate": drop_path_rate,
+            "merge": merge,
+        },
+    )
+    model = assemble(config, name)
+    if values is not None:
+        _load(model, values, keep_head=_same_arrays(config.head, pretrained_head))
+    if freeze is not None:
+        from keras_cnn.transfer import freeze as freeze_stages
+
+        freeze_stages(model, upto=freeze)
+    return model
+
+
+def _head(config: Config, classes: int | None, drop_rate: float | None, activation: str | None) -> Head:
+    classes = config.head.classes if classes is None else classes
+    dropout = config.head.dropout if drop_rate is None else drop_rate
+    activation = config.head.activation if activation == "auto" else activation
+    hidden = config.head.hidden if classes == config.head.classes else ()
+    return Head(
+        classes=classes, hidden=hidden, dropout=dropout, pooling=config.head.pooling or "avg", activation=activation
+    )
+
+
+def _configure(config: Config, head: Head, spec_changes: dict[str, Any]) -> Config:
+    spec = config.spec.with_(**spec_changes, classes=head.classes or None)
+    pre = config.preprocess.for_channels(spec.input_shape[-1]).at_size(spec.input_shape[:2])
+    names = config.class_names if len(config.class_names) == head.classes else ()
+    return config.with_(spec=spec, head=head, preprocess=pre, class_names=names)
+
+
+def _same_arrays(head: Head, other: Head | None) -> bool:
+    return other is not None and (head.classes, head.hidden) == (other.classes, other.hidden)
+
+
+def _load(model: Any, values: dict[str, np.ndarray], keep_head: bool) -> None:
+    targets = checkpoint.variables(model)
+    fresh = [] if keep_head else [key for key in targets if key.startswith("head_")]
+    values = {k: v for k, v in values.items() if keep_head or not k.startswith("head_")}
+    stem = next((k for k in targets if k.startswith("stem_conv") and k.endswith("/kernel")), None)
+    if stem and stem in values and values[stem].shape[2] != targets[stem].shape[2]:
+        values[stem] = adapt_stem(values[stem], targets[stem].shape[2])
+    try:
+        checkpoint.assign(model, values, skip=fresh)
+    except WeightsMismatch as mismatch:
+        raise WeightsMismatch(f"{model.name}: {mismatch}") from None
+
+
+def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A pretrained first kernel (height, width, in, out) for another number of input channels, as timm does."""
+    given = kernel.shape[2]
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    repeated = np.tile(kernel, (1, 1, -(-channels // given), 1))[:, :, :channels]
+    return repeated * (given / channels)

@@ -1,0 +1,99 @@
+"""Named arrays and models: strict both ways.
+
+A variable's key is `layer/variable`, such as `stage2_block3_conv1/kernel`: layer names are unique and
+stable, so a file stays readable however the layers are ordered, with `safetensors.numpy` alone.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from keras_cnn.errors import CorruptFile, WeightsMismatch
+
+Arrays = dict[str, np.ndarray]
+
+
+def variables(model: Any) -> dict[str, Any]:
+    """Every weight of a Keras model under its key; seeds and metrics are not weights."""
+    return {f"{layer.name}/{v.name}": v for layer in model.layers for v in layer.weights}
+
+
+def arrays(model: Any) -> Arrays:
+    """The weights of a model as NumPy arrays under their keys."""
+    from keras import ops
+
+    return {key: ops.convert_to_numpy(v.value) for key, v in variables(model).items()}
+
+
+def assign(model: Any, values: Mapping[str, np.ndarray], *, skip: Iterable[str] = ()) -> None:
+    """Give every variable of a model its array; nothing is assigned unless all keys and shapes fit.
+
+    skip: keys that keep what the model has. Raises WeightsMismatch with the list of what differs.
+    """
+    skip = set(skip)
+    targets = {key: v for key, v in variables(model).items() if key not in skip}
+    check({key: tuple(v.shape) for key, v in targets.items()}, values)
+    for key, variable in targets.items():
+        variable.assign(values[key].astype(str(variable.dtype), copy=False))
+
+
+def check(expected: Mapping[str, tuple[int, ...]], values: Mapping[str, np.ndarray]) -> None:
+    """Raise WeightsMismatch unless `values` has exactly the expected keys and shapes."""
+    lines = [f"- {key} {shape}" for key, shape in expected.items() if key not in values]
+    lines += [f"+ {key} {value.shape}" for key, value in values.items() if key not in expected]
+    for key, shape in expected.items():
+        if key in values and values[key].shape != shape:
+            lines += [f"- {key} {shape}", f"+ {key} {values[key].shape}"]
+    if lines:
+        raise WeightsMismatch(report(lines))
+
+
+def report(lines: list[str], most: int = 20) -> str:
+    """The -/+ list as one message, cut to `most` lines."""
+    more = [f"  and {len(lines) - most} more"] if len(lines) > most else []
+    return "\n".join(["the weights do not fit the network (- the network has, + the file has):", *lines[:most], *more])
+
+
+def load(path: str | Path) -> Arrays:
+    """Read a safetensors file; CorruptFile says what is wrong with it."""
+    path = Path(path)
+    if not path.is_file():
+        raise CorruptFile(f"{path}: there is no such file.")
+    if not path.stat().st_size:
+        raise CorruptFile(f"{path} is empty: fetch it again.")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CorruptFile(f"{path} is truncated or not a safetensors file ({error}): fetch it again.") from None
+
+
+def save(values: Mapping[str, np.ndarray], path: str | Path, *, half: bool = False) -> None:
+    """Write a safetensors file beside the target, then rename it: readers never see half of one.
+
+    half: kernels as float16 (relative error 2**-11); vectors stay float32, since a small variance would vanish.
+    """
+    stored = {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
+    write_beside(path, lambda temporary: save_file(stored, temporary, metadata={"format": "keras"}))
+
+
+def write_beside(path: str | Path, write: Callable[[str], Any]) -> None:
+    """Call `write` with a temporary name in the target's folder, then rename over the target."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        os.chmod(temporary, 0o644)  # mkstemp makes private files; results are ordinary ones
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

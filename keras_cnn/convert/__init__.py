@@ -1,0 +1,90 @@
+"""Foreign checkpoints: read a file of any known format into our keys and layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cnn import checkpoint, tally
+from keras_cnn.convert import cifar, keras_applications, timm
+from keras_cnn.convert.rename import recognise, to_ours
+from keras_cnn.errors import CorruptFile, MissingPackage, UnsafeFile
+from keras_cnn.spec import Config, Head
+
+FORMATS = [timm.FORMAT, cifar.FORMAT, keras_applications.FORMAT]
+
+
+def read_state(path: str | Path) -> dict[str, np.ndarray]:
+    """The named arrays of a `.safetensors`, `.pth`, `.th`, `.pt`, `.bin` or legacy `.h5` file."""
+    path = Path(path)
+    if not path.is_file():
+        raise CorruptFile(f"{path}: there is no such file.")
+    if not path.stat().st_size:
+        raise CorruptFile(f"{path} is empty: fetch it again.")
+    readers = {".safetensors": checkpoint.load, ".h5": keras_applications.read_h5}
+    readers |= dict.fromkeys((".pth", ".th", ".pt", ".bin"), _read_torch)
+    if path.suffix not in readers:
+        raise CorruptFile(f"{path}: known weight files end in {', '.join(readers)}.")
+    return readers[path.suffix](path)
+
+
+def read(path: str | Path, config: Config) -> tuple[Config, dict[str, np.ndarray]]:
+    """Read a checkpoint for an architecture: the configuration with the source's numerics, and our arrays.
+
+    The number of classes is the file's. Raises WeightsMismatch with a -/+ report, CorruptFile, UnsafeFile.
+    """
+    return convert(read_state(path), config, source=Path(path).name)
+
+
+def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[Config, dict[str, np.ndarray]]:
+    """As `read`, from arrays."""
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    spec, shapes = config.spec, tally.variables(tally.tally(config))
+    if shapes.keys() == state.keys():
+        checkpoint.check(_without_head(shapes), _without_head(state))
+        values = state
+    else:
+        fmt = recognise(state, spec, shapes, FORMATS)
+        values = to_ours(state, spec, shapes, fmt)
+        if not config.provenance:  # a bare file: its format tells what it expects of an image
+            pre = fmt.preprocess(spec).at_size(spec.input_shape[:2])
+            config = config.with_(preprocess=pre, class_names=fmt.class_names)
+    classes = values["head_logits/kernel"].shape[-1] if "head_logits/kernel" in values else 0
+    return config.with_(
+        spec=spec.with_(classes=classes or None),
+        head=Head(classes=classes),
+        class_names=config.class_names if len(config.class_names) == classes else (),
+        provenance=config.provenance or {"source": source},
+    ), values
+
+
+def _without_head(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if not k.startswith("head_")}
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    """A PyTorch file through its weights-only loader, which executes nothing from the file."""
+    try:
+        import torch
+    except ImportError:
+        raise MissingPackage(
+            f"{path.name} is a PyTorch file: `pip install torch` to read it, or convert it to .safetensors where torch is."
+        ) from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise UnsafeFile(
+                f"{path} holds more than arrays and would have to execute code to be read: it was not opened. "
+                "Ask its author for a .safetensors file."
+            ) from None
+        raise CorruptFile(f"{path} is truncated or not a PyTorch file: fetch it again.") from None
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    arrays = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, dict) else {}
+    if not arrays:
+        raise CorruptFile(f"{path} holds no named tensors.")
+    return {k: v.float().numpy() if v.is_floating_point() else v.numpy() for k, v in arrays.items()}

@@ -1,0 +1,87 @@
+"""timm's checkpoints and its `config.json`; torchvision's ResNets share the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_cnn.catalog import get
+from keras_cnn.convert.rename import TORCH_NAMES, Format, Rules, from_torch, to_torch
+from keras_cnn.errors import CorruptFile
+from keras_cnn.spec import IMAGENET_MEAN, IMAGENET_STD, Config, Head, Preprocess, Spec
+
+
+def resnet(spec: Any) -> Rules:
+    """timm `resnet.py`, torchvision `resnet.py`."""
+    if spec.preact:
+        return resnetv2(spec)
+    down = 1 if spec.shortcut == "avgpool" else 0  # the average pool is the Sequential's entry 0
+    return [
+        ("stem_conv", "conv1"),
+        (r"stem_conv(\d)", lambda n: f"conv1.{3 * (n - 1)}"),
+        (r"stem_norm3?", "bn1"),
+        (r"stem_norm(\d)", lambda n: f"conv1.{3 * (n - 1) + 1}"),
+        (r"stage(\d)_block(\d+)_conv(\d)", lambda s, b, n: f"layer{s}.{b - 1}.conv{n}"),
+        (r"stage(\d)_block(\d+)_norm(\d)", lambda s, b, n: f"layer{s}.{b - 1}.bn{n}"),
+        (r"stage(\d)_block(\d+)_shortcut_conv", lambda s, b: f"layer{s}.{b - 1}.downsample.{down}"),
+        (r"stage(\d)_block(\d+)_shortcut_norm", lambda s, b: f"layer{s}.{b - 1}.downsample.{down + 1}"),
+        ("head_logits", "fc"),
+    ]
+
+
+def resnetv2(spec: Any) -> Rules:
+    """timm `resnetv2.py`."""
+    return [
+        ("stem_conv", "stem.conv"),
+        (r"stage(\d)_block(\d+)_conv(\d)", lambda s, b, n: f"stages.{s - 1}.blocks.{b - 1}.conv{n}"),
+        (r"stage(\d)_block(\d+)_norm(\d)", lambda s, b, n: f"stages.{s - 1}.blocks.{b - 1}.norm{n}"),
+        (r"stage(\d)_block(\d+)_shortcut_conv", lambda s, b: f"stages.{s - 1}.blocks.{b - 1}.downsample.conv"),
+        ("top_norm", "norm"),
+        ("head_logits", "head.fc"),
+    ]
+
+
+RULES = {"ResNet": resnet}
+FORMAT = Format(
+    name="timm or torchvision",
+    rules=lambda spec: RULES[spec.family](spec),
+    names=TORCH_NAMES,
+    separator=".",
+    to_ours=from_torch,
+    to_theirs=to_torch,
+    preprocess=lambda spec: Preprocess(interpolation="bilinear"),
+    ignored=r"num_batches_tracked$",
+)
+
+
+def config(values: Mapping[str, Any]) -> Config:
+    """Our Config of a timm `config.json`, the older form without `pretrained_cfg` included."""
+    cfg = {**values, **values.get("pretrained_cfg", {})}
+    name = values.get("architecture")
+    if not isinstance(name, str):
+        raise CorruptFile("the configuration names no architecture.")
+    channels, *size = cfg.get("input_size", (3, 224, 224))
+    classes = values.get("num_classes", cfg.get("num_classes", 1000))
+    spec: Spec = get(name).with_(input_shape=(*size, channels), classes=classes)
+    names = tuple(cfg.get("label_names") or ())
+    described = values.get("label_descriptions") or cfg.get("label_descriptions") or {}
+    tag = cfg.get("tag")
+    return Config(
+        architecture=name,
+        spec=spec,
+        head=Head(classes=classes),
+        preprocess=Preprocess(
+            mean=cfg.get("mean", IMAGENET_MEAN),
+            std=cfg.get("std", IMAGENET_STD),
+            size=tuple(size),
+            crop=cfg.get("crop_pct", 0.875),
+            interpolation=cfg.get("interpolation", "bicubic"),
+            mode="squash" if cfg.get("crop_mode") == "squash" else "center",
+        ),
+        class_names=names if len(names) == classes else (),
+        provenance={
+            "source": f"timm {name}.{tag}" if tag else f"timm {name}",
+            "license": cfg.get("license", ""),
+            "class_descriptions": {n: described[n] for n in names if n in described},
+        },
+    )

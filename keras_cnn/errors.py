@@ -1,0 +1,45 @@
+"""The exceptions that people meet; each message says what was wrong, where, and what to do.
+
+They derive from `ValueError`, so that code written for Keras' own errors catches them, and
+the command line turns any of them into one sentence and exit code 2.
+"""
+
+
+class KerasCnnError(ValueError):
+    """Base of every error that the caller can mend."""
+
+
+class UnknownModel(KerasCnnError):
+    """No architecture or catalogue tag has this name; the message lists the nearest ones."""
+
+
+class BadSpec(KerasCnnError):
+    """A keyword of a network has a value that cannot be built."""
+
+
+class WeightsMismatch(KerasCnnError):
+    """The arrays do not fit the network; the message lists keys with - (missing) and + (unexpected)."""
+
+
+class CorruptFile(KerasCnnError):
+    """A file is truncated, tampered with, or not what its name says."""
+
+
+class UnsafeFile(KerasCnnError):
+    """A file would have to execute code to be read; it was not opened."""
+
+
+class MissingPackage(KerasCnnError):
+    """An optional package is needed for this; the message says how to install it."""
+
+
+class BadImage(KerasCnnError):
+    """An image cannot be read; the message names the file."""
+
+
+class BadData(KerasCnnError):
+    """A data set cannot be used as it is; the message names the folder or the class."""
+
+
+class NotFinite(KerasCnnError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""

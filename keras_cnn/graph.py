@@ -1,0 +1,87 @@
+"""The builder that writes Keras layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_cnn.builder import Builder, Tensor
+from keras_cnn.layers import Pad, Preprocessing
+from keras_cnn.spec import Config
+
+CHANNELS_LAST = {"data_format": "channels_last"}
+
+
+def _he() -> keras.Initializer:
+    """He et al. 2015 (1502.01852), fan-out, as torchvision and timm start their ResNets."""
+    return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+
+
+def _conv(*, filters, size, stride, dilation, groups, bias, padding, name):
+    return keras.layers.Conv2D(
+        filters,
+        size,
+        strides=stride,
+        padding=padding,
+        dilation_rate=dilation,
+        groups=groups,
+        use_bias=bias,
+        kernel_initializer=_he(),
+        name=name,
+        **CHANNELS_LAST,
+    )
+
+
+def _batchnorm(*, eps, momentum, zero, name):
+    return keras.layers.BatchNormalization(
+        epsilon=eps, momentum=momentum, gamma_initializer="zeros" if zero else "ones", name=name
+    )
+
+
+def _groupnorm(*, groups, eps, zero, name):
+    return keras.layers.GroupNormalization(
+        groups, epsilon=eps, gamma_initializer="zeros" if zero else "ones", name=name
+    )
+
+
+def _pool(layer):
+    return lambda *, size, stride, padding, name: layer(size, stride, padding, name=name, **CHANNELS_LAST)
+
+
+# One Keras layer for every kind of the builder's language.
+LAYERS = {
+    "conv": _conv,
+    "batchnorm": _batchnorm,
+    "groupnorm": _groupnorm,
+    "act": lambda *, fn, name, **kw: keras.layers.Activation(fn, name=name, **kw),
+    "pad": Pad,
+    "maxpool": _pool(keras.layers.MaxPooling2D),
+    "avgpool": _pool(keras.layers.AveragePooling2D),
+    "globalavg": lambda *, name: keras.layers.GlobalAveragePooling2D(name=name, **CHANNELS_LAST),
+    "globalmax": lambda *, name: keras.layers.GlobalMaxPooling2D(name=name, **CHANNELS_LAST),
+    "dropout": keras.layers.Dropout,
+    # Dropping a whole sample's branch is dropout with one coin a sample.
+    "droppath": lambda *, rate, name: keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name),
+    "add": keras.layers.Add,
+    "concat": keras.layers.Concatenate,
+    "dense": keras.layers.Dense,
+}
+
+
+class Graph(Builder):
+    """Each call makes a Keras layer and applies it to symbolic tensors."""
+
+    def emit(self, kind: str, token: str, x: Tensor, **args: Any) -> Tensor:
+        return LAYERS[kind](name=self.name(token), **args)(x)
+
+
+def assemble(config: Config, name: str | None = None) -> keras.Model:
+    """The functional model of a configuration, with random weights: raw image in, head's output out."""
+    spec, pre = config.spec, config.preprocess
+    g = Graph(spec)
+    image = keras.Input(spec.input_shape, name="stem_image")
+    x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
+    for _, x in spec.features(g, x):
+        pass
+    return keras.Model(image, g.at("head").head(x, config.head), name=name or config.architecture)

@@ -1,0 +1,63 @@
+"""The Keras layers that Keras lacks; each is registered under `keras_cnn` and serialisable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class Preprocessing(keras.layers.Layer):
+    """Turns raw 0..255 pixels into what the weights expect, and carries the network's record.
+
+    Input and output (batch, height, width, channels); the output is float32, `(x / 255 - mean) / std`,
+    whatever the dtype policy, because bfloat16 cannot hold normalised pixels to the digit.
+
+    mean, std: one a channel, in units of 0..1.
+    record: the JSON of `spec.Config`: architecture, head, class names, evaluation crop, provenance. It lives
+        here so that a plain saved `.keras` file still knows what it is.
+    """
+
+    def __init__(self, mean: Any, std: Any, record: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(trainable=False, **{k: v for k, v in kwargs.items() if k != "trainable"})
+        self.mean, self.std, self.record = tuple(mean), tuple(std), record or {}
+        self._scale = 1.0 / (255.0 * np.asarray(self.std, "float64"))
+        self._shift = -np.asarray(self.mean, "float64") / np.asarray(self.std, "float64")
+
+    def call(self, x: Any) -> Any:
+        return ops.cast(x, "float32") * self._scale.astype("float32") + self._shift.astype("float32")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "mean": self.mean, "std": self.std, "record": self.record}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class Pad(keras.layers.Layer):
+    """Constant padding of height, width and channels.
+
+    paddings: ((top, bottom), (left, right), (front, back)).
+    value: "zero", or "lowest" for -inf, which a max-pool then never picks.
+    """
+
+    def __init__(self, paddings: Any, value: str = "zero", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.paddings = tuple(tuple(int(n) for n in side) for side in paddings)
+        self.value = value
+
+    def call(self, x: Any) -> Any:
+        fill = {"zero": 0.0, "lowest": float("-inf")}[self.value]
+        return ops.pad(x, ((0, 0), *self.paddings), mode="constant", constant_values=fill)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        grow = lambda n, side: None if n is None else n + sum(side)  # noqa: E731
+        return (input_shape[0], *(grow(n, side) for n, side in zip(input_shape[1:], self.paddings, strict=True)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "paddings": self.paddings, "value": self.value}

@@ -1,0 +1,228 @@
+"""What a network is, as data: frozen dataclasses, and the arithmetic that they need.
+
+Nothing here imports Keras, so that listing and describing networks costs no framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from keras_cnn.errors import BadSpec
+
+NORMS = ("batch", "layer", "instance", "group:N", "none")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The numbers that define a network; `features` writes it with a builder.
+
+    Subclasses add their own fields and implement `features`. The fields here are those that every
+    family understands; the last group are numerics, which weights bring with them.
+    """
+
+    input_shape: tuple[int | None, int | None, int] = (224, 224, 3)
+    classes: int = 1000
+    norm: str = "batch"
+    act: str = "relu"
+    merge: str = "add"
+    output_stride: int = 32
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    # Numerics, borne by the weights. Keras' momentum is 1 - torch's.
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.9
+    pad: str = "torch"  # strided windows: "torch" pads both sides alike, "same" as TensorFlow does
+    pool_pad: str = "lowest"  # border of a padded max-pool: "lowest" (torch) or "zero" (keras.applications)
+
+    def __post_init__(self) -> None:
+        check_norm(self.norm)
+        _one_of("merge", self.merge, ("add", "concat"))
+        _one_of("output_stride", self.output_stride, (8, 16, 32))
+        _one_of("pad", self.pad, ("torch", "same"))
+        _one_of("pool_pad", self.pool_pad, ("lowest", "zero"))
+        for name in ("drop_rate", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise BadSpec(f"{name}={getattr(self, name)!r}: give a probability from 0 up to, not including, 1.")
+        _check_shape(self.input_shape)
+
+    @property
+    def family(self) -> str:
+        """Name under which the configuration file stores this kind of Spec."""
+        return type(self).__name__
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stage names from the input to the output, without the head."""
+        raise NotImplementedError
+
+    def features(self, g: Any, x: Any) -> Iterator[tuple[str, Any]]:
+        """Write the backbone with builder `g`; yields (stage, its output) from `stem` upwards."""
+        raise NotImplementedError
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with the given fields changed; `None` leaves a field as it is."""
+        changes = {k: v for k, v in changes.items() if v is not None}
+        if unknown := changes.keys() - {f.name for f in dataclasses.fields(self)}:
+            raise BadSpec(f"{self.family} has no {', '.join(sorted(unknown))}.")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `catalog.spec_from_dict` reads them back."""
+        return {"family": self.family, **dataclasses.asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The dense layers behind the backbone.
+
+    classes: number of outputs; 0 ends the network at the pooled features.
+    hidden: widths of dense layers before the classifier, each with the activation and dropout.
+    dropout: rate before every dense layer.
+    pooling: "avg", "max", or None for none (then classes must be 0: the output is a feature map).
+    activation: of the output; None gives logits.
+    """
+
+    classes: int
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    pooling: str | None = "avg"
+    hidden_activation: str = "relu"
+    activation: str | None = "softmax"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if self.classes < 0:
+            raise BadSpec(f"classes={self.classes}: give the number of classes, or 0 for no classifier.")
+        if not 0 <= self.dropout < 1:
+            raise BadSpec(f"dropout={self.dropout!r}: give a probability from 0 up to, not including, 1.")
+        _one_of("pooling", self.pooling, ("avg", "max", None))
+        if self.pooling is None and (self.classes or self.hidden):
+            raise BadSpec("a classifier needs pooled features: give pooling='avg' or 'max', or classes=0.")
+        if self.hidden and not self.classes:
+            raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """What weights expect of an image, from the file to the first convolution.
+
+    mean, std: in units of 0..1, one a channel; the network applies them itself to raw 0..255 values.
+    size: (height, width) of evaluation; `crop`: share of the resized short side that the centre crop keeps.
+    mode: "center" resizes the short side to floor(size / crop) and crops; "squash" ignores the aspect ratio.
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    size: tuple[int, int] = (224, 224)
+    crop: float = 0.875
+    interpolation: str = "bicubic"
+    mode: str = "center"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "size"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        _one_of("interpolation", self.interpolation, ("bicubic", "bilinear", "nearest", "lanczos"))
+        _one_of("mode", self.mode, ("center", "squash"))
+        if not 0 < self.crop <= 1:
+            raise BadSpec(f"crop={self.crop!r}: give the share of the image that is kept, above 0 and at most 1.")
+
+    def for_channels(self, channels: int) -> Preprocess:
+        """The same for another number of channels: each takes the mean of the given statistics."""
+        if channels == len(self.mean):
+            return self
+        average = lambda values: (sum(values) / len(values),) * channels  # noqa: E731
+        return dataclasses.replace(self, mean=average(self.mean), std=average(self.std))
+
+    def at_size(self, size: tuple[int | None, int | None]) -> Preprocess:
+        """The same at another evaluation size; an unknown height or width (None) changes nothing."""
+        if None in size or size == self.size:
+            return self
+        return dataclasses.replace(self, size=size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All that a network must remember beside its arrays: `config.json`, and the record inside the model.
+
+    architecture: catalogue name, such as "resnet50". provenance: where the arrays come from, how they
+    were trained, what they scored: free-form JSON, shown by `info` and on the model card.
+    """
+
+    architecture: str
+    spec: Spec
+    head: Head
+    preprocess: Preprocess
+    class_names: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_(self, **changes: Any) -> Config:
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "architecture": self.architecture,
+            "spec": self.spec.to_dict(),
+            "head": dataclasses.asdict(self.head),
+            "preprocess": dataclasses.asdict(self.preprocess),
+            "class_names": list(self.class_names),
+            "provenance": dict(self.provenance),
+        }
+
+
+def check_norm(norm: str) -> int | None:
+    """Number of groups of a group-normalisation name (None for the other kinds); raises BadSpec."""
+    if norm in ("batch", "none"):
+        return None
+    if norm in ("layer", "instance"):
+        return {"layer": 1, "instance": -1}[norm]
+    kind, _, count = norm.partition(":")
+    if kind == "group" and count.isdigit() and int(count):
+        return int(count)
+    raise BadSpec(f"norm={norm!r}: choose {', '.join(NORMS)} (N groups, such as group:32).")
+
+
+def stage_plan(strides: tuple[int, ...], stem_stride: int, output_stride: int) -> list[tuple[int, int, int]]:
+    """(stride, dilation of the first block, dilation of the rest) for each stage.
+
+    Once the output stride is reached, further strides turn into dilation, and the first block of a
+    dilated stage keeps the dilation of the stage before (DeepLab, 1606.00915; as timm has it).
+    """
+    plan, reached, dilation = [], stem_stride, 1
+    for stride in strides:
+        first = dilation
+        if reached * stride > output_stride:
+            dilation, stride = dilation * stride, 1
+        reached *= stride
+        plan.append((stride, first, dilation))
+    return plan
+
+
+def drop_path_rates(rate: float, depths: tuple[int, ...]) -> Iterator[float]:
+    """Stochastic depth: rates that grow linearly from 0 to `rate` over all blocks (1603.09382, eq. 4)."""
+    blocks = sum(depths)
+    return (rate * i / max(blocks - 1, 1) for i in range(blocks))
+
+
+def out_size(size: int | None, window: int, stride: int, padding: str, dilation: int = 1) -> int | None:
+    """Length of a convolution's or pool's output along one axis; None stays None."""
+    if size is None:
+        return None
+    if padding == "same":
+        return math.ceil(size / stride)
+    return (size - dilation * (window - 1) - 1) // stride + 1
+
+
+def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise BadSpec(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}.")
+
+
+def _check_shape(shape: tuple[int | None, int | None, int]) -> None:
+    if len(shape) != 3 or not all(n is None or (isinstance(n, int) and n > 0) for n in shape) or shape[-1] is None:
+        raise BadSpec(f"input_shape={shape!r}: give (height, width, channels); height and width may be None.")

@@ -1,0 +1,132 @@
+"""The builder that counts instead of building: shapes of variables, multiply-accumulates, output shapes.
+
+It runs in milliseconds and imports no framework; a test holds it to the Keras graph, variant by variant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from keras_cnn.builder import Builder
+from keras_cnn.spec import Config, Spec, out_size
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Stands in for a tensor: (batch, height, width, channels) or (batch, channels)."""
+
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its variables, its multiply-accumulates for one image, its output."""
+
+    layer: str
+    kind: str
+    variables: dict[str, tuple[int, ...]]
+    macs: int
+    output: tuple[int | None, ...]
+
+
+NON_TRAINABLE = ("moving_mean", "moving_variance")
+
+
+def _positions(shape: tuple[int | None, ...]) -> int:
+    return math.prod(n or 0 for n in shape[1:-1])
+
+
+def _conv(shape, *, filters, size, stride, dilation, groups, bias, padding):
+    b, h, w, c = shape
+    out = (b, *(out_size(n, size, stride, padding, dilation) for n in (h, w)), filters)
+    kernel = (size, size, c // groups, filters)
+    return out, {"kernel": kernel} | ({"bias": (filters,)} if bias else {}), _positions(out) * math.prod(kernel)
+
+
+def _dense(shape, *, units, **_):
+    kernel = (shape[-1], units)
+    return (*shape[:-1], units), {"kernel": kernel, "bias": (units,)}, math.prod(kernel)
+
+
+def _pool(shape, *, size, stride, padding):
+    b, h, w, c = shape
+    return (b, *(out_size(n, size, stride, padding) for n in (h, w)), c), {}, 0
+
+
+def _pad(shape, *, paddings, value):
+    grow = lambda n, side: None if n is None else n + sum(side)  # noqa: E731
+    return (shape[0], *(grow(n, side) for n, side in zip(shape[1:], paddings, strict=True))), {}, 0
+
+
+def _norm(*names):
+    return lambda shape, **_: (shape, {name: (shape[-1],) for name in names}, 0)
+
+
+def _same(shape, **_):
+    return shape, {}, 0
+
+
+def _global(shape):
+    return (shape[0], shape[-1]), {}, 0
+
+
+def _concat(shapes):
+    return (*shapes[0][:-1], sum(s[-1] for s in shapes)), {}, 0
+
+
+COUNTS = {
+    "conv": _conv,
+    "dense": _dense,
+    "maxpool": _pool,
+    "avgpool": _pool,
+    "pad": _pad,
+    "batchnorm": _norm("gamma", "beta", *NON_TRAINABLE),
+    "groupnorm": _norm("gamma", "beta"),
+    "globalavg": _global,
+    "globalmax": _global,
+    "act": _same,
+    "dropout": _same,
+    "droppath": _same,
+    "add": lambda shapes: (shapes[0], {}, 0),
+    "concat": _concat,
+}
+
+
+class Tally(Builder):
+    """Collects one `Row` a layer in `rows`, which every scope shares."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.rows: list[Row] = []
+
+    def emit(self, kind: str, token: str, x: Any, **args: Any) -> Shape:
+        shapes = [t.shape for t in x] if isinstance(x, list) else x.shape
+        output, variables, macs = COUNTS[kind](shapes, **args)
+        self.rows.append(Row(self.name(token), kind, variables, macs, output))
+        return Shape(output)
+
+
+def tally(config: Config) -> list[Row]:
+    """Every layer of a network in the order of building, without building it."""
+    g, x = Tally(config.spec), Shape((None, *config.spec.input_shape))
+    for _, x in config.spec.features(g, x):
+        pass
+    g.at("head").head(x, config.head)
+    return g.rows
+
+
+def variables(rows: list[Row]) -> dict[str, tuple[int, ...]]:
+    """Shape of every variable under its key, `layer/variable`."""
+    return {f"{row.layer}/{name}": shape for row in rows for name, shape in row.variables.items()}
+
+
+def parameters(rows: list[Row]) -> int:
+    """Learned parameters: kernels, biases, gammas and betas, as torch counts them."""
+    return sum(math.prod(s) for key, s in variables(rows).items() if not key.endswith(NON_TRAINABLE))
+
+
+def macs(rows: list[Row]) -> int:
+    """Multiply-accumulates of convolutions and dense layers for one image."""
+    return sum(row.macs for row in rows)

@@ -1,0 +1,50 @@
+"""Training from scratch: Keras `fit` with the rate, the decay and the checkpoints that a first run needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_cnn import recipe
+
+
+def train(
+    model: Any,
+    train: Any,
+    val: Any = None,
+    *,
+    epochs: int = 10,
+    rate: float = 0.2,
+    weight_decay: float = 5e-3,
+    smoothing: float = 0.1,
+    batch_size: int = 128,
+    out: str | Path | None = None,
+    half: bool = False,
+    verbose: int | str = "auto",
+    **provenance: Any,
+) -> keras.callbacks.History:
+    """Fit a network from random weights: Nesterov SGD, one cycle, label smoothing.
+
+    train, val: data sets of batches (images, integer labels) with a length, or pairs of arrays, which are cut into
+    batches of batch_size. rate: the peak, right for batches of 128; scale it with the batch. out: a directory that
+    gets the best epoch as weights directory, `log.csv`, and, while the run lasts, Keras' backup: the same call after
+    a crash goes on from the last whole epoch. half: kernels are written as float16.
+    The model ends with the weights of its best epoch. Raises NotFinite when the loss is not a number.
+    """
+    schedule = recipe.OneCycle(rate, recipe.steps(train, epochs, batch_size))
+    recipe.compile_(model, recipe.sgd(schedule, weight_decay), smoothing)
+    best = recipe.Best(out, half=half, **provenance)
+    callbacks: list[Any] = [recipe.StopOnNaN(out), best]
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        callbacks += [
+            keras.callbacks.CSVLogger(str(Path(out) / "log.csv"), append=True),
+            keras.callbacks.BackupAndRestore(str(Path(out) / "backup")),
+        ]
+    history = recipe.fit(
+        model, train, val, batch_size=batch_size, epochs=epochs, callbacks=callbacks, verbose=verbose
+    )
+    best.restore(model)
+    return history

@@ -1,0 +1,7 @@
+"""Transfer learning: heads, freezing, fine-tuning."""
+
+from keras_cnn.transfer.finetune import fine_tune
+from keras_cnn.transfer.freeze import freeze, stages, unfreeze
+from keras_cnn.transfer.head import features, replace_head
+
+__all__ = ["features", "fine_tune", "freeze", "replace_head", "stages", "unfreeze"]
