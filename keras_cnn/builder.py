@@ -72,9 +72,7 @@ class Builder:
             return x
         groups = check_norm(self.spec.norm)
         if groups is None:
-            return self.emit(
-                "batchnorm", token, x, eps=self.spec.norm_eps, momentum=self.spec.norm_momentum, zero=zero
-            )
+            return self.emit("batchnorm", token, x, eps=self.spec.norm_eps, momentum=self.spec.norm_momentum, zero=zero)
         if groups > 0 and x.shape[-1] % groups:
             raise BadSpec(
                 f"norm={self.spec.norm!r}: {self.name(token)} has {x.shape[-1]} channels, which {groups} does not divide."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from keras_cnn import checkpoint
 from keras_cnn.errors import BadSpec, WeightsMismatch
 from keras_cnn.graph import assemble
 from keras_cnn.hub import resolve
-from keras_cnn.spec import Config, Head, Spec
+from keras_cnn.spec import Config, Head, Preprocess, Spec
 
 
 def build(
@@ -19,7 +20,7 @@ def build(
     *,
     weights: str | os.PathLike[str] | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
-    classes: int | None = None,
+    classes: int | Sequence[str] | None = None,
     head: Head | None = None,
     freeze: str | None = None,
     norm: str | None = None,
@@ -29,6 +30,7 @@ def build(
     drop_path_rate: float | None = None,
     merge: str | None = None,
     classifier_activation: str | None = "auto",
+    preprocess: Preprocess | None = None,
     name: str | None = None,
 ) -> Any:
     """A flat functional Keras model: raw images in, class probabilities out.
@@ -39,13 +41,14 @@ def build(
     input_shape: (height, width, channels); height and width may be None. Default: what the weights or the Spec say.
         With another number of channels a pretrained stem is adapted: one channel takes the sum of the RGB kernels,
         several repeat them, scaled by 3 / channels, so that activations keep their size.
-    classes: outputs; 0 for pooled features. A number other than the weights' starts a new head.
+    classes: how many, or their names; 0 for pooled features. Other than the weights', they start a new head.
     head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough.
     freeze: last stage to freeze, such as "stage3".
     norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add" or "concat".
     output_stride: 8, 16 or 32: dilation in place of the last strides.
     drop_rate: dropout before the classifier; drop_path_rate: stochastic depth, growing linearly to this rate.
     classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
+    preprocess: what the network does to raw pixels, and the evaluation crop; by default what the weights came with.
 
     Images are (batch, height, width, channels), uint8 or float, values 0..255; the output is float32.
     Raises UnknownModel, BadSpec, WeightsMismatch, CorruptFile, all subclasses of `errors.KerasCnnError`.
@@ -54,14 +57,17 @@ def build(
     >>> kc.build("resnet20", classes=4).output_shape
     (None, 4)
     """
-    if head is not None and classes is not None and classes != head.classes:
-        raise BadSpec(f"classes={classes} and head.classes={head.classes} disagree: give one of them.")
+    names = None if classes is None or isinstance(classes, int) else tuple(classes)
+    count = classes if isinstance(classes, int) or classes is None else len(classes)
+    if head is not None and count not in (None, head.classes):
+        raise BadSpec(f"{count} classes and head.classes={head.classes} disagree: give one of them.")
     found = resolve(source, weights)
     config, values = found.load() if found.load else (found.config, None)
+    config = config.with_(preprocess=preprocess) if preprocess else config
     pretrained_head = config.head if values else None
     config = _configure(
         config,
-        head or _head(config, classes, drop_rate, classifier_activation),
+        head or _head(config, count, drop_rate, classifier_activation),
         spec_changes={
             "input_shape": input_shape,
             "norm": norm,
@@ -72,9 +78,11 @@ def build(
             "merge": merge,
         },
     )
+    keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
+    config = config.with_(class_names=names) if names else config
     model = assemble(config, name)
     if values is not None:
-        _load(model, values, keep_head=_same_arrays(config.head, pretrained_head))
+        _load(model, values, keep_head)
     if freeze is not None:
         from keras_cnn.transfer import freeze as freeze_stages
 

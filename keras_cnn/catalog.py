@@ -66,7 +66,9 @@ def spec_from_dict(values: Mapping[str, Any]) -> Spec:
     family = values.pop("family", None)
     classes = {cls.__name__: cls for cls in SPEC_CLASSES}
     if family not in classes:
-        raise CorruptFile(f"the configuration names a family {family!r} that this version does not know: upgrade keras-cnn.")
+        raise CorruptFile(
+            f"the configuration names a family {family!r} that this version does not know: upgrade keras-cnn."
+        )
     return _from_dict(classes[family], values)
 
 

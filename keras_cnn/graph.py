@@ -82,6 +82,5 @@ def assemble(config: Config, name: str | None = None) -> keras.Model:
     g = Graph(spec)
     image = keras.Input(spec.input_shape, name="stem_image")
     x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
-    for _, x in spec.features(g, x):
-        pass
+    *_, (_, x) = spec.features(g, x)
     return keras.Model(image, g.at("head").head(x, config.head), name=name or config.architecture)

@@ -106,7 +106,9 @@ class Best(keras.callbacks.Callback):
     out: the directory, written at each new best; provenance goes into its configuration and card.
     """
 
-    def __init__(self, out: str | Path | None = None, monitor: str = "val_accuracy", half: bool = False, **provenance: Any):
+    def __init__(
+        self, out: str | Path | None = None, monitor: str = "val_accuracy", half: bool = False, **provenance: Any
+    ):
         super().__init__()
         self.out, self.monitor, self.half, self.provenance = out, monitor, half, provenance
         self.value, self.weights = -math.inf, None
@@ -135,6 +137,7 @@ def steps(data: Any, epochs: int, batch_size: int) -> int:
 
 def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwargs: Any) -> keras.callbacks.History:
     """Keras `fit` on a data set of batches or on a pair (images, labels) of arrays."""
+    kwargs.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
     if isinstance(data, tuple):
         return model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
     return model.fit(data, validation_data=val, **kwargs)

@@ -111,8 +111,7 @@ class Tally(Builder):
 def tally(config: Config) -> list[Row]:
     """Every layer of a network in the order of building, without building it."""
     g, x = Tally(config.spec), Shape((None, *config.spec.input_shape))
-    for _, x in config.spec.features(g, x):
-        pass
+    *_, (_, x) = config.spec.features(g, x)
     g.at("head").head(x, config.head)
     return g.rows
 

@@ -43,8 +43,6 @@ def train(
             keras.callbacks.CSVLogger(str(Path(out) / "log.csv"), append=True),
             keras.callbacks.BackupAndRestore(str(Path(out) / "backup")),
         ]
-    history = recipe.fit(
-        model, train, val, batch_size=batch_size, epochs=epochs, callbacks=callbacks, verbose=verbose
-    )
+    history = recipe.fit(model, train, val, batch_size=batch_size, epochs=epochs, callbacks=callbacks, verbose=verbose)
     best.restore(model)
     return history

@@ -93,7 +93,9 @@ def recognise(state: Mapping[str, Any], spec: Spec, shapes: Shapes, formats: lis
     if not found(best):
         some = ", ".join(sorted(state)[:3])
         known = ", ".join(fmt.name for fmt in formats)
-        raise WeightsMismatch(f"the file's keys ({some}, ...) are of none of the known formats for {spec.family}: {known}.")
+        raise WeightsMismatch(
+            f"the file's keys ({some}, ...) are of none of the known formats for {spec.family}: {known}."
+        )
     return best
 
 

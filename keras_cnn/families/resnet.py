@@ -50,7 +50,9 @@ class ResNet(Spec):
         block = self._preact_block if self.preact else self._block
         rates = drop_path_rates(self.drop_path_rate, self.depths)
         plan = stage_plan(self.strides, 1 if self.stem == "small" else 4, self.output_stride)
-        for s, (depth, width, (stride, first, dilation)) in enumerate(zip(self.depths, self.widths, plan, strict=True), 1):
+        for s, (depth, width, (stride, first, dilation)) in enumerate(
+            zip(self.depths, self.widths, plan, strict=True), 1
+        ):
             if s == 1 and self.stem != "small":
                 x = g.at("stage1").pool(x, "max", 3, 2)
             for b in range(1, depth + 1):

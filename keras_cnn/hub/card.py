@@ -47,7 +47,10 @@ def _metadata(config: Config) -> str:
 def _facts(title: str, facts: dict | None) -> list[str]:
     if not facts:
         return []
-    rows = [f"| {key} | {value:.4g} |" if isinstance(value, float) else f"| {key} | {value} |" for key, value in facts.items()]
+    rows = [
+        f"| {key} | {value:.4g} |" if isinstance(value, float) else f"| {key} | {value} |"
+        for key, value in facts.items()
+    ]
     return [f"## {title}\n", "| | |\n|---|---|", *rows, ""]
 
 

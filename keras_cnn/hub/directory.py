@@ -27,7 +27,9 @@ def read(path: str | Path) -> Any:
     if "keras_cnn" in values:
         ours = values["keras_cnn"]
         if ours.get("format") != FORMAT:
-            raise CorruptFile(f"{path / CONFIG} has format {ours.get('format')!r}, this version reads {FORMAT}: upgrade keras-cnn.")
+            raise CorruptFile(
+                f"{path / CONFIG} has format {ours.get('format')!r}, this version reads {FORMAT}: upgrade keras-cnn."
+            )
         config = catalog.config_from_dict(ours)
         return Source(config, lambda: (config, _checked(path, ours["files"])))
     if "architecture" in values:
@@ -77,7 +79,9 @@ def _checked(path: Path, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
         if not file.is_file():
             raise CorruptFile(f"{file} is missing: fetch the directory again.")
         if file.stat().st_size != expected["size"] or sha256(file) != expected["sha256"]:
-            raise CorruptFile(f"{file} is not the file that {path / CONFIG} names (its sha256 differs): fetch it again.")
+            raise CorruptFile(
+                f"{file} is not the file that {path / CONFIG} names (its sha256 differs): fetch it again."
+            )
     return checkpoint.load(path / WEIGHTS)
 
 

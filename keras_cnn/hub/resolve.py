@@ -57,9 +57,13 @@ def weights_source(name: str) -> Source:
     if path.is_dir():
         return directory.read(path)
     if path.is_file():
-        raise KerasCnnError(f"{name} is a file of arrays: name its architecture too, as in build('resnet50', weights={name!r}).")
+        raise KerasCnnError(
+            f"{name} is a file of arrays: name its architecture too, as in build('resnet50', weights={name!r})."
+        )
     if name.startswith("hf://"):
-        raise KerasCnnError(f"{name}: this version reads local directories only; download the repository and give its path.")
+        raise KerasCnnError(
+            f"{name}: this version reads local directories only; download the repository and give its path."
+        )
     known = [*catalog.architectures(), *tags()]
     if os.sep in name or name.startswith("."):
         raise UnknownModel(f"{name}: there is no such directory.")

@@ -83,7 +83,9 @@ def golden(name: str) -> dict:
     theirs, state = to_theirs(values, spec, fmt), model.state_dict()
     assert theirs.keys() == {k for k in state if not k.endswith("num_batches_tracked")}, name
     # A 1x1 convolution as classifier is a dense layer's kernel with two more axes.
-    model.load_state_dict({k: torch.tensor(np.ascontiguousarray(v)).reshape(state[k].shape) for k, v in theirs.items()}, strict=False)
+    model.load_state_dict(
+        {k: torch.tensor(np.ascontiguousarray(v)).reshape(state[k].shape) for k, v in theirs.items()}, strict=False
+    )
     mean, std = (torch.tensor(v)[:, None, None] for v in (config.preprocess.mean, config.preprocess.std))
     logits = {}
     for size in SIZES:

@@ -1,0 +1,556 @@
+"""`keras-cnn`: one thin command a verb; what they do is in the library.
+
+Exit codes: 0 success; 2 bad usage or bad input, with one sentence; 1 a bug of ours, with a traceback.
+Frameworks are imported inside the commands that need them, so that `list` and `info` answer at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keras_cnn import __version__
+from keras_cnn.errors import BadData, KerasCnnError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Convolutional networks for Keras 3."
+)
+console = Console()
+
+DATA = typer.Argument(
+    help="A folder with one subfolder a class (or train/ val/ test/ above them), a .zip of one, tfds:NAME, or digits."
+)
+MODEL = typer.Option("--model", "-m", help="Architecture, tag, or weights directory.")
+WEIGHTS = typer.Option(help="Checkpoint for the architecture: .safetensors, .pth, .th, .h5.")
+SIZE = typer.Option(help="Side of the square images in pixels; 0 is what the weights say.")
+OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures and log.")
+SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")
+JSON = typer.Option("--json", help="Print JSON.")
+
+
+# --- verbs ----------------------------------------------------------------------------------------------------------
+
+
+@app.command("list")
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Shell wildcard, such as 'resnet*d'.")] = "*",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only what has weights here.")] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """List networks."""
+    from keras_cnn.describe import info, list_models
+
+    names = list_models(pattern, pretrained=pretrained)
+    rows = [info(name) for name in names]
+    if as_json:
+        keep = ("name", "parameters", "macs", "input_shape", "classes")
+        return _print_json([{key: row[key] for key in keep} for row in rows])
+    if not names:
+        raise KerasCnnError(f"no network fits {pattern!r}: `keras-cnn list` shows all.")
+    table = _table("", "parameters", "MACs", "input", "classes")
+    for row in rows:
+        size = "x".join(str(n) for n in row["input_shape"])
+        table.add_row(row["name"], _count(row["parameters"]), _count(row["macs"]), size, str(row["classes"]))
+    console.print(table)
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="Architecture, tag, or weights directory.")],
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Show what is known of a network; nothing is built."""
+    from keras_cnn.describe import info as describe
+
+    facts = describe(name)
+    if as_json:
+        return _print_json(facts)
+    pre, provenance = facts["preprocess"], facts["provenance"]
+    rows = {
+        "architecture": facts["architecture"],
+        "stages": ", ".join([*facts["stages"], "head"]),
+        "parameters": _count(facts["parameters"]),
+        "MACs": f"{_count(facts['macs'])} at {'x'.join(str(n) for n in facts['input_shape'])}",
+        "classes": f"{facts['classes']}  {', '.join(facts['class_names'][:5])}{', ...' if facts['class_names'][5:] else ''}",
+        "evaluation": f"{pre['size'][0]}x{pre['size'][1]}, crop {pre['crop']:g}, {pre['interpolation']}",
+        "mean, std": f"{_floats(pre['mean'])}, {_floats(pre['std'])}",
+        **{
+            key: str(provenance[key])
+            for key in ("source", "license", "data", "command", "limits")
+            if provenance.get(key)
+        },
+        **{key: _number(value) for key, value in provenance.get("metrics", {}).items()},
+    }
+    table = _table(facts["name"], "")
+    for key, value in rows.items():
+        table.add_row(key, value)
+    console.print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[str, OUT] = "runs/demo",
+    model: Annotated[str, MODEL] = "resnet18.tiny_in200",
+    data: Annotated[str, DATA] = "digits",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Watch a pretrained network learn handwritten digits: two minutes, no network."""
+    console.print(
+        f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]. First its head learns, then all of it."
+    )
+    results = _finetune(data, model, out, head_epochs=2, epochs=3, batch_size=64, before=True)
+    _finish(results, out, as_json)
+
+
+@app.command()
+def finetune(
+    data: Annotated[str, DATA],
+    model: Annotated[str, MODEL],
+    out: Annotated[str, OUT],
+    weights: Annotated[str | None, WEIGHTS] = None,
+    size: Annotated[int, SIZE] = 0,
+    epochs: Annotated[int, typer.Option(help="Epochs with the backbone unfrozen; 0 trains the head only.")] = 15,
+    head_epochs: Annotated[int, typer.Option(help="Epochs of the head alone.")] = 5,
+    batch_size: int = 32,
+    rate: Annotated[float, typer.Option(help="Peak learning rate with the backbone unfrozen.")] = 2e-2,
+    head_rate: Annotated[float, typer.Option(help="Peak learning rate of the head alone.")] = 1e-2,
+    above: Annotated[str | None, typer.Option(help="Unfreeze only the stages above this one.")] = None,
+    bn: Annotated[str | None, typer.Option(help="Batch norm of the unfrozen stages: frozen or train.")] = None,
+    augment: Annotated[str, typer.Option(help="none, shift or light.")] = "light",
+    skip_bad: Annotated[bool, SKIP_BAD] = False,
+    seed: int = 0,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Teach a pretrained network your classes."""
+    results = _finetune(
+        data,
+        model,
+        out,
+        weights=weights,
+        size=size,
+        augment=augment,
+        skip_bad=skip_bad,
+        seed=seed,
+        epochs=epochs,
+        head_epochs=head_epochs,
+        batch_size=batch_size,
+        rate=rate,
+        head_rate=head_rate,
+        above=above,
+        bn=bn,
+    )
+    _finish(results, out, as_json)
+
+
+@app.command()
+def train(
+    data: Annotated[str, DATA],
+    model: Annotated[str, MODEL],
+    out: Annotated[str, OUT],
+    size: Annotated[int, SIZE] = 0,
+    epochs: int = 10,
+    batch_size: int = 128,
+    rate: Annotated[float, typer.Option(help="Peak learning rate, for batches of 128.")] = 0.2,
+    augment: Annotated[str, typer.Option(help="none, shift or light.")] = "light",
+    half: Annotated[bool, typer.Option("--half", help="Write kernels as float16.")] = False,
+    skip_bad: Annotated[bool, SKIP_BAD] = False,
+    seed: int = 0,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Train a network from random weights; the same command goes on after a crash."""
+    from keras_cnn import catalog
+
+    spec = catalog.get(model)
+    config = catalog.default_config(model, spec)
+    shape = _shape(spec.input_shape, size)
+    # Small images are seen whole: a crop would lose what little there is.
+    preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
+    loaded = _load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
+    kc = _framework(seed)
+    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess)
+    history = kc.train(
+        net,
+        loaded.train,
+        loaded.val,
+        epochs=epochs,
+        rate=rate,
+        out=out,
+        half=half,
+        verbose=_verbosity(),
+        command=_command(),
+        data=_data_name(data),
+    )
+    _finish(_results(net, loaded, history.history, out), out, as_json)
+
+
+@app.command()
+def evaluate(
+    data: Annotated[str, DATA],
+    model: Annotated[str, MODEL],
+    weights: Annotated[str | None, WEIGHTS] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val or test; default test, else val, else all images.")
+    ] = None,
+    size: Annotated[int, SIZE] = 0,
+    batch_size: int = 128,
+    skip_bad: Annotated[bool, SKIP_BAD] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Measure a network on labelled images."""
+    from keras_cnn import evaluation
+
+    net, config, _ = _model(model, weights, size)
+    loaded = _load(data, config.preprocess, config.spec.input_shape, batch_size, "none", skip_bad, val_split=0.0)
+    split = split or next(name for name in ("test", "val", "train") if name in loaded.sizes)
+    if split not in loaded.sizes:
+        raise BadData(f"{data} has no split {split!r}; it has {', '.join(loaded.sizes)}.")
+    labels = evaluation.align(loaded.class_names, config.class_names, net.output_shape[-1])
+    result = evaluation.evaluate(net, _progress(getattr(loaded, split), f"evaluating {split}"), labels)
+    facts = {"split": split, "correct": result.correct, **result.metrics, "skipped": len(loaded.skipped)}
+    if as_json:
+        return _print_json(facts)
+    table = _table(f"{model} on {data}", "")
+    for key, value in facts.items():
+        table.add_row(key, _number(value))
+    console.print(table)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Image files.")],
+    model: Annotated[str, MODEL],
+    weights: Annotated[str | None, WEIGHTS] = None,
+    size: Annotated[int, SIZE] = 0,
+    top: Annotated[int, typer.Option(help="How many classes to show.")] = 5,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Name what images show."""
+    import numpy as np
+
+    from keras_cnn.data import load_image
+
+    net, config, _ = _model(model, weights, size)
+    batch = np.stack([load_image(image, config.preprocess) for image in images])
+    names = config.class_names or tuple(f"class {i}" for i in range(net.output_shape[-1]))
+    described = config.provenance.get("class_descriptions", {})
+    answers = []
+    for image, row in zip(images, np.asarray(net.predict_on_batch(batch)), strict=True):
+        best = np.argsort(-row)[:top]
+        answers.append(
+            {
+                "image": image,
+                "top": [
+                    {"class": names[i], "name": described.get(names[i], names[i]), "probability": float(row[i])}
+                    for i in best
+                ],
+            }
+        )
+    if as_json:
+        return _print_json(answers)
+    for answer in answers:
+        table = _table(answer["image"], "probability")
+        for guess in answer["top"]:
+            table.add_row(guess["name"], f"{guess['probability']:.1%}")
+        console.print(table)
+
+
+# --- what the verbs share -------------------------------------------------------------------------------------------
+
+
+def _model(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
+    """(network, its configuration, the package) at a size."""
+    from keras_cnn.hub import resolve
+
+    spec = resolve(name, weights).config.spec
+    kc = _framework()
+    from keras_cnn.hub.directory import config_of
+
+    net = kc.build(name, weights=weights, input_shape=_shape(spec.input_shape, size))
+    return net, config_of(net), kc
+
+
+def _finetune(
+    data: str,
+    model: str,
+    out: str,
+    *,
+    weights: str | None = None,
+    size: int = 0,
+    augment: str = "light",
+    skip_bad: bool = False,
+    seed: int = 0,
+    batch_size: int = 32,
+    before: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    from keras_cnn.hub import resolve
+
+    found = resolve(model, weights)
+    config = found.config
+    if found.load is None:
+        console.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
+    shape = _shape(config.spec.input_shape, size)
+    preprocess = config.preprocess.at_size(shape[:2])
+    loaded = _load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
+    kc = _framework(seed)
+    from keras_cnn import evaluation
+
+    net = kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names)
+    first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
+    history = kc.fine_tune(
+        net,
+        loaded.train,
+        loaded.val,
+        out=out,
+        verbose=_verbosity(),
+        base=model,
+        command=_command(),
+        data=_data_name(data),
+        **options,
+    )
+    return _results(net, loaded, history.history, out, before=first)
+
+
+def _results(
+    net: Any, loaded: Any, history: dict[str, list[float]], out: str, before: float | None = None
+) -> dict[str, Any]:
+    """Score the best epoch on the held-out images, draw the pictures, put the figures on the card."""
+    from keras_cnn import evaluation
+    from keras_cnn.hub import save_pretrained
+    from keras_cnn.insight import plots
+
+    scores = {
+        name: evaluation.evaluate(net, _progress(batches, f"evaluating {name}"))
+        for name, batches in (("val", loaded.val), ("test", loaded.test))
+        if batches is not None
+    }
+    metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
+    # The run wrote these weights already; the card learns what they scored.
+    half = _stored_half(out)
+    save_pretrained(net, out, half=half, metrics=metrics)
+    plots.learning_curves(history, Path(out) / "curves.png")
+    last = scores.get("test") or scores.get("val")
+    if last:
+        plots.confusion_matrix(last.confusion(), loaded.class_names, Path(out) / "confusion.png")
+    frozen = [
+        v for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False) if phase == 1
+    ]
+    return {
+        "before": before,
+        "head_only": max(frozen) if frozen else None,
+        **metrics,
+        "images": loaded.sizes,
+        "skipped": len(loaded.skipped),
+        "out": out,
+    }
+
+
+def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
+    if as_json:
+        return _print_json(results)
+    titles = {
+        "before": "before: a new head, untrained",
+        "head_only": "the head trained, backbone frozen",
+        "val accuracy": "after: the best epoch",
+        "test accuracy": "after, on the test images",
+    }
+    table = _table("", "accuracy")
+    for key, title in titles.items():
+        if results.get(key) is not None:
+            table.add_row(title, f"{results[key]:.1%}")
+    console.print(table)
+    if results["skipped"]:
+        console.print(f"{results['skipped']} unreadable images were left out.")
+    console.print(
+        f"{out} holds the weights, a model card, curves.png and confusion.png: keras-cnn predict IMAGE --model {out}"
+    )
+
+
+def _load(
+    data: str,
+    preprocess: Any,
+    shape: tuple[int | None, int | None, int],
+    batch_size: int,
+    augment: str,
+    skip_bad: bool,
+    seed: int = 0,
+    **options: Any,
+) -> Any:
+    """The data set, decoded; done before the framework starts, so that bad input is told at once."""
+    from keras_cnn import data as data_
+
+    loaded = data_.load(
+        data,
+        preprocess,
+        batch_size=batch_size,
+        augment=None if augment == "none" else augment,
+        skip_bad=skip_bad,
+        channels=shape[-1],
+        seed=seed,
+        **options,
+    )
+    if loaded.ignored:
+        console.print(
+            f"note: {len(loaded.ignored)} files are not images and were ignored, such as {loaded.ignored[0]}."
+        )
+    return loaded
+
+
+def _shape(shape: tuple[int | None, int | None, int], size: int) -> tuple[int | None, int | None, int]:
+    return (size, size, shape[-1]) if size else shape
+
+
+def _data_name(data: str) -> str:
+    return data if ":" in data or data == "digits" else Path(data).name
+
+
+def _stored_half(out: str) -> bool:
+    """Whether the run stored its kernels as float16."""
+    from keras_cnn import checkpoint
+    from keras_cnn.hub.directory import WEIGHTS as FILE
+
+    return any(v.dtype == "float16" for v in checkpoint.load(Path(out) / FILE).values())
+
+
+def _command() -> str:
+    return " ".join(["keras-cnn", *(arg if arg and " " not in arg else repr(arg) for arg in sys.argv[1:])])
+
+
+def _framework(seed: int | None = None) -> Any:
+    """Import Keras and its backend with their start-up chatter kept off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet():
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            tf.get_logger().setLevel("ERROR")
+        import keras_cnn
+
+        if seed is not None:
+            keras.utils.set_random_seed(seed)
+        keras.ops.zeros(())
+    warnings.filterwarnings("ignore", module="keras|tensorflow")
+    return keras_cnn
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what native code writes to stderr; show it when the block fails."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # no stderr at all
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _verbosity() -> int:
+    return 1 if sys.stdout.isatty() else 2
+
+
+def _progress(batches: Any, what: str) -> Any:
+    from rich.progress import track
+
+    return track(batches, what, total=len(batches), console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i and column else "left", no_wrap=i == 0)
+    return table
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _count(n: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= size:
+            return f"{n / size:.2f} {unit}"
+    return str(n)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _floats(values: list[float]) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"keras-cnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None: ...
+
+
+def _explain(error: BaseException) -> str | None:
+    """The sentence for an error that the user can mend; None for a bug."""
+    if isinstance(error, KerasCnnError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space and run the command again."
+    if isinstance(
+        error, PermissionError | IsADirectoryError | NotADirectoryError | FileNotFoundError | FileExistsError
+    ):
+        return f"{error.filename}: {error.strerror}."
+    # tf.data hands on what a decoder raised as text.
+    kind, found, sentence = str(error).partition("BadImage: ")
+    return sentence.splitlines()[0] if found else None
+
+
+def main(run: Callable[..., Any] = app) -> None:
+    """Entry point of the command."""
+    try:
+        run()
+    except KeyboardInterrupt:
+        print("stopped.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        sentence = _explain(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

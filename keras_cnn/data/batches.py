@@ -1,0 +1,292 @@
+"""Decoded images in batches: numpy arrays, and tf.data with augmentation. Only `Data`'s data sets need TensorFlow."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from keras_cnn.data.images import MODES, decode, resize_and_crop
+from keras_cnn.data.index import Split, Splits, index
+from keras_cnn.errors import BadData, BadImage, BadSpec, MissingPackage
+from keras_cnn.spec import Preprocess
+
+AUGMENTS = {None: (), "shift": ("shift",), "light": ("shift", "flip")}
+
+log = logging.getLogger("keras_cnn")
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """images: uint8 (n, height, width, channels); labels: int32 (n,); skipped: names of images that were unreadable."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    skipped: tuple[str, ...] = ()
+
+
+def arrays(split: Split, preprocess: Preprocess, *, channels: int | None = None, skip_bad: bool = False) -> Arrays:
+    """Decode a whole split, on all cores, as `load_image` does; a progress bar shows on a terminal.
+
+    Raises BadImage, naming the file, at the first unreadable image in order; with skip_bad, leaves such images out.
+    """
+    channels = channels or len(preprocess.mean)
+    count = len(split.sources)
+    images = np.empty((count, *preprocess.size, channels), np.uint8)
+    readable = np.ones(count, bool)
+
+    def fill(start: int) -> None:
+        for i in range(start, min(start + 64, count)):
+            image = _load(split.sources[i], preprocess, channels, skip_bad)
+            readable[i] = image is not None
+            if image is not None:
+                images[i] = image
+
+    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and resizes without holding the GIL
+    try:
+        starts = range(0, count, 64)
+        for _ in _progress(pool.map(fill, starts), len(starts), f"decoding {count} images"):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if readable.all():
+        return Arrays(images, split.labels)
+    skipped = tuple(split.sources[i].name for i in np.flatnonzero(~readable))
+    return Arrays(images[readable], split.labels[readable], skipped)
+
+
+def _load(source: Source, preprocess: Preprocess, channels: int, skip_bad: bool) -> np.ndarray | None:
+    try:
+        return resize_and_crop(decode(source.read, channels, source.name), preprocess, name=source.name)
+    except BadImage as error:
+        if not skip_bad:
+            raise
+        log.warning("skipped: %s", error)
+        return None
+
+
+def _progress(steps: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    if not sys.stderr.isatty():
+        return steps
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(steps, what, total, console=Console(stderr=True), transient=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A data set ready to train on; made by `load`.
+
+    train, val, test: tf.data.Dataset of (uint8 (batch, height, width, channels), int32 (batch,)), the last batch
+    smaller; val and test (None where absent) in order, train in another order for each pass, given by the seed.
+    arrays(name): a split as numpy, without TensorFlow. skipped: names of unreadable images left out so far.
+    """
+
+    splits: Splits
+    preprocess: Preprocess
+    channels: int
+    batch_size: int
+    augment: str | None
+    seed: int
+    skip_bad: bool
+    held: dict[str, Arrays] = field(repr=False)
+    skipped: list[str] = field(repr=False)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.splits.class_names
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        return self.splits.ignored
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images by split."""
+        return {name: len(self._labels(name)) for name, _ in self.splits.items()}
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Images by split and class; before skipping, where a split is decoded anew for each pass."""
+        return {name: _counts(self._labels(name), self.class_names) for name, _ in self.splits.items()}
+
+    def arrays(self, name: str = "train") -> Arrays:
+        """A whole split as numpy, not augmented; decoded now if it was too large to hold."""
+        split = dict(self.splits.items()).get(name)
+        if split is None:
+            raise BadData(f"no split {name!r}; there is {', '.join(self.sizes)}.")
+        return self.held.get(name) or arrays(split, self.preprocess, channels=self.channels, skip_bad=self.skip_bad)
+
+    @cached_property
+    def train(self) -> Any:
+        return self._batches("train", self._pass)
+
+    @cached_property
+    def val(self) -> Any:
+        return self._batches("val") if self.splits.val else None
+
+    @cached_property
+    def test(self) -> Any:
+        return self._batches("test") if self.splits.test else None
+
+    def seek(self, epoch: int) -> None:
+        """Make the next pass over train that of `epoch`, counted from 0: order and augmentation resume exactly."""
+        self._pass.assign(epoch)
+
+    @cached_property
+    def _pass(self) -> Any:
+        tf = _tensorflow()
+        with tf.device("CPU:0"):
+            return tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    def _labels(self, name: str) -> np.ndarray:
+        return self.held[name].labels if name in self.held else getattr(self.splits, name).labels
+
+    def _batches(self, name: str, counter: Any = None) -> Any:
+        tf = _tensorflow()
+        labels = self._labels(name)
+        count = len(labels)
+        parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
+
+        def order(epoch: Any) -> Any:
+            # A permutation from (seed, epoch) alone: tf.data's own shuffle also hangs on the global seed.
+            every = tf.range(count, dtype=tf.int64)
+            key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
+            every = every if counter is None else tf.random.experimental.stateless_shuffle(every, key)
+            return tf.data.Dataset.from_tensor_slices((tf.fill([count], epoch), every))
+
+        with tf.device("CPU:0"):  # a data set of gigabytes does not belong on the accelerator
+            epochs = tf.data.Dataset.range(1)
+            if counter is not None:
+                epochs = epochs.map(lambda _: counter.assign_add(1) - 1)
+            picks, labels = epochs.flat_map(order), tf.constant(labels)
+            if name in self.held:
+                images = tf.constant(self.held[name].images)
+                # A batch is gathered at once; as a captured tensor, images escape the 2 GB limit of graph constants.
+                batches = picks.batch(self.batch_size).map(
+                    lambda e, i: (e[0], tf.gather(images, i), tf.gather(labels, i)), **parallel
+                )
+            else:
+                read = self._reader(getattr(self.splits, name))
+                batches = picks.map(lambda e, i: (e, *read(i), tf.gather(labels, i)), **parallel)
+                batches = batches.filter(lambda e, readable, x, y: readable) if self.skip_bad else batches
+                batches = batches.batch(self.batch_size).map(lambda e, _, x, y: (e[0], x, y))
+            transforms = AUGMENTS[self.augment] if counter is not None else ()
+            if self.splits.chiral:
+                transforms = tuple(kind for kind in transforms if kind != "flip")
+            batches = batches.enumerate().map(
+                lambda step, batch: (_augment(batch[1], transforms, self.seed, batch[0], step), batch[2]), **parallel
+            )
+            if name in self.held or not self.skip_bad:
+                batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / self.batch_size)))
+            return batches.prefetch(tf.data.AUTOTUNE)
+
+    def _reader(self, split: Split) -> Callable[[Any], tuple[Any, Any]]:
+        """Graph function from an index to (readable, image)."""
+        tf = _tensorflow()
+        shape = (*self.preprocess.size, self.channels)
+
+        def read(i: int) -> tuple[bool, np.ndarray]:
+            image = _load(split.sources[i], self.preprocess, self.channels, self.skip_bad)
+            if image is None and split.sources[i].name not in self.skipped:
+                self.skipped.append(split.sources[i].name)
+            return image is not None, np.zeros(shape, np.uint8) if image is None else image
+
+        def op(i: Any) -> tuple[Any, Any]:
+            readable, image = tf.numpy_function(read, [i], [tf.bool, tf.uint8])
+            return tf.ensure_shape(readable, ()), tf.ensure_shape(image, shape)
+
+        return op
+
+
+def load(
+    data: str | os.PathLike[str],
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 32,
+    augment: str | None = None,
+    seed: int = 0,
+    val_split: float = 0.2,
+    skip_bad: bool = False,
+    channels: int | None = None,
+    cache_bytes: int = 4 << 30,
+) -> Data:
+    """Index a data set and decode it, each image once, to uint8 of preprocess.size: training sees what evaluation sees.
+
+    data, val_split, seed: see `index`. channels: 1, 3 or 4, by default those of preprocess.mean.
+    augment: None; "shift" by up to a tenth of the size, the border reflected; "light", which also mirrors half of the
+    images (not of glyphs such as digits). Only train is augmented; all randomness follows from (seed, pass, step).
+    skip_bad: leave unreadable images out, log them and list them in `Data.skipped`, instead of raising BadImage.
+    cache_bytes: memory for decoded splits, the smallest first; others are decoded anew for each pass (there, BadImage
+    surfaces as the tf.errors.InvalidArgumentError that quotes it).
+    """
+    if augment not in AUGMENTS:
+        raise BadSpec(f"augment={augment!r}: choose one of {', '.join(map(repr, AUGMENTS))}.")
+    if batch_size < 1:
+        raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
+    channels = channels or len(preprocess.mean)
+    if channels not in MODES:
+        raise BadSpec(f"channels={channels!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
+    splits = index(data, val_split=val_split, seed=seed)
+    held: dict[str, Arrays] = {}
+    for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
+        size = len(split.sources) * math.prod(preprocess.size) * channels
+        if size <= cache_bytes:
+            cache_bytes -= size
+            held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad)
+            for label, count in _counts(held[name].labels, splits.class_names).items():
+                if not count and name == "train":
+                    raise BadData(f"{os.fspath(data)}: every image of the class {label!r} is unreadable.")
+    return Data(
+        splits=splits,
+        preprocess=preprocess,
+        channels=channels,
+        batch_size=batch_size,
+        augment=augment,
+        seed=seed,
+        skip_bad=skip_bad,
+        held=held,
+        skipped=[name for part in held.values() for name in part.skipped],
+    )
+
+
+def _counts(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
+    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
+
+
+def _augment(images: Any, transforms: tuple[str, ...], seed: int, epoch: Any, step: Any) -> Any:
+    """Whole-pixel flips and shifts, as a choice of rows, then of columns, for each image: exact, and always uint8."""
+    if not transforms:
+        return images
+    tf = _tensorflow()
+    height, width = images.shape[1:3]
+    key = tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
+    mirror, down, right = tf.unstack(tf.random.stateless_uniform([3, tf.shape(images)[0]], key))
+
+    def moved(size: int, chance: Any) -> Any:
+        most = size // 10 if "shift" in transforms else 0
+        shift = tf.cast(chance * (2 * most + 1), tf.int32) - most
+        places = tf.abs(tf.range(size) + shift[:, None])
+        return size - 1 - tf.abs(size - 1 - places)  # the border is reflected
+
+    rows, columns = moved(height, down), moved(width, right)
+    if "flip" in transforms:
+        columns = tf.where(mirror[:, None] < 0.5, width - 1 - columns, columns)
+    return tf.gather(tf.gather(images, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+def _tensorflow() -> Any:
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise MissingPackage("tf.data needs TensorFlow; pip install tensorflow, or use Data.arrays().") from error
+    return tensorflow

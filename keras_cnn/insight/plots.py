@@ -1,0 +1,63 @@
+"""Pictures of a run, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
+    """Loss and accuracy by epoch, training beside validation; a dotted line where the phase changes."""
+    figure, axes = _figure(1, 2, (9, 3.6))
+    phases = list(history.get("phase", []))
+    changes = [i + 0.5 for i in range(1, len(phases)) if phases[i] != phases[i - 1]]
+    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+        for key, label in ((name, "training"), (f"val_{name}", "validation")):
+            if key in history:
+                axis.plot(range(1, len(history[key]) + 1), history[key], marker="o", markersize=3, label=label)
+        for change in changes:
+            axis.axvline(change, color="gray", linestyle=":", label="backbone unfrozen")
+        axis.set(xlabel="epoch", title=name)
+        axis.grid(alpha=0.3)
+    axes[1].set_ylim(None, 1)
+    axes[0].legend()
+    return _save(figure, path)
+
+
+def confusion_matrix(counts: np.ndarray, names: Sequence[str], path: str | Path) -> Path:
+    """Counts of true against predicted classes; each row is coloured by its share. Names are left out above 40."""
+    size = len(counts)
+    side = float(np.clip(0.45 * size + 2.2, 4, 14))
+    figure, axes = _figure(1, 1, (side, side))
+    axis = axes[0]
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    picture = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(picture, ax=axis, fraction=0.046, label="share of the true class")
+    if size <= 40:
+        axis.set_xticks(range(size), names, rotation=90)
+        axis.set_yticks(range(size), names)
+    if size <= 20:
+        for row, column in np.ndindex(*counts.shape):
+            if counts[row, column]:
+                color = "white" if share[row, column] > 0.5 else "black"
+                axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
+    right = int(np.trace(counts))
+    axis.set(xlabel="predicted", ylabel="true", title=f"{right} of {counts.sum()} right ({right / counts.sum():.1%})")
+    return _save(figure, path)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, and no global state of pyplot
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(np.atleast_1d(figure.subplots(rows, columns)).flat)
+
+
+def _save(figure: Any, path: str | Path) -> Path:
+    figure.savefig(path, dpi=110)
+    return Path(path)
