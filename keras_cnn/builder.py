@@ -75,7 +75,7 @@ class Builder:
             return self.emit("batchnorm", token, x, eps=self.spec.norm_eps, momentum=self.spec.norm_momentum, zero=zero)
         if groups > 0 and x.shape[-1] % groups:
             raise BadSpec(
-                f"norm={self.spec.norm!r}: {self.name(token)} has {x.shape[-1]} channels, which {groups} does not divide."
+                f"norm={self.spec.norm!r}: {groups} does not divide the {x.shape[-1]} channels of {self.name(token)}."
             )
         return self.emit("groupnorm", token, x, groups=groups, eps=self.spec.norm_eps, zero=zero)
 

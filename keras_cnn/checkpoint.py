@@ -2,6 +2,8 @@
 
 A variable's key is `layer/variable`, such as `stage2_block3_conv1/kernel`: layer names are unique and
 stable, so a file stays readable however the layers are ordered, with `safetensors.numpy` alone.
+
+NumPy and safetensors are imported where arrays are touched: `list` and `info` come through here and touch none.
 """
 
 from __future__ import annotations
@@ -10,15 +12,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 from keras_cnn.errors import CorruptFile, WeightsMismatch
 
-Arrays = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays = dict[str, "np.ndarray"]
 
 
 def variables(model: Any) -> dict[str, Any]:
@@ -64,6 +65,9 @@ def report(lines: list[str], most: int = 20) -> str:
 
 def load(path: str | Path) -> Arrays:
     """Read a safetensors file; CorruptFile says what is wrong with it."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
     path = Path(path)
     if not path.is_file():
         raise CorruptFile(f"{path}: there is no such file.")
@@ -80,6 +84,9 @@ def save(values: Mapping[str, np.ndarray], path: str | Path, *, half: bool = Fal
 
     half: kernels as float16 (relative error 2**-11); vectors stay float32, since a small variance would vanish.
     """
+    import numpy as np
+    from safetensors.numpy import save_file
+
     stored = {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
     write_beside(path, lambda temporary: save_file(stored, temporary, metadata={"format": "keras"}))
 

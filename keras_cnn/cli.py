@@ -84,7 +84,7 @@ def info(
         "stages": ", ".join([*facts["stages"], "head"]),
         "parameters": _count(facts["parameters"]),
         "MACs": f"{_count(facts['macs'])} at {'x'.join(str(n) for n in facts['input_shape'])}",
-        "classes": f"{facts['classes']}  {', '.join(facts['class_names'][:5])}{', ...' if facts['class_names'][5:] else ''}",
+        "classes": f"{facts['classes']}  {_some(facts['class_names'])}",
         "evaluation": f"{pre['size'][0]}x{pre['size'][1]}, crop {pre['crop']:g}, {pre['interpolation']}",
         "mean, std": f"{_floats(pre['mean'])}, {_floats(pre['std'])}",
         **{
@@ -109,7 +109,8 @@ def demo(
 ) -> None:
     """Watch a pretrained network learn handwritten digits: two minutes, no network."""
     console.print(
-        f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]. First its head learns, then all of it."
+        f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]: "
+        "first its head learns, then all of it."
     )
     results = _finetune(data, model, out, head_epochs=2, epochs=3, batch_size=64, before=True)
     _finish(results, out, as_json)
@@ -500,6 +501,10 @@ def _count(n: int) -> str:
     return str(n)
 
 
+def _some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
 def _number(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
@@ -527,13 +532,14 @@ def _explain(error: BaseException) -> str | None:
     if isinstance(error, KerasCnnError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full{f' ({error.filename})' if error.filename else ''}: free some space and run the command again."
+        where = f" ({error.filename})" if error.filename else ""
+        return f"the disk is full{where}: free some space and run the command again."
     if isinstance(
         error, PermissionError | IsADirectoryError | NotADirectoryError | FileNotFoundError | FileExistsError
     ):
         return f"{error.filename}: {error.strerror}."
     # tf.data hands on what a decoder raised as text.
-    kind, found, sentence = str(error).partition("BadImage: ")
+    _, found, sentence = str(error).partition("BadImage: ")
     return sentence.splitlines()[0] if found else None
 
 

@@ -77,7 +77,10 @@ def compile_(model: Any, optimizer: keras.optimizers.Optimizer, smoothing: float
 
 
 def jit_compile() -> bool | str:
-    """Keras' "auto", except for TensorFlow on a CPU, where XLA's convolutions are several times slower than oneDNN's."""
+    """Keras' "auto", except for TensorFlow on a CPU, where XLA's convolutions are several times slower than oneDNN's.
+
+    Keras decides so for every model that is not told otherwise, predicting included.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from keras_cnn import checkpoint, tally
 from keras_cnn.convert import cifar, keras_applications, timm
 from keras_cnn.convert.rename import recognise, to_ours
 from keras_cnn.errors import CorruptFile, MissingPackage, UnsafeFile
 from keras_cnn.spec import Config, Head
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FORMATS = [timm.FORMAT, cifar.FORMAT, keras_applications.FORMAT]
 
@@ -70,7 +71,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError:
         raise MissingPackage(
-            f"{path.name} is a PyTorch file: `pip install torch` to read it, or convert it to .safetensors where torch is."
+            f"{path.name} is a PyTorch file: `pip install torch` to read it, or turn it into .safetensors elsewhere."
         ) from None
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)

@@ -7,13 +7,14 @@ takes RGB and no channel order has to be remembered.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from keras_cnn.convert.rename import Format, Rules
 from keras_cnn.errors import CorruptFile
 from keras_cnn.spec import Preprocess, Spec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 
@@ -70,11 +71,12 @@ FORMAT = Format(
 def read_h5(path: str | Path) -> dict[str, np.ndarray]:
     """Arrays of a legacy Keras `.h5` weights file under `layer/variable`."""
     import h5py
+    import numpy as np
 
     state: dict[str, np.ndarray] = {}
     try:
         with h5py.File(path, "r") as file:
-            root: Any = file["model_weights"] if "model_weights" in file else file
+            root: Any = file.get("model_weights", file)
             if "layer_names" not in root.attrs:
                 raise CorruptFile(
                     f"{path} is not a legacy Keras weights file of keras.applications: "

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from keras_cnn.checkpoint import Arrays, report
 from keras_cnn.errors import WeightsMismatch
 from keras_cnn.spec import Preprocess, Spec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Shapes = Mapping[str, tuple[int, ...]]
 # (pattern of our whole layer name, their name: a string, or a function of the pattern's numbers)
@@ -61,7 +62,7 @@ def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Fo
         if theirs not in state:
             lines.append(f"- {theirs or '(no rule)'} (for {ours})")
             continue
-        value = fmt.to_ours(np.asarray(state[theirs]), shapes[ours], ours, spec)
+        value = fmt.to_ours(state[theirs], shapes[ours], ours, spec)
         # The number of classes may differ: the caller decides whether the head is wanted at all.
         if value.shape != shapes[ours] and not ours.startswith("head_"):
             lines += [f"- {theirs} {shapes[ours]}", f"+ {theirs} {value.shape}"]

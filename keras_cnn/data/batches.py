@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.data.images import MODES, decode, resize_and_crop
-from keras_cnn.data.index import Split, Splits, index
+from keras_cnn.data.index import Source, Split, Splits, index
 from keras_cnn.errors import BadData, BadImage, BadSpec, MissingPackage
 from keras_cnn.spec import Preprocess
 

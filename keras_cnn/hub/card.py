@@ -20,8 +20,8 @@ def card(config: Config, name: str) -> str:
         "## Use\n",
         f'```python\nimport keras_cnn as kc\n\nmodel = kc.build("path/to/{name}")\n```\n',
         "## Preprocessing\n",
-        f"Evaluated at {height}x{width}: {pre.interpolation}, crop {pre.crop:g} ({pre.mode}); mean {_numbers(pre.mean)}, "
-        f"std {_numbers(pre.std)}, applied inside the model.\n",
+        f"Evaluated at {height}x{width}: {pre.interpolation}, crop {pre.crop:g} ({pre.mode}); "
+        f"mean {_numbers(pre.mean)}, std {_numbers(pre.std)}, applied inside the model.\n",
         *_facts("Results", facts.get("metrics")),
         *[f"## {title}\n\n{facts[key]}\n" for key, title in TEXTS.items() if facts.get(key)],
         *_classes(config),

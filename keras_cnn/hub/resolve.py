@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from keras_cnn import catalog, convert
 from keras_cnn.errors import CorruptFile, KerasCnnError, UnknownModel
 from keras_cnn.hub import directory
 from keras_cnn.spec import Config, Spec
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
