@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -95,8 +96,9 @@ def _head(config: Config, classes: int | None, drop_rate: float | None, activati
     dropout = config.head.dropout if drop_rate is None else drop_rate
     activation = config.head.activation if activation == "auto" else activation
     hidden = config.head.hidden if classes == config.head.classes else ()
-    return Head(
-        classes=classes, hidden=hidden, dropout=dropout, pooling=config.head.pooling or "avg", activation=activation
+    pooling = config.head.pooling or ("avg" if classes else None)
+    return dataclasses.replace(
+        config.head, classes=classes, hidden=hidden, dropout=dropout, pooling=pooling, activation=activation
     )
 
 

@@ -85,6 +85,8 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
         )
     except KeyError as missing:
         raise CorruptFile(f"the configuration lacks {missing}.") from None
+    except (TypeError, AttributeError) as error:  # a field is missing, or holds another kind of value
+        raise CorruptFile(f"the configuration is not complete ({error}).") from None
 
 
 def _from_dict(cls: type, values: Mapping[str, Any]) -> Any:

@@ -127,7 +127,7 @@ def finetune(
     head_epochs: Annotated[int, typer.Option(help="Epochs of the head alone.")] = 5,
     batch_size: int = 32,
     rate: Annotated[float, typer.Option(help="Peak learning rate with the backbone unfrozen.")] = 2e-2,
-    head_rate: Annotated[float, typer.Option(help="Peak learning rate of the head alone.")] = 1e-2,
+    head_rate: Annotated[float, typer.Option(help="Peak learning rate of the head alone.")] = 3e-2,
     above: Annotated[str | None, typer.Option(help="Unfreeze only the stages above this one.")] = None,
     bn: Annotated[str | None, typer.Option(help="Batch norm of the unfrozen stages: frozen or train.")] = None,
     augment: Annotated[str, typer.Option(help="none, shift or light.")] = "light",
@@ -393,7 +393,7 @@ def _load(
     """The data set, decoded; done before the framework starts, so that bad input is told at once."""
     from keras_cnn import data as data_
 
-    loaded = data_.load(
+    loaded = data_.load_data(
         data,
         preprocess,
         batch_size=batch_size,

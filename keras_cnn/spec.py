@@ -132,6 +132,11 @@ class Preprocess:
         if not 0 < self.crop <= 1:
             raise BadSpec(f"crop={self.crop!r}: give the share of the image that is kept, above 0 and at most 1.")
 
+    @classmethod
+    def of(cls, model: Any) -> Preprocess:
+        """What the weights of a network of ours expect."""
+        return cls(**record_of(model)["preprocess"])
+
     def for_channels(self, channels: int) -> Preprocess:
         """The same for another number of channels: each takes the mean of the given statistics."""
         if channels == len(self.mean):
@@ -173,6 +178,14 @@ class Config:
             "class_names": list(self.class_names),
             "provenance": dict(self.provenance),
         }
+
+
+def record_of(model: Any) -> dict[str, Any]:
+    """The record inside a network of ours, which a saved `.keras` file keeps; BadSpec for other models."""
+    for layer in getattr(model, "layers", ()):
+        if record := getattr(layer, "record", None):
+            return record
+    raise BadSpec(f"{getattr(model, 'name', model)!r} was not made by keras_cnn.build: it carries no record.")
 
 
 def check_norm(norm: str) -> int | None:

@@ -276,7 +276,7 @@ def test_zip_is_read_in_place_and_equals_its_folder(tmp_path):
     path = zipped(root, tmp_path / "set.zip", top="set")
     before = sorted(tmp_path.rglob("*"))
     for name in ("train", "val"):
-        one, other, again = (data.load(place, SMALL).arrays(name) for place in (root, path, path))
+        one, other, again = (data.load_data(place, SMALL).arrays(name) for place in (root, path, path))
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.images, again.images)
         np.testing.assert_array_equal(one.labels, other.labels)
@@ -302,7 +302,7 @@ def test_broken_zips(tmp_path):
     blob[blob.index(b"IDAT") + 20] ^= 255  # the first member's checksum no longer holds
     path.write_bytes(blob)
     with pytest.raises(BadImage, match=r"set\.zip/a/000\.png: .*CRC"):
-        data.load(path, SMALL)
+        data.load_data(path, SMALL)
 
 
 def test_tfds_absent_is_one_sentence():
@@ -350,11 +350,11 @@ def test_skip_bad_counts_and_default_names_the_file(tmp_path):
     bad = root / "train/a/000.png"
     bad.write_bytes(b"")
     with pytest.raises(BadImage, match=str(bad)):
-        data.load(root, SMALL)
-    loaded = data.load(root, SMALL, skip_bad=True)
+        data.load_data(root, SMALL)
+    loaded = data.load_data(root, SMALL, skip_bad=True)
     assert loaded.skipped == [str(bad)] and loaded.sizes == {"train": 7, "val": 1}
     assert loaded.counts == {"train": {"a": 3, "b": 4}, "val": {"a": 1, "b": 0}}
-    streamed = data.load(root, SMALL, skip_bad=True, cache_bytes=0)
+    streamed = data.load_data(root, SMALL, skip_bad=True, cache_bytes=0)
     for _ in range(2):
         assert sum(len(labels) for _, labels in streamed.train) == 7
     assert streamed.skipped == [str(bad)]
@@ -364,7 +364,7 @@ def test_skipping_a_whole_class_is_an_error(tmp_path):
     root = folder(tmp_path, {"train/a": 1, "train/b": 2, "val/b": 1})
     (root / "train/a/000.png").write_bytes(b"x")
     with pytest.raises(BadData, match="every image of the class 'a'"):
-        data.load(root, SMALL, skip_bad=True)
+        data.load_data(root, SMALL, skip_bad=True)
 
 
 def test_streaming_error_names_the_file(tmp_path):
@@ -372,7 +372,7 @@ def test_streaming_error_names_the_file(tmp_path):
     root = folder(tmp_path, {"train/a": 2, "train/b": 2})
     (root / "train/a/001.png").write_bytes(b"x")
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"001\.png"):
-        for _ in data.load(root, SMALL, val_split=0, cache_bytes=0).train:
+        for _ in data.load_data(root, SMALL, val_split=0, cache_bytes=0).train:
             pass
 
 
@@ -390,14 +390,14 @@ def test_batches_are_deterministic_complete_and_reshuffled(tmp_path, cache_bytes
     root = folder(tmp_path, {"a": 9, "b": 9})
     options = {"batch_size": 4, "augment": "light", "cache_bytes": cache_bytes}
     tf.random.set_seed(1)
-    loaded = data.load(root, SMALL, **options)
+    loaded = data.load_data(root, SMALL, **options)
     first, second = passes(loaded)
     tf.random.set_seed(2)  # which must not matter
-    for one, other in zip((first, second), passes(data.load(root, SMALL, **options)), strict=True):
+    for one, other in zip((first, second), passes(data.load_data(root, SMALL, **options)), strict=True):
         for left, right in zip(flat(one), flat(other), strict=True):
             np.testing.assert_array_equal(left, right)
     assert not np.array_equal(flat(first)[0], flat(second)[0])
-    assert not np.array_equal(flat(first)[0], flat(passes(data.load(root, SMALL, seed=1, **options), 1)[0])[0])
+    assert not np.array_equal(flat(first)[0], flat(passes(data.load_data(root, SMALL, seed=1, **options), 1)[0])[0])
     assert len(loaded.train) == len(first) == 4
     assert sorted(flat(first)[1]) == [0] * 7 + [1] * 7
     loaded.seek(1)
@@ -407,7 +407,7 @@ def test_batches_are_deterministic_complete_and_reshuffled(tmp_path, cache_bytes
 def test_held_and_streamed_agree_and_val_is_in_order(tmp_path):
     pytest.importorskip("tensorflow")
     root = folder(tmp_path, {"train/a": 5, "train/b": 5, "val/a": 3, "val/b": 2})
-    held, streamed = (data.load(root, SMALL, batch_size=4, cache_bytes=room) for room in (1 << 30, 0))
+    held, streamed = (data.load_data(root, SMALL, batch_size=4, cache_bytes=room) for room in (1 << 30, 0))
     for left, right in zip(flat(passes(held, 1)[0]), flat(passes(streamed, 1)[0]), strict=True):
         np.testing.assert_array_equal(left, right)
     for loaded in (held, streamed):
@@ -449,7 +449,7 @@ def test_augmentation_keeps_labels_and_leaves_val_alone(tmp_path):
         (tmp_path / name).mkdir()
         for i in range(6):
             (tmp_path / name / f"{i}.png").write_bytes(encode(np.full((9, 9, 3), level + i, np.uint8)))
-    loaded = data.load(tmp_path, SMALL, augment="light")
+    loaded = data.load_data(tmp_path, SMALL, augment="light")
     images, labels = flat(passes(loaded, 1)[0])
     np.testing.assert_array_equal(images.mean((1, 2, 3)) > 128, labels == 1)
     np.testing.assert_array_equal(next(iter(loaded.val))[0].numpy(), loaded.arrays("val").images)
@@ -457,7 +457,7 @@ def test_augmentation_keeps_labels_and_leaves_val_alone(tmp_path):
 
 def test_digits_are_never_mirrored():
     pytest.importorskip("tensorflow")
-    loaded = data.load("digits", Preprocess(size=(8, 8), crop=1.0).for_channels(1), augment="light", batch_size=256)
+    loaded = data.load_data("digits", Preprocess(size=(8, 8), crop=1.0).for_channels(1), augment="light", batch_size=256)
     assert loaded.splits.chiral and loaded.class_names == tuple("0123456789")
     assert sum(loaded.sizes.values()) == 1797 and 350 <= loaded.sizes["val"] <= 370
     images, labels = next(iter(loaded.train))
@@ -470,9 +470,9 @@ def test_digits_are_never_mirrored():
 def test_bad_options(tmp_path):
     for options, message in [({"augment": "heavy"}, "'light'"), ({"batch_size": 0}, "batch_size=0")]:
         with pytest.raises(BadSpec, match=message):
-            data.load("digits", SMALL, **options)
+            data.load_data("digits", SMALL, **options)
     with pytest.raises(BadSpec, match="channels=2"):
-        data.load("digits", SMALL, channels=2)
+        data.load_data("digits", SMALL, channels=2)
 
 
 def test_arrays_need_no_tensorflow(tmp_path):
@@ -481,7 +481,7 @@ def test_arrays_need_no_tensorflow(tmp_path):
         "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
         "from keras_cnn import data; from keras_cnn.spec import Preprocess\n"
         "from keras_cnn.errors import MissingPackage\n"
-        f"loaded = data.load({str(tmp_path)!r}, Preprocess(size=(8, 8)))\n"
+        f"loaded = data.load_data({str(tmp_path)!r}, Preprocess(size=(8, 8)))\n"
         "assert loaded.arrays('train').images.shape == (4, 8, 8, 3)\n"
         "try: loaded.train\n"
         "except MissingPackage as error: assert 'Data.arrays()' in str(error)\n"

@@ -84,7 +84,7 @@ def _progress(steps: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A data set ready to train on; made by `load`.
+    """A data set ready to train on; made by `load_data`.
 
     train, val, test: tf.data.Dataset of (uint8 (batch, height, width, channels), int32 (batch,)), the last batch
     smaller; val and test (None where absent) in order, train in another order for each pass, given by the seed.
@@ -208,9 +208,9 @@ class Data:
         return op
 
 
-def load(
+def load_data(
     data: str | os.PathLike[str],
-    preprocess: Preprocess,
+    preprocess: Any,
     *,
     batch_size: int = 32,
     augment: str | None = None,
@@ -222,13 +222,15 @@ def load(
 ) -> Data:
     """Index a data set and decode it, each image once, to uint8 of preprocess.size: training sees what evaluation sees.
 
-    data, val_split, seed: see `index`. channels: 1, 3 or 4, by default those of preprocess.mean.
+    data, val_split, seed: see `index`. preprocess: a `Preprocess`, or the network that the data is for.
+    channels: 1, 3 or 4, by default those of preprocess.mean.
     augment: None; "shift" by up to a tenth of the size, the border reflected; "light", which also mirrors half of the
     images (not of glyphs such as digits). Only train is augmented; all randomness follows from (seed, pass, step).
     skip_bad: leave unreadable images out, log them and list them in `Data.skipped`, instead of raising BadImage.
     cache_bytes: memory for decoded splits, the smallest first; others are decoded anew for each pass (there, BadImage
     surfaces as the tf.errors.InvalidArgumentError that quotes it).
     """
+    preprocess = preprocess if isinstance(preprocess, Preprocess) else Preprocess.of(preprocess)
     if augment not in AUGMENTS:
         raise BadSpec(f"augment={augment!r}: choose one of {', '.join(map(repr, AUGMENTS))}.")
     if batch_size < 1:

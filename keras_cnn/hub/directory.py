@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from keras_cnn import catalog, checkpoint, convert
-from keras_cnn.errors import CorruptFile
+from keras_cnn.errors import CorruptFile, KerasCnnError
 from keras_cnn.hub import card
-from keras_cnn.spec import Config
+from keras_cnn.spec import Config, record_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
@@ -26,14 +29,16 @@ def read(path: str | Path) -> Any:
     values = _read_json(path / CONFIG)
     if "keras_cnn" in values:
         ours = values["keras_cnn"]
+        if not isinstance(ours, dict):
+            raise CorruptFile(f"{path / CONFIG}: the value of 'keras_cnn' is not an object: fetch it again.")
         if ours.get("format") != FORMAT:
             raise CorruptFile(
                 f"{path / CONFIG} has format {ours.get('format')!r}, this version reads {FORMAT}: upgrade keras-cnn."
             )
-        config = catalog.config_from_dict(ours)
-        return Source(config, lambda: (config, _checked(path, ours["files"])))
+        config = _named(path / CONFIG, catalog.config_from_dict, ours)
+        return Source(config, lambda: (config, _checked(path, ours.get("files"))))
     if "architecture" in values:
-        config = convert.timm.config(values)
+        config = _named(path / CONFIG, convert.timm.config, values)
         return Source(config, lambda: convert.read(_weights_file(path), config))
     raise CorruptFile(f"{path / CONFIG} is neither ours (no key 'keras_cnn') nor timm's (no key 'architecture').")
 
@@ -43,27 +48,27 @@ def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = Fa
 
     half: kernels in float16, half the size. provenance: facts for config.json and the model card, such as
     `metrics={"accuracy": 0.91}`, `data=...`, `command=...`, `license=...`; they add to what the model knows.
-    Each file is written beside its target and renamed. Raises BadSpec for a model that is not of ours.
+    All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours.
     """
     path = Path(path)
     config = config_of(model)
     config = config.with_(provenance={**config.provenance, **provenance} or {"source": "random weights"})
-    checkpoint.save(checkpoint.arrays(model), path / WEIGHTS, half=half)
-    files = {WEIGHTS: {"sha256": sha256(path / WEIGHTS), "size": (path / WEIGHTS).stat().st_size}}
-    text = json.dumps({"keras_cnn": {"format": FORMAT, **config.to_dict(), "files": files}}, indent=1)
-    checkpoint.write_beside(path / CONFIG, lambda name: Path(name).write_text(text + "\n"))
-    checkpoint.write_beside(path / CARD, lambda name: Path(name).write_text(card.card(config, path.name)))
+    path.mkdir(parents=True, exist_ok=True)
+    with _alone(path), tempfile.TemporaryDirectory(dir=path, prefix=".") as folder:
+        new = Path(folder)
+        checkpoint.save(checkpoint.arrays(model), new / WEIGHTS, half=half)
+        files = {WEIGHTS: {"sha256": sha256(new / WEIGHTS), "size": (new / WEIGHTS).stat().st_size}}
+        text = json.dumps({"keras_cnn": {"format": FORMAT, **config.to_dict(), "files": files}}, indent=1)
+        (new / CONFIG).write_text(text + "\n")
+        (new / CARD).write_text(card.card(config, path.name))
+        for name in (WEIGHTS, CONFIG, CARD):  # all are whole before the first takes its place
+            os.replace(new / name, path / name)
     return path
 
 
 def config_of(model: Any) -> Config:
     """The configuration that a model of ours carries, also after `keras.saving.load_model`."""
-    record = next((layer.record for layer in model.layers if hasattr(layer, "record")), None)
-    if record is None:
-        from keras_cnn.errors import BadSpec
-
-        raise BadSpec(f"{model.name} was not made by keras_cnn.build: it has no stem_preprocess layer with a record.")
-    config = catalog.config_from_dict(record)
+    config = catalog.config_from_dict(record_of(model))
     shape = tuple(model.input_shape[1:])
     return config.with_(spec=dataclasses.replace(config.spec, input_shape=shape))
 
@@ -73,12 +78,38 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checked(path: Path, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Writers of one directory take turns, so that its hashes are those of its files; no lock file is left."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: the last writer wins file by file
+        yield
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _named(file: Path, parse: Callable[[dict[str, Any]], Config], values: dict[str, Any]) -> Config:
+    """Parse a configuration; errors name its file."""
+    try:
+        return parse(values)
+    except KerasCnnError as error:
+        raise type(error)(f"{file}: {error}") from None
+
+
+def _checked(path: Path, files: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
+    if not isinstance(files, dict) or WEIGHTS not in files:
+        raise CorruptFile(f"{path / CONFIG} does not name {WEIGHTS} under 'files': fetch it again.")
     for name, expected in files.items():
         file = path / name
         if not file.is_file():
             raise CorruptFile(f"{file} is missing: fetch the directory again.")
-        if file.stat().st_size != expected["size"] or sha256(file) != expected["sha256"]:
+        if (file.stat().st_size, sha256(file)) != (expected.get("size"), expected.get("sha256")):
             raise CorruptFile(
                 f"{file} is not the file that {path / CONFIG} names (its sha256 differs): fetch it again."
             )

@@ -18,7 +18,7 @@ def fine_tune(
     *,
     head_epochs: int = 5,
     epochs: int = 15,
-    head_rate: float = 1e-2,
+    head_rate: float = 3e-2,
     rate: float = 2e-2,
     above: str | None = None,
     bn: str | None = None,
@@ -55,7 +55,7 @@ def fine_tune(
         done = recipe.fit(
             model, train, val, batch_size=batch_size, epochs=epochs, callbacks=watchers, verbose=verbose
         ).history
-        for i in range(epochs):
+        for i in range(len(done["loss"])):  # a callback may have stopped early
             history.on_epoch_end(len(history.epoch), {"phase": phase, **{k: v[i] for k, v in done.items()}})
 
     def cycle(peak: float, epochs: int) -> recipe.OneCycle:

@@ -1,0 +1,405 @@
+"""Foreign checkpoints: whatever the file, the network computes what its source computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import seeded
+from keras.src.legacy.saving import legacy_h5_format
+from safetensors.numpy import load_file, save_file
+
+import keras_cnn as kc
+from keras_cnn import catalog, checkpoint, convert, tally
+from keras_cnn.building import adapt_stem
+from keras_cnn.convert import cifar, keras_applications, timm
+from keras_cnn.convert.rename import from_torch, to_ours, to_theirs, to_torch
+from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnknownModel, UnsafeFile, WeightsMismatch
+from keras_cnn.hub.directory import config_of
+from keras_cnn.spec import Head, Preprocess
+
+NAMES = ["ant", "bee", "cow"]
+
+
+def config(name: str, classes: int = 3):
+    return catalog.default_config(name, catalog.get(name)).with_(head=Head(classes=classes))
+
+
+def ours(name: str, classes: int = 3) -> dict[str, np.ndarray]:
+    return seeded.arrays(tally.variables(tally.tally(config(name, classes))))
+
+
+def theirs(name: str, fmt=timm.FORMAT, classes: int = 3) -> dict[str, np.ndarray]:
+    """Seeded weights as the source would store them."""
+    values = to_theirs(ours(name, classes), catalog.get(name), fmt)
+    return {key: np.ascontiguousarray(value) for key, value in values.items()}
+
+
+def check(model, expected: dict[str, np.ndarray]) -> None:
+    """The model has these arrays, a head that they lack aside."""
+    found = checkpoint.arrays(model)
+    assert {k for k in found if not k.startswith("head_")} == {k for k in expected if not k.startswith("head_")}
+    for key in expected.keys() & found.keys():
+        np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
+
+
+PRETRAINED_CFG = {
+    "tag": "test_in3",
+    "input_size": [3, 48, 40],
+    "interpolation": "bilinear",
+    "crop_pct": 0.9,
+    "crop_mode": "squash",
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.4, 0.5, 0.6],
+    "license": "mit",
+    "label_names": NAMES,
+}
+MODERN = {"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": PRETRAINED_CFG}
+LEGACY = {"architecture": "resnet18", "num_classes": 3, **PRETRAINED_CFG}
+PREPROCESS = Preprocess(
+    mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), size=(48, 40), crop=0.9, interpolation="bilinear", mode="squash"
+)
+
+
+@pytest.fixture
+def timm_dir(tmp_path):
+    path = tmp_path / "timm"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(MODERN))
+    save_file(theirs("resnet18"), path / "model.safetensors")
+    return path
+
+
+# --- timm and torchvision -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [MODERN, LEGACY], ids=["pretrained_cfg", "one dictionary"])
+def test_a_timm_directory(timm_dir, values):
+    (timm_dir / "config.json").write_text(json.dumps(values))
+    model = kc.build(timm_dir)
+    check(model, ours("resnet18"))
+    known = config_of(model)
+    assert (known.architecture, known.class_names, known.preprocess) == ("resnet18", tuple(NAMES), PREPROCESS)
+    assert known.provenance == {"source": "timm resnet18.test_in3", "license": "mit", "class_descriptions": {}}
+    assert model.input_shape == (None, 48, 40, 3) and model.output_shape == (None, 3)
+    assert kc.info(str(timm_dir))["classes"] == 3
+
+
+def test_a_timm_directory_round_trips_through_ours(timm_dir, tmp_path):
+    model = kc.build(timm_dir)
+    again = kc.build(kc.save_pretrained(model, tmp_path / "ours"))
+    check(again, checkpoint.arrays(model))
+    assert config_of(again) == config_of(model)
+
+
+def test_batch_counters_are_ignored_and_other_keys_are_not(timm_dir):
+    file = timm_dir / "model.safetensors"
+    state = load_file(file)
+    save_file(state | {"bn1.num_batches_tracked": np.array(7)}, file)
+    check(kc.build(timm_dir), ours("resnet18"))
+    save_file(state | {"attention.weight": np.zeros((2, 2), "float32")}, file)
+    with pytest.raises(WeightsMismatch, match=r"\n\+ attention\.weight \(2, 2\)$"):
+        kc.build(timm_dir)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet26d", "resnetv2_50", "resnet50_gn", "resnext50_32x4d"])
+def test_names_and_layouts_invert(name):
+    shapes = tally.variables(tally.tally(config(name)))
+    state = theirs(name)
+    again = to_ours(state, catalog.get(name), shapes, timm.FORMAT)
+    assert again.keys() == shapes.keys() and len(state) == len(shapes)
+    assert all(np.array_equal(again[key], value) for key, value in ours(name).items())
+
+
+def test_layouts_of_torch():
+    """Convolution (O,I,H,W); linear (O,I), also as a 1x1 convolution; depthwise (C,1,H,W) to (H,W,C,1)."""
+    spec, rng = catalog.get("resnet18"), np.random.default_rng(0)
+    kernel = rng.random((3, 5, 2, 4))
+    assert to_torch(kernel, "a/kernel", spec).shape == (4, 2, 3, 5)
+    assert to_torch(kernel, "a/kernel", spec)[3, 1, 2, 4] == kernel[2, 4, 1, 3]
+    dense = rng.random((4, 6, 1, 1))
+    np.testing.assert_array_equal(from_torch(dense, (6, 4), "a/kernel", spec), dense[:, :, 0, 0].T)
+    depthwise = rng.random((8, 1, 3, 3))
+    np.testing.assert_array_equal(
+        from_torch(depthwise, (3, 3, 8, 1), "a/kernel", spec)[..., 0], depthwise[:, 0].transpose(1, 2, 0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"architecture": "resnet19"}, r"config\.json: There is no network called 'resnet19'\. Did you mean"),
+        ({"architecture": 5}, r"config\.json: the configuration names no architecture"),
+        ({"architecture": "resnet34"}, r"- layer1\.2\.conv1\.weight \(for stage1_block3_conv1/kernel\)"),
+    ],
+)
+def test_a_timm_directory_of_another_architecture(timm_dir, change, sentence):
+    (timm_dir / "config.json").write_text(json.dumps(MODERN | change))
+    with pytest.raises((UnknownModel, CorruptFile, WeightsMismatch), match=sentence):
+        kc.build(timm_dir)
+
+
+def test_a_timm_directory_without_weights(timm_dir):
+    (timm_dir / "model.safetensors").unlink()
+    with pytest.raises(CorruptFile, match=r"timm has no model\.safetensors or pytorch_model\.bin"):
+        kc.build(timm_dir)
+
+
+# --- what does not fit ----------------------------------------------------------------------------------------------
+
+
+def test_the_wrong_depth_lists_what_is_too_much_or_missing(tmp_path):
+    save_file(theirs("resnet34"), tmp_path / "w.safetensors")
+    with pytest.raises(WeightsMismatch, match=r"\n\+ layer1\.2\.bn1\.bias \(64,\)\n(.*\n)*  and \d+ more$"):
+        kc.build("resnet18", weights=tmp_path / "w.safetensors")
+    save_file(theirs("resnet18"), tmp_path / "w.safetensors")
+    with pytest.raises(WeightsMismatch, match=r"\n- layer1\.2\.conv1\.weight \(for stage1_block3_conv1/kernel\)\n"):
+        kc.build("resnet34", weights=tmp_path / "w.safetensors")
+
+
+def test_the_wrong_width_shows_both_shapes(tmp_path):
+    state = theirs("resnet18")
+    state["layer1.0.conv1.weight"] = np.zeros((64, 32, 3, 3), "float32")
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsMismatch) as caught:
+        kc.build("resnet18", weights=tmp_path / "w.safetensors")
+    assert "- layer1.0.conv1.weight (3, 3, 64, 64)\n+ layer1.0.conv1.weight (3, 3, 32, 64)" in str(caught.value)
+
+
+def test_a_file_of_another_family_is_not_recognised(tmp_path):
+    save_file({"encoder.layer.0.weight": np.zeros(3, "float32")}, tmp_path / "w.safetensors")
+    with pytest.raises(WeightsMismatch, match=r"keys \(encoder\.layer\.0\.weight, \.\.\.\) are of none of the known"):
+        kc.build("resnet18", weights=tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda d: kc.build("resnet34", weights=d), r"timm holds weights of resnet18, not of resnet34: build\("),
+        (lambda d: kc.build(d / "model.safetensors"), r"is a file of arrays: name its architecture too, as in build\("),
+        (lambda d: kc.build("resnet18", weights=d / "config.json"), r"known weight files end in \.safetensors, \.h5"),
+        (lambda d: kc.build("resnet18", weights=d / "gone.pth"), r"gone\.pth: there is no such file or directory"),
+        (lambda d: kc.build("resnet99", weights=d), r"no network called 'resnet99'"),
+    ],
+    ids=["other-name", "bare-file", "suffix", "missing", "unknown-name"],
+)
+def test_a_source_that_is_none(timm_dir, build, sentence):
+    with pytest.raises(KerasCnnError, match=sentence):
+        build(timm_dir)
+
+
+# --- heads and stems ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keywords", "kept", "names"),
+    [
+        ({}, True, tuple(NAMES)),
+        ({"classes": 3}, True, tuple(NAMES)),
+        ({"classes": NAMES}, True, tuple(NAMES)),
+        ({"classes": 5}, False, ()),
+        ({"classes": ["x", "y", "z"]}, False, ("x", "y", "z")),
+        ({"head": Head(classes=3, pooling="max")}, True, tuple(NAMES)),
+        ({"head": Head(classes=3, hidden=(8,))}, False, tuple(NAMES)),
+        ({"classifier_activation": None}, True, tuple(NAMES)),
+    ],
+)
+def test_the_head_is_kept_where_the_classes_are_the_same(timm_dir, keywords, kept, names):
+    model = kc.build(timm_dir, input_shape=(32, 32, 3), **keywords)
+    expected = ours("resnet18")
+    head = checkpoint.arrays(model)["head_logits/kernel"]
+    assert (head.shape == (512, 3) and np.array_equal(head, expected["head_logits/kernel"])) == kept
+    check(model, {k: v for k, v in expected.items() if not k.startswith("head_")})
+    assert config_of(model).class_names == names
+
+
+def test_no_classes_drop_the_head(timm_dir):
+    model = kc.build(timm_dir, classes=0)
+    assert model.output_shape == (None, 512)
+    check(model, {k: v for k, v in ours("resnet18").items() if not k.startswith("head_")})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6, 7])
+def test_adapted_stems_see_a_constant_image_as_before(channels):
+    """The response to equal channels is the sum of a kernel over its inputs."""
+    kernel = seeded.array("stem_conv/kernel", (3, 3, 3, 8))
+    adapted = adapt_stem(kernel, channels)
+    assert adapted.shape == (3, 3, channels, 8)
+    if channels % 3 == 0 or channels == 1:
+        np.testing.assert_allclose(adapted.sum(2), kernel.sum(2), atol=1e-6)
+    for i in range(channels) if channels > 1 else []:
+        np.testing.assert_allclose(adapted[:, :, i], kernel[:, :, i % 3] * 3 / channels, atol=1e-7)
+
+
+def test_one_channel_on_gray_is_three_on_gray_laid_thrice(timm_dir):
+    same = {"mean": [0.4] * 3, "std": [0.25] * 3}
+    (timm_dir / "config.json").write_text(json.dumps(MODERN | {"pretrained_cfg": PRETRAINED_CFG | same}))
+    options = {"classifier_activation": None}
+    rgb = kc.build(timm_dir, input_shape=(32, 32, 3), **options)
+    gray = kc.build(timm_dir, input_shape=(32, 32, 1), **options)
+    image = seeded.image(32, 1)
+    np.testing.assert_allclose(gray(image), rgb(np.repeat(image, 3, -1)), atol=1e-4)
+
+
+def test_four_channels(timm_dir):
+    model = kc.build(timm_dir, input_shape=(32, 32, 4))
+    expected = ours("resnet18")
+    expected["stem_conv/kernel"] = adapt_stem(expected["stem_conv/kernel"], 4)
+    check(model, expected)
+    assert len(config_of(model).preprocess.std) == 4 and np.isfinite(model(seeded.image(32, 4))).all()
+
+
+# --- PyTorch files --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_pytorch_files(tmp_path, wrap, prefix):
+    torch = pytest.importorskip("torch")
+    state = {prefix + key: torch.tensor(value) for key, value in theirs("resnet18").items()}
+    torch.save(wrap(state | {prefix + "bn1.num_batches_tracked": torch.tensor(1)}), tmp_path / "w.pth")
+    model = kc.build("resnet18", weights=tmp_path / "w.pth", input_shape=(32, 32, 3))
+    check(model, ours("resnet18"))
+    assert config_of(model).provenance == {"source": "w.pth"} and config_of(model).preprocess.interpolation == "bilinear"
+
+
+def test_a_timm_directory_with_a_pytorch_file_of_halves(timm_dir):
+    torch = pytest.importorskip("torch")
+    (timm_dir / "model.safetensors").unlink()
+    halves = {key: torch.tensor(value).half() for key, value in theirs("resnet18").items()}
+    torch.save(halves, timm_dir / "pytorch_model.bin")
+    check(kc.build(timm_dir), {k: v.astype("float16").astype("float32") for k, v in ours("resnet18").items()})
+
+
+class Evil:
+    """Unpickling this runs a command."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".th", ".pt", ".bin"])
+@pytest.mark.parametrize("plain", [False, True], ids=["torch.save", "pickle"])
+def test_a_file_that_runs_code_is_refused_and_nothing_runs(tmp_path, suffix, plain):
+    torch = pytest.importorskip("torch")
+    target, path = tmp_path / "executed", tmp_path / f"w{suffix}"
+    content = {"conv1.weight": Evil(target)}
+    path.write_bytes(pickle.dumps(content)) if plain else torch.save(content, path)
+    with pytest.raises(UnsafeFile, match=r"would have to execute code to be read: it was not opened\. Ask its author"):
+        kc.build("resnet18", weights=path)
+    assert not target.exists()
+    pickle.loads(pickle.dumps(content))  # it would have run
+    assert target.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"), [(b"", "is empty"), (b"PK\x03\x04 and no more", "is truncated or not a PyTorch file")]
+)
+def test_broken_pytorch_files(tmp_path, content, sentence):
+    pytest.importorskip("torch")
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(CorruptFile, match=rf"w\.pth {sentence}.*: fetch it again"):
+        kc.build("resnet18", weights=tmp_path / "w.pth")
+
+
+def test_a_truncated_pytorch_file(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "w.pth"
+    torch.save({"conv1.weight": torch.zeros(1000)}, path)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(CorruptFile, match=r"w\.pth is truncated or not a PyTorch file: fetch it again"):
+        kc.build("resnet18", weights=path)
+    torch.save([1, 2, 3], path)
+    with pytest.raises(CorruptFile, match=r"w\.pth holds no named tensors"):
+        kc.build("resnet18", weights=path)
+
+
+def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "w.pth").write_bytes(b"any")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingPackage, match=r"^w\.pth is a PyTorch file: `pip install torch` to read it, or convert"):
+        kc.build("resnet18", weights=tmp_path / "w.pth")
+
+
+# --- keras.applications ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "module", "size"),
+    [
+        ("keras_resnet50", keras.applications.ResNet50, keras.applications.resnet, 64),
+        ("keras_resnet50v2", keras.applications.ResNet50V2, keras.applications.resnet_v2, 49),
+    ],
+)
+def test_a_legacy_h5_file_gives_the_outputs_of_keras_applications(tmp_path, name, make, module, size):
+    theirs = make(weights=None, classes=10, input_shape=(size, size, 3))
+    checkpoint.assign(theirs, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(theirs).items()}))
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
+    model = kc.build(name, weights=tmp_path / "w.h5", input_shape=(size, size, 3))
+    assert model.output_shape == (None, 10)
+    image = seeded.image(size)
+    expected = theirs(module.preprocess_input(image.astype("float32")), training=False)
+    np.testing.assert_allclose(model(image, training=False), expected, atol=1e-4)
+    assert np.ptp(expected) > 1e-3
+    known = config_of(model).preprocess
+    assert known == keras_applications.preprocess(catalog.get(name)).at_size((size, size))
+    with h5py.File(tmp_path / "nested.h5", "w") as file:  # a whole saved model keeps its weights one level down
+        legacy_h5_format.save_weights_to_hdf5_group(file.create_group("model_weights"), theirs)
+    assert convert.read_state(tmp_path / "nested.h5").keys() == convert.read_state(tmp_path / "w.h5").keys()
+
+
+def test_h5_files_that_are_none(tmp_path):
+    path = tmp_path / "w.h5"
+    path.write_bytes(b"\x89HDF no")
+    with pytest.raises(CorruptFile, match=r"w\.h5 is truncated or not an HDF5 file .*: fetch it again"):
+        kc.build("keras_resnet50", weights=path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=[1.0])
+    with pytest.raises(CorruptFile, match=r"w\.h5 is not a legacy Keras weights file"):
+        kc.build("keras_resnet50", weights=path)
+
+
+# --- CIFAR, and the real checkpoints --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_cifar_files_are_told_by_their_content(tmp_path, prefix):
+    state = {prefix + k: v for k, v in theirs("resnet20", cifar.FORMAT, classes=10).items()}
+    save_file(state, tmp_path / "w.safetensors")
+    model = kc.build("resnet20", weights=tmp_path / "w.safetensors")
+    check(model, ours("resnet20", classes=10))
+    known = config_of(model)
+    assert known.class_names == cifar.CLASSES and known.preprocess == Preprocess(size=(32, 32), crop=1.0)
+    assert prefix + "linear.weight" in state
+
+
+@pytest.mark.parametrize("depth", [20, 32])
+def test_the_public_cifar_checkpoints_agree_in_both_formats(shared, depth):
+    pytest.importorskip("torch")
+    [pickled] = (shared / "weights").glob(f"resnet{depth}-*.th")
+    tensors = shared / "weights" / f"resnet{depth}_cifar10_idelbayev.safetensors"
+    one, other = (checkpoint.arrays(kc.build(f"resnet{depth}", weights=file)) for file in (pickled, tensors))
+    assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_the_tiny_imagenet_checkpoint(shared):
+    path = shared / "weights" / "resnet18_tiny_imagenet_timm"
+    model = kc.build(path)
+    state, found = load_file(path / "model.safetensors"), checkpoint.arrays(model)
+    np.testing.assert_array_equal(found["stem_conv/kernel"], state["conv1.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(found["head_logits/kernel"], state["fc.weight"].T)
+    np.testing.assert_array_equal(found["stage4_block2_norm2/moving_variance"], state["layer4.1.bn2.running_var"])
+    known = config_of(model)
+    assert model.input_shape == (None, 64, 64, 3) and len(known.class_names) == 200
+    assert known.provenance["class_descriptions"]["n01443537"].startswith("goldfish")

@@ -1,0 +1,318 @@
+"""The Keras graph: it is what the tally says, flat, and every keyword does what it promises."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import seeded
+
+import keras_cnn as kc
+from keras_cnn import catalog, checkpoint, graph, tally
+from keras_cnn.errors import BadSpec
+from keras_cnn.hub.directory import config_of
+from keras_cnn.layers import Pad, Preprocessing
+from keras_cnn.spec import NORMS, Head, Preprocess
+
+SMALL = (32, 32, 3)
+VARIANTS = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "resnet1202" else name for name in catalog.architectures()
+]
+# One of each kind of block, the smallest.
+KINDS = ["resnet18", "resnet26d", "resnetv2_18", "keras_resnet50v2", "resnet20"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_graphs():
+    """Once is enough: no name here is automatic, and collecting garbage after each test would cost more than it."""
+    yield
+    keras.backend.clear_session()
+
+
+def shapes(model) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(v.shape) for key, v in checkpoint.variables(model).items()}
+
+
+def seed(model):
+    checkpoint.assign(model, seeded.arrays(shapes(model)))
+    return model
+
+
+def run(model, image=None) -> np.ndarray:
+    return np.asarray(model(seeded.image(32) if image is None else image, training=False))
+
+
+def layers(model, kind) -> list:
+    return [layer for layer in model.layers if isinstance(layer, kind)]
+
+
+@pytest.fixture
+def blank(monkeypatch):
+    """Kernels of zeros: where only shapes matter, drawing millions of numbers is a waste."""
+    monkeypatch.setattr(graph, "_he", keras.initializers.Zeros)
+
+
+# --- the graph and the tally ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("blank")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_tally_is_the_graph(name):
+    config = catalog.default_config(name, catalog.get(name))
+    model, rows = kc.build(name), tally.tally(config)
+    assert shapes(model) == tally.variables(rows)
+    outputs = {layer.name: tuple(layer.output.shape) for layer in model.layers}
+    assert {row.layer: row.output for row in rows} == {k: outputs[k] for k in outputs if k[:10] not in OUTSIDE}
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == tally.parameters(rows)
+    assert all(kc.stages(model)) and list(kc.stages(model)) == [*config.spec.stages, "head"]
+
+
+OUTSIDE = ("stem_image", "stem_prepr")  # the input and the preprocessing are no part of a Spec
+
+
+@pytest.mark.usefixtures("blank")
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("pad", ["torch", "same"])
+def test_tally_is_the_graph_at_an_odd_size_and_dilated(name, pad):
+    spec = catalog.get(name).with_(input_shape=(75, 50, 3), pad=pad)
+    spec = spec if spec.stride_last else spec.with_(output_stride=8)
+    config = catalog.default_config(name, spec)
+    outputs = {layer.name: tuple(layer.output.shape) for layer in graph.assemble(config).layers}
+    for row in tally.tally(config):
+        assert outputs[row.layer] == row.output, row.layer
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_model_is_flat_and_named_and_a_plain_keras_model(name):
+    model = kc.build(name, input_shape=SMALL, drop_path_rate=0.1, drop_rate=0.1)
+    assert type(model).__name__ == "Functional" and model.name == name
+    assert not layers(model, (keras.Model, keras.layers.Lambda))
+    assert all(layer.name.partition("_")[0] in (*config_of(model).spec.stages, "head") for layer in model.layers)
+    assert kc.build("resnet20", name="mine").name == "mine"
+
+
+# --- inputs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnetv2_18", "resnet20"])
+def test_open_height_and_width(name):
+    model = seed(kc.build(name, input_shape=(None, None, 3), classes=4))
+    fixed = seed(kc.build(name, input_shape=(32, 32, 3), classes=4))
+    np.testing.assert_allclose(run(model), run(fixed), atol=1e-6)
+    assert run(model, seeded.image(45)).shape == (1, 4)
+    with pytest.raises(ValueError):
+        run(fixed, seeded.image(45))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_other_numbers_of_channels(channels):
+    model = kc.build("resnet20", input_shape=(16, 16, channels))
+    assert checkpoint.variables(model)["stem_conv/kernel"].shape == (3, 3, channels, 16)
+    assert len(config_of(model).preprocess.mean) == channels
+    assert run(model, seeded.image(16, channels)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float32", "float64"])
+def test_any_type_of_pixels_gives_the_same_output(dtype):
+    model, image = seed(kc.build("resnet20")), seeded.image(32)
+    np.testing.assert_array_equal(run(model, image.astype(dtype)), run(model, image.astype("float32")))
+
+
+def test_preprocessing_is_that_of_torchvision():
+    pre, image = Preprocess(), seeded.image(8)
+    x = np.asarray(Preprocessing(pre.mean, pre.std)(image))
+    expected = (image.astype("float64") / 255 - np.array(pre.mean)) / np.array(pre.std)
+    np.testing.assert_allclose(x, expected, atol=2e-6)
+    assert x.dtype == np.float32
+
+
+@pytest.mark.parametrize("value", ["zero", "lowest"])
+def test_pad(value):
+    x = np.ones((2, 3, 4, 5), "float32")
+    y = np.asarray(Pad(((1, 2), (0, 1), (2, 0)), value)(x))
+    assert y.shape == (2, 6, 5, 7) and Pad(((1, 2), (0, 1), (2, 0))).compute_output_shape((2, None, 4, 5)) == (2, None, 5, 7)
+    assert y.sum() == (x.sum() if value == "zero" else -np.inf) and y[:, 1:4, :4, 2:].min() == 1
+
+
+# --- heads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "output", "names"),
+    [
+        (Head(classes=0), (None, 64), ["head_pool"]),
+        (Head(classes=0, pooling=None), (None, 4, 4, 64), []),
+        (Head(classes=3, pooling="max"), (None, 3), ["head_pool", "head_logits", "head_probs"]),
+        (Head(classes=3, activation=None), (None, 3), ["head_pool", "head_logits"]),
+        (
+            Head(classes=3, hidden=(8, 6), dropout=0.5),
+            (None, 3),
+            ["head_pool", "head_drop1", "head_dense1", "head_act1", "head_drop2", "head_dense2", "head_act2", "head_drop"]
+            + ["head_logits", "head_probs"],
+        ),
+    ],
+)  # fmt: skip
+def test_heads(head, output, names):
+    model = kc.build("resnet20", input_shape=(16, 16, 3), head=head)
+    assert model.output_shape == output
+    assert [layer.name for layer in model.layers if layer.name.startswith("head_")] == names
+    assert shapes(model) == tally.variables(tally.tally(config_of(model)))
+    again = kc.build("resnet20", input_shape=(16, 16, 3), classes=head.classes)
+    assert config_of(model).head == head and again.output_shape[-1] == output[-1]
+
+
+def test_max_pooling_and_features_without_classifier():
+    model = kc.build("resnet20", head=Head(classes=0, pooling="max"))
+    maps = seed(kc.build("resnet20", head=Head(classes=0, pooling=None)))
+    means = seed(kc.build("resnet20", classes=0))
+    np.testing.assert_allclose(run(seed(model)), run(maps).max((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(run(means), run(maps).mean((1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_logits_are_what_the_activation_takes(activation):
+    logits = run(seed(kc.build("resnet20", classifier_activation=None)))
+    expected = {
+        "softmax": lambda z: np.exp(z) / np.exp(z).sum(-1, keepdims=True),
+        "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    }[activation](logits)
+    np.testing.assert_allclose(run(seed(kc.build("resnet20", classifier_activation=activation))), expected, atol=1e-6)
+
+
+# --- keywords of the backbone ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", [norm.replace("N", "8") for norm in NORMS])
+@pytest.mark.parametrize("name", ["resnet20", "resnetv2_18"])
+def test_every_norm_builds_and_is_alone(norm, name):
+    model = kc.build(name, input_shape=SMALL, norm=norm)
+    kinds = {"batch": "BatchNormalization", "none": None}
+    found = {type(layer).__name__ for layer in model.layers if "Normalization" in type(layer).__name__}
+    assert found == {kinds.get(norm, "GroupNormalization")} - {None}
+    assert np.isfinite(run(model)).all() and shapes(model) == tally.variables(tally.tally(config_of(model)))
+    # Without a normalisation after it, a convolution needs its own bias.
+    assert checkpoint.variables(model).keys() >= ({"stage1_block1_conv1/bias"} if norm == "none" else set())
+
+
+@pytest.mark.parametrize(("norm", "axes"), [("layer", (1, 2, 3)), ("instance", (1, 2))])
+def test_layer_and_instance_norm_normalise_over_what_their_names_say(norm, axes):
+    model = kc.build("resnet20", input_shape=(16, 16, 3), norm=norm)
+    y = np.asarray(keras.Model(model.input, model.get_layer("stem_norm").output)(seeded.image(16)))
+    np.testing.assert_allclose(y.mean(axes), 0, atol=1e-4)
+    np.testing.assert_allclose(y.std(axes), 1, atol=1e-2)
+
+
+def test_group_norm_needs_a_divisor_of_the_channels():
+    with pytest.raises(BadSpec, match=r"group:24.*24.*64|group:24.*64.*24"):
+        kc.build("resnet18", norm="group:24")
+
+
+@pytest.mark.usefixtures("blank")
+@pytest.mark.parametrize("name", ["resnet50", "resnet26d", "resnetv2_18"])
+@pytest.mark.parametrize(("stride", "sides"), [(8, [16, 8, 8, 8]), (16, [16, 8, 4, 4]), (32, [16, 8, 4, 2])])
+def test_output_stride(name, stride, sides):
+    model = kc.build(name, input_shape=(64, 64, 3), output_stride=stride)
+    maps = kc.features(model, [f"stage{s}" for s in range(1, 5)]).outputs
+    assert [f.shape[1] for f in maps] == sides
+    assert shapes(model) == shapes(kc.build(name, input_shape=(64, 64, 3)))
+
+
+def test_dilation_computes_the_same_features_more_densely():
+    """At output stride 8 the features at every second place are those of stride 16: DeepLab, 1606.00915, section 3.1."""
+    coarse, fine = (
+        run(seed(kc.build("resnet18", input_shape=(128, 128, 3), head=Head(classes=0, pooling=None), output_stride=s)),
+            seeded.image(128))
+        for s in (16, 8)
+    )  # fmt: skip
+    assert coarse.shape[1:3] == (8, 8) and fine.shape[1:3] == (16, 16)
+    np.testing.assert_allclose(fine[:, ::2, ::2], coarse, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_concat_with_stacked_identities_is_the_sum(name):
+    added = seed(kc.build(name, input_shape=SMALL, classes=5, classifier_activation=None))
+    merged = kc.build(name, input_shape=SMALL, classes=5, classifier_activation=None, merge="concat")
+    values = checkpoint.arrays(added)
+    fuses = {key: shape for key, shape in shapes(merged).items() if key not in values}
+    assert fuses and all(key.split("/")[0].endswith("_fuse") for key in fuses)
+    for key, shape in fuses.items():
+        identity = np.eye(shape[-1], dtype="float32")
+        stacked = np.concatenate([identity, identity]).reshape(shape) if len(shape) == 4 else np.zeros(shape, "float32")
+        values[key] = stacked
+    checkpoint.assign(merged, values)
+    np.testing.assert_allclose(run(merged), run(added), rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_and_stochastic_depth():
+    model = kc.build("resnet20", drop_rate=0.3, drop_path_rate=0.8)
+    assert model.get_layer("head_drop").rate == 0.3
+    paths = [layer for layer in layers(model, keras.layers.Dropout) if layer.name.endswith("_droppath")]
+    assert [layer.rate for layer in paths] == pytest.approx([0.8 * i / 8 for i in range(1, 9)])
+    y = np.asarray(paths[-1](np.ones((64, 4, 4, 64), "float32"), training=True))
+    assert set(np.unique(y.std((1, 2, 3)))) == {0.0}  # whole samples
+    assert {0.0, 5.0} == set(np.round(np.unique(y), 3))
+    assert not layers(kc.build("resnet20"), keras.layers.Dropout)
+    image = seeded.image(32)
+    np.testing.assert_array_equal(run(model, image), run(model, image))
+
+
+def test_act():
+    model = kc.build("resnet20", act="silu")
+    hidden = [layer for layer in layers(model, keras.layers.Activation) if not layer.name.startswith("head_")]
+    assert len(hidden) == 19 and {layer.activation for layer in hidden} == {keras.activations.silu}
+
+
+def test_a_residual_branch_starts_as_the_identity():
+    model = kc.build("resnet20")
+    gammas = {k: v for k, v in checkpoint.arrays(model).items() if k.endswith("_norm2/gamma")}
+    assert len(gammas) == 9 and not any(v.any() for v in gammas.values())
+
+
+# --- precision, saving ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("classes", [10, 0])
+def test_mixed_precision_gives_float32_near_the_exact_output(request, classes):
+    exact = run(seed(kc.build("resnet20", classes=classes, input_shape=SMALL)))
+    request.getfixturevalue("mixed")
+    model = seed(kc.build("resnet20", classes=classes, input_shape=SMALL))
+    assert model.get_layer("stage1_block1_conv1").compute_dtype == "bfloat16"
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    output = model(seeded.image(32), training=False)
+    assert classes == 0 or keras.backend.standardize_dtype(output.dtype) == "float32"
+    np.testing.assert_allclose(np.asarray(keras.ops.cast(output, "float32")), exact, rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_keras_file_gives_the_same_output_and_knows_what_it_is(name, tmp_path):
+    pre = Preprocess(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), size=(32, 32), crop=0.9, mode="squash")
+    model = seed(kc.build(name, input_shape=SMALL, classes=["cat", "dog"], preprocess=pre, drop_path_rate=0.1))
+    model.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(run(again), run(model))
+    config = config_of(again)
+    assert (config.class_names, config.preprocess) == (("cat", "dog"), pre)
+    assert config == config_of(model) and config.architecture == name
+    json.dumps(config.to_dict())
+    assert kc.replace_head(again, Head(classes=7)).output_shape == (None, 7)
+
+
+def test_a_model_of_another_maker_has_no_configuration():
+    other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)], name="other")
+    with pytest.raises(BadSpec, match=r"other was not made by keras_cnn\.build"):
+        config_of(other)
+
+
+def test_build_from_a_spec():
+    spec = catalog.get("resnet20").with_(depths=(1, 1, 1), widths=(4, 8, 16), classes=3)
+    model = kc.build(spec)
+    assert model.output_shape == (None, 3) and config_of(model).spec == spec
