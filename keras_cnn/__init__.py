@@ -6,38 +6,56 @@ The public names are imported when first used, so that `import keras_cnn` costs 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from keras_cnn.building import build
+    from keras_cnn.data import load_data, load_image
+    from keras_cnn.describe import info, list_models
+    from keras_cnn.hub import config_of, save_pretrained
+    from keras_cnn.spec import Head, Preprocess
+    from keras_cnn.training import train
+    from keras_cnn.transfer import features, fine_tune, freeze, replace_head, stages, unfreeze
 
 __version__ = "0.1.0"
 
-# Where each public name lives. No module has the name of a function: importing it would hide the function.
+__all__ = [
+    "Head",
+    "Preprocess",
+    "build",
+    "config_of",
+    "features",
+    "fine_tune",
+    "freeze",
+    "info",
+    "list_models",
+    "load_data",
+    "load_image",
+    "replace_head",
+    "save_pretrained",
+    "stages",
+    "train",
+    "unfreeze",
+]
+
+# Where each public name lives. No module has the name of a public function: importing it would hide the function.
 _HOME = {
-    "Head": "spec",
-    "Preprocess": "spec",
-    "build": "building",
-    "config_of": "hub",
-    "features": "transfer",
-    "fine_tune": "transfer",
-    "freeze": "transfer",
-    "info": "describe",
-    "list_models": "describe",
-    "load_data": "data",
-    "load_image": "data",
-    "replace_head": "transfer",
-    "save_pretrained": "hub",
-    "stages": "transfer",
-    "train": "training",
-    "unfreeze": "transfer",
+    "building": ["build"],
+    "data": ["load_data", "load_image"],
+    "describe": ["info", "list_models"],
+    "hub": ["config_of", "save_pretrained"],
+    "spec": ["Head", "Preprocess"],
+    "training": ["train"],
+    "transfer": ["features", "fine_tune", "freeze", "replace_head", "stages", "unfreeze"],
 }
-__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'keras_cnn' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"keras_cnn.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    for module, names in _HOME.items():
+        if name in names:
+            value = globals()[name] = getattr(importlib.import_module(f"keras_cnn.{module}"), name)
+            return value
+    raise AttributeError(f"module 'keras_cnn' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -29,9 +29,10 @@ def variables(model: Any) -> dict[str, Any]:
 
 def arrays(model: Any) -> Arrays:
     """The weights of a model as NumPy arrays under their keys."""
+    import numpy as np
     from keras import ops
 
-    return {key: ops.convert_to_numpy(v.value) for key, v in variables(model).items()}
+    return {key: np.asarray(ops.convert_to_numpy(v.value)) for key, v in variables(model).items()}
 
 
 def assign(model: Any, values: Mapping[str, np.ndarray], *, skip: Iterable[str] = ()) -> None:

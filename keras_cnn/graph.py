@@ -10,10 +10,10 @@ from keras_cnn.builder import Builder, Tensor
 from keras_cnn.layers import Pad, Preprocessing
 from keras_cnn.spec import Config
 
-CHANNELS_LAST = {"data_format": "channels_last"}
+CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
 
 
-def _he() -> keras.Initializer:
+def _he() -> Any:
     """He et al. 2015 (1502.01852), fan-out, as torchvision and timm start their ResNets."""
     return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -25,11 +25,11 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         self.peak, self.steps, self.warmup = peak, steps, warmup
 
     def __call__(self, step: Any) -> Any:
-        step = ops.cast(step, "float32")
+        step = cast(Any, ops.cast(step, "float32"))
         rise = max(self.warmup * self.steps, 1.0)
         fall = max(self.steps - rise, 1.0)
-        descent = 0.5 * (1 + ops.cos(math.pi * ops.clip((step - rise) / fall, 0.0, 1.0)))
-        return self.peak * ops.where(step < rise, (step + 1) / rise, descent)
+        turn = cast(Any, ops.cos(math.pi * cast(Any, ops.clip((step - rise) / fall, 0.0, 1.0))))
+        return self.peak * cast(Any, ops.where(step < rise, (step + 1) / rise, 0.5 * (1 + turn)))
 
     def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
@@ -121,7 +121,7 @@ class Best(keras.callbacks.Callback):
         if logs.get(self.monitor, math.inf) < self.value:
             return
         self.value = logs.get(self.monitor, -math.inf)
-        self.weights = self.model.get_weights()
+        self.weights = cast(Any, self.model).get_weights()
         if self.out is not None:
             metrics = {k: float(v) for k, v in logs.items() if k != "learning_rate"}
             save_pretrained(self.model, self.out, half=self.half, metrics=metrics, **self.provenance)

@@ -68,7 +68,7 @@ def _without_head(values: dict[str, Any]) -> dict[str, Any]:
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     """A PyTorch file through its weights-only loader, which executes nothing from the file."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingPackage(
             f"{path.name} is a PyTorch file: `pip install torch` to read it, or turn it into .safetensors elsewhere."

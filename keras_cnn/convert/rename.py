@@ -59,7 +59,7 @@ def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Fo
     wanted = {ours: fmt.key(ours, rules) for ours in shapes}
     values, lines = {}, []
     for ours, theirs in wanted.items():
-        if theirs not in state:
+        if theirs is None or theirs not in state:
             lines.append(f"- {theirs or '(no rule)'} (for {ours})")
             continue
         value = fmt.to_ours(state[theirs], shapes[ours], ours, spec)
@@ -77,10 +77,10 @@ def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Fo
 def to_theirs(values: Mapping[str, np.ndarray], spec: Spec, fmt: Format) -> Arrays:
     """The inverse of `to_ours`: our arrays as the foreign source would store them."""
     rules = fmt.rules(spec)
-    named = {fmt.key(ours, rules): (ours, value) for ours, value in values.items()}
-    if None in named:
-        raise WeightsMismatch(f"{fmt.name} has no name for {named[None][0]}.")
-    return {str(theirs): fmt.to_theirs(value, ours, spec) for theirs, (ours, value) in named.items()}
+    named = {ours: fmt.key(ours, rules) for ours in values}
+    if nameless := [ours for ours, theirs in named.items() if theirs is None]:
+        raise WeightsMismatch(f"{fmt.name} has no name for {nameless[0]}.")
+    return {str(named[ours]): fmt.to_theirs(value, ours, spec) for ours, value in values.items()}
 
 
 def recognise(state: Mapping[str, Any], spec: Spec, shapes: Shapes, formats: list[Format]) -> Format:

@@ -142,12 +142,12 @@ def _stride(convs: list[dict]) -> int:
     return max(conv.get("stride", 1) for conv in convs)
 
 
-D = {"stem": "deep", "shortcut": "avgpool"}
-V2 = {"preact": True}
-KERAS = {"conv_bias": True, "norm_eps": 1.001e-5, "norm_momentum": 0.99}
-KERAS_V1 = KERAS | {"stride_at": 1, "pool_pad": "zero"}
-KERAS_V2 = KERAS | {"preact": True, "stride_last": True, "strides": (2, 2, 2, 1), "pool_pad": "zero"}
-CIFAR = {
+D: dict[str, Any] = {"stem": "deep", "shortcut": "avgpool"}
+V2: dict[str, Any] = {"preact": True}
+KERAS: dict[str, Any] = {"conv_bias": True, "norm_eps": 1.001e-5, "norm_momentum": 0.99}
+KERAS_V1: dict[str, Any] = KERAS | {"stride_at": 1, "pool_pad": "zero"}
+KERAS_V2: dict[str, Any] = KERAS | {"preact": True, "stride_last": True, "strides": (2, 2, 2, 1), "pool_pad": "zero"}
+CIFAR: dict[str, Any] = {
     "input_shape": (32, 32, 3),
     "classes": 10,
     "widths": (16, 32, 64),

@@ -1,0 +1,210 @@
+"""Imports run one way, and what needs no framework imports none."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import seeded
+from safetensors.numpy import save_file
+
+from keras_cnn import catalog, tally
+from keras_cnn.convert import timm
+from keras_cnn.convert.rename import to_theirs
+from keras_cnn.spec import Head
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "keras_cnn"
+
+# A module may import its own tier and those before it.
+TIERS = (
+    ("spec", "errors", "layers"),
+    ("builder", "families", "tally", "graph", "checkpoint", "data", "insight"),
+    ("catalog", "convert"),
+    ("hub", "describe"),
+    ("building", "recipe", "evaluation"),
+    ("transfer", "training"),
+    ("cli",),
+)
+RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
+# Imports within a function that go up, and why they may.
+UPWARD = {
+    ("building", "transfer"): "build(freeze=...) is a convenience that calls what users call themselves",
+}
+FRAMEWORKS = ("keras", "tensorflow", "torch", "jax")
+# Modules that may import a framework when they are imported; all others do so where they use it, if at all.
+WITH_KERAS = {"layers", "graph", "recipe", "training", "transfer"}
+
+
+@pytest.fixture(autouse=True)
+def _forget_graphs():
+    """No graphs here."""
+
+
+def files() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+
+
+def area(name: str) -> str:
+    """The module or folder right below the package: keras_cnn.hub.card is of hub."""
+    return name.split(".")[1]
+
+
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """(module, whether it is imported as the file is) for every import statement; those for types only left out."""
+    tree = ast.parse(path.read_text())
+    typing = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in typing or not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        top = node in tree.body
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, top) for alias in node.names)
+        else:
+            assert not node.level, f"{path}: relative import"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole if node.module == "keras_cnn" or is_module(whole) else str(node.module)), top
+
+
+def is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def ours(path: Path) -> list[tuple[str, bool]]:
+    return [(name, top) for name, top in imports(path) if name.startswith("keras_cnn.") and is_module(name)]
+
+
+def test_every_module_has_a_tier():
+    assert {area(dotted(path)) for path in files()} == RANK.keys()
+
+
+@pytest.mark.parametrize("path", files(), ids=dotted)
+def test_imports_go_one_way(path):
+    here = area(dotted(path))
+    up = {(here, area(name), top) for name, top in ours(path) if RANK[area(name)] > RANK[here]}
+    assert not {(one, other) for one, other, top in up if top or (one, other) not in UPWARD}
+
+
+def test_every_listed_exception_is_used():
+    used = {(area(dotted(path)), area(name)) for path in files() for name, top in ours(path) if not top}
+    assert UPWARD.keys() <= used
+
+
+def test_modules_do_not_import_each_other_in_circles():
+    graph = {dotted(path): {name for name, top in ours(path) if top} - {dotted(path)} for path in files()}
+    packages = {name for name in graph if f"{name}." in "".join(f"{other}\n" for other in graph)}
+    flat = {name: {other for other in found if other not in packages} for name, found in graph.items()}
+    assert list(TopologicalSorter(flat).static_order())
+
+
+@pytest.mark.parametrize("path", files(), ids=dotted)
+def test_frameworks_are_imported_where_they_are_used(path):
+    top = {name.partition(".")[0] for name, top in imports(path) if top} & set(FRAMEWORKS)
+    allowed = {"keras"} if area(dotted(path)) in WITH_KERAS else set()
+    assert top <= allowed
+
+
+# --- what a fresh process loads -------------------------------------------------------------------------------------
+
+
+def python(code: str, *args: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code, *args],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+LOADED = """
+import json, sys
+from keras_cnn import cli
+sys.argv = ["keras-cnn", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as stopped:
+    code = stopped.code
+print("\\n" + json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["info", "resnet50"], ["list", "--pretrained", "--json"]])
+def test_list_and_info_load_no_framework(arguments):
+    done = python(LOADED, *arguments)
+    code, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert (code or 0, done.stderr) == (0, "")
+    assert "keras_cnn" in loaded and not set(loaded) & {*FRAMEWORKS, "tensorflow_datasets", "matplotlib", "sklearn"}
+
+
+def test_importing_the_package_loads_nothing():
+    done = python("import sys, keras_cnn; print([m for m in sys.modules if m.startswith('keras')])")
+    assert done.stdout == "['keras_cnn']\n", done.stderr
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0].startswith(("tensorflow", "tf_keras")):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+import keras
+import numpy as np
+
+import keras_cnn as kc
+from keras_cnn import checkpoint
+
+directory, out = sys.argv[1:]
+assert keras.backend.backend() == "jax"
+keras.utils.set_random_seed(0)
+model = kc.build(directory, input_shape=(16, 16, 3), classes=["dark", "light"], freeze="stage4")
+assert [layer.name for layer in model.layers if layer.trainable and layer.weights] == ["head_logits"]
+before = checkpoint.arrays(model)
+labels = np.arange(16) % 2
+images = (labels[:, None, None, None] * 200 + np.zeros((16, 16, 16, 3))).astype("uint8")
+history = kc.fine_tune(model, (images, labels), (images, labels), head_epochs=1, epochs=1, above="stage4",
+                       batch_size=8, out=out, verbose=0)
+after = checkpoint.arrays(model)
+assert len(history.history["loss"]) == 2
+assert [key for key in after if not np.array_equal(after[key], before[key])] == ["head_logits/kernel", "head_logits/bias"]
+again = kc.build(out)
+np.testing.assert_array_equal(model.predict(images, verbose=0), again.predict(images, verbose=0))
+assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]
+print("done")
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_the_core_works_on_jax_where_tensorflow_is_not_installed(tmp_path):
+    path = tmp_path / "timm"
+    path.mkdir()
+    config = catalog.default_config("resnet18", catalog.get("resnet18")).with_(head=Head(classes=3))
+    state = to_theirs(seeded.arrays(tally.variables(tally.tally(config))), config.spec, timm.FORMAT)
+    save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps({"architecture": "resnet18", "num_classes": 3}))
+    done = python(WITHOUT_TENSORFLOW, str(path), str(tmp_path / "out"), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
+    assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr[-3000:]
