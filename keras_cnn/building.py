@@ -81,6 +81,7 @@ def build(
     )
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
+    config = config if keep_head else config.as_base()
     model = assemble(config, name)
     if values is not None:
         _load(model, values, keep_head)

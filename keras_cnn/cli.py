@@ -317,7 +317,6 @@ def _finetune(
         loaded.val,
         out=out,
         verbose=_verbosity(),
-        base=model,
         command=_command(),
         data=_data_name(data),
         **options,
@@ -330,7 +329,7 @@ def _results(
 ) -> dict[str, Any]:
     """Score the best epoch on the held-out images, draw the pictures, put the figures on the card."""
     from keras_cnn import evaluation
-    from keras_cnn.hub import save_pretrained
+    from keras_cnn.hub import directory, save_pretrained
     from keras_cnn.insight import plots
 
     scores = {
@@ -339,9 +338,9 @@ def _results(
         if batches is not None
     }
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
-    # The run wrote these weights already; the card learns what they scored.
-    half = _stored_half(out)
-    save_pretrained(net, out, half=half, metrics=metrics)
+    # The run wrote these weights and their origin already; the card learns what they scored.
+    written = directory.read(out).config.provenance
+    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
     plots.learning_curves(history, Path(out) / "curves.png")
     last = scores.get("test") or scores.get("val")
     if last:
@@ -486,7 +485,8 @@ def _progress(batches: Any, what: str) -> Any:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i and column else "left", no_wrap=i == 0)
+        figures = bool(i and column)  # a long name wraps, so that the figures beside it are never cut
+        table.add_column(column, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
     return table
 
 

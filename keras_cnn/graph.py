@@ -83,4 +83,20 @@ def assemble(config: Config, name: str | None = None) -> keras.Model:
     image = keras.Input(spec.input_shape, name="stem_image")
     x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
     *_, (_, x) = spec.features(g, x)
-    return keras.Model(image, g.at("head").head(x, config.head), name=name or config.architecture)
+    model = keras.Model(image, g.at("head").head(x, config.head), name=name or config.architecture)
+    if jit_compile() is False:  # else Keras would choose XLA for predictions before the first compile()
+        model.jit_compile = False
+    return model
+
+
+def jit_compile() -> bool | str:
+    """Keras' "auto", except for TensorFlow on a CPU, where XLA's convolutions are several times slower than oneDNN's.
+
+    Keras decides so for every model that is not told otherwise, predicting included.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            return False
+    return "auto"

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_cnn.errors import NotFinite
+from keras_cnn.graph import jit_compile
 from keras_cnn.hub.directory import save_pretrained
 
 
@@ -26,7 +27,7 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         step = cast(Any, ops.cast(step, "float32"))
-        rise = max(self.warmup * self.steps, 1.0)
+        rise = max(round(self.warmup * self.steps), 1)  # whole steps, so that the peak is met and not passed
         fall = max(self.steps - rise, 1.0)
         turn = cast(Any, ops.cos(math.pi * cast(Any, ops.clip((step - rise) / fall, 0.0, 1.0))))
         return self.peak * cast(Any, ops.where(step < rise, (step + 1) / rise, 0.5 * (1 + turn)))
@@ -74,19 +75,6 @@ def compile_(model: Any, optimizer: keras.optimizers.Optimizer, smoothing: float
     """Compile for classification."""
     loss = SmoothedCrossentropy(smoothing)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile())
-
-
-def jit_compile() -> bool | str:
-    """Keras' "auto", except for TensorFlow on a CPU, where XLA's convolutions are several times slower than oneDNN's.
-
-    Keras decides so for every model that is not told otherwise, predicting included.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.config.list_physical_devices("GPU"):
-            return False
-    return "auto"
 
 
 class StopOnNaN(keras.callbacks.Callback):

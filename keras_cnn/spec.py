@@ -169,6 +169,13 @@ class Config:
     def with_(self, **changes: Any) -> Config:
         return dataclasses.replace(self, **changes)
 
+    def as_base(self) -> Config:
+        """The same for a network with a new head: what was measured, and on what, held for the old classes."""
+        if not self.provenance:
+            return self
+        known = {"base": self.provenance.get("source", self.architecture), "license": self.provenance.get("license")}
+        return self.with_(provenance={key: value for key, value in known.items() if value})
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "architecture": self.architecture,

@@ -131,7 +131,7 @@ def test_a_bare_file_of_ours_is_a_checkpoint_too(model, saved, tmp_path):
 
 def test_only_models_of_ours_can_be_saved(tmp_path):
     other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)], name="other")
-    with pytest.raises(BadSpec, match="other was not made by keras_cnn"):
+    with pytest.raises(BadSpec, match=r"other.* was not made by keras_cnn\.build"):
         kc.save_pretrained(other, tmp_path / "net")
     assert not list(tmp_path.iterdir())
 
@@ -204,11 +204,11 @@ def flip(path: Path, position: int = -5) -> None:
         (lambda p: edit(p, lambda c: []), r"config\.json: the value of 'keras_cnn' is not an object"),
         (lambda p: edit(p, lambda c: c.update(format=99)), r"has format 99, this version reads 1: upgrade keras-cnn"),
         (lambda p: edit(p, lambda c: c.pop("format") and None), r"has format None"),
-        (lambda p: edit(p, lambda c: c["spec"].update(family="Transformer")), r"json: .* family 'Transformer' .*upgrade"),
-        (lambda p: edit(p, lambda c: c["spec"].pop("depths") and None), r"config\.json: the configuration is not compl"),
+        (lambda p: edit(p, lambda c: c["spec"].update(family="Transformer")), r"json: .* 'Transformer' .*upgrade"),
+        (lambda p: edit(p, lambda c: c["spec"].pop("depths") and None), r"config\.json: .* is not complete"),
         (lambda p: edit(p, lambda c: c["spec"].update(norm="odd")), r"config\.json: norm='odd': choose"),
         *[
-            (lambda p, key=key: edit(p, lambda c: c.pop(key) and None), rf"config\.json: the configuration lacks '{key}'")
+            (lambda p, key=key: edit(p, lambda c: c.pop(key) and None), rf"config\.json: .* lacks '{key}'")
             for key in ("architecture", "spec", "head", "preprocess", "class_names", "provenance")
         ],
         (lambda p: edit(p, lambda c: c.pop("files") and None), r"does not name model\.safetensors under 'files'"),

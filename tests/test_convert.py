@@ -274,7 +274,9 @@ def test_pytorch_files(tmp_path, wrap, prefix):
     torch.save(wrap(state | {prefix + "bn1.num_batches_tracked": torch.tensor(1)}), tmp_path / "w.pth")
     model = kc.build("resnet18", weights=tmp_path / "w.pth", input_shape=(32, 32, 3))
     check(model, ours("resnet18"))
-    assert config_of(model).provenance == {"source": "w.pth"} and config_of(model).preprocess.interpolation == "bilinear"
+    assert (
+        config_of(model).provenance == {"source": "w.pth"} and config_of(model).preprocess.interpolation == "bilinear"
+    )
 
 
 def test_a_timm_directory_with_a_pytorch_file_of_halves(timm_dir):

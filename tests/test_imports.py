@@ -181,16 +181,17 @@ from keras_cnn import checkpoint
 directory, out = sys.argv[1:]
 assert keras.backend.backend() == "jax"
 keras.utils.set_random_seed(0)
-model = kc.build(directory, input_shape=(16, 16, 3), classes=["dark", "light"], freeze="stage4")
+model = kc.build(directory, input_shape=(16, 16, 3), classes=["dark", "light"], freeze="stage3")
 assert [layer.name for layer in model.layers if layer.trainable and layer.weights] == ["head_logits"]
 before = checkpoint.arrays(model)
 labels = np.arange(16) % 2
 images = (labels[:, None, None, None] * 200 + np.zeros((16, 16, 16, 3))).astype("uint8")
-history = kc.fine_tune(model, (images, labels), (images, labels), head_epochs=1, epochs=1, above="stage4",
+history = kc.fine_tune(model, (images, labels), (images, labels), head_epochs=1, epochs=1, above="stage3",
                        batch_size=8, out=out, verbose=0)
 after = checkpoint.arrays(model)
 assert len(history.history["loss"]) == 2
-assert [key for key in after if not np.array_equal(after[key], before[key])] == ["head_logits/kernel", "head_logits/bias"]
+changed = {key for key in after if not np.array_equal(after[key], before[key])}
+assert changed == {"head_logits/kernel", "head_logits/bias"}
 again = kc.build(out)
 np.testing.assert_array_equal(model.predict(images, verbose=0), again.predict(images, verbose=0))
 assert not [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]
@@ -202,9 +203,9 @@ print("done")
 def test_the_core_works_on_jax_where_tensorflow_is_not_installed(tmp_path):
     path = tmp_path / "timm"
     path.mkdir()
-    config = catalog.default_config("resnet18", catalog.get("resnet18")).with_(head=Head(classes=3))
+    config = catalog.default_config("resnet20", catalog.get("resnet20")).with_(head=Head(classes=3))
     state = to_theirs(seeded.arrays(tally.variables(tally.tally(config))), config.spec, timm.FORMAT)
     save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps({"architecture": "resnet18", "num_classes": 3}))
+    (path / "config.json").write_text(json.dumps({"architecture": "resnet20", "num_classes": 3}))
     done = python(WITHOUT_TENSORFLOW, str(path), str(tmp_path / "out"), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stderr[-3000:]

@@ -181,7 +181,9 @@ json_values = st.recursive(
     max_leaves=6,
 )
 specs = st.builds(
-    lambda spec, changes: spec.with_(**{k: v for k, v in changes.items() if k != "output_stride" or not spec.stride_last}),
+    lambda spec, changes: spec.with_(
+        **{k: v for k, v in changes.items() if k != "output_stride" or not spec.stride_last}
+    ),
     st.sampled_from(list(ARCHITECTURES.values())),
     st.fixed_dictionaries(
         {},
@@ -266,7 +268,12 @@ def test_a_configuration_of_another_kind_is_refused(place, value, sentence):
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("resnet5", "resnet50"), ("ResNet50", "resnet50"), ("resnet_50", "resnet50"), ("wide_resnet50", "wide_resnet50_2")],
+    [
+        ("resnet5", "resnet50"),
+        ("ResNet50", "resnet50"),
+        ("resnet_50", "resnet50"),
+        ("wide_resnet50", "wide_resnet50_2"),
+    ],
 )
 def test_an_unknown_name_gives_the_nearest(name, near):
     for look in (catalog.get, kc.build, kc.info):
@@ -292,7 +299,9 @@ def test_an_unknown_tag_and_a_missing_directory():
     ("pattern", "names"),
     [
         ("resnet?0", ["resnet20", "resnet50"]),
-        ("resnet1*", ["resnet18", "resnet18d", "resnet101", "resnet101d", "resnet110", "resnet152", "resnet152d", "resnet1202"]),
+        ("resnet1?", ["resnet18"]),
+        ("resnet1*[02]", ["resnet110", "resnet152", "resnet1202"]),
+        ("resnet1*d", ["resnet18d", "resnet101d", "resnet152d"]),
         ("resnext*", ["resnext50_32x4d", "resnext101_32x8d"]),
         ("nothing*", []),
     ],

@@ -36,6 +36,7 @@ def read(path: str | Path) -> Any:
                 f"{path / CONFIG} has format {ours.get('format')!r}, this version reads {FORMAT}: upgrade keras-cnn."
             )
         config = _named(path / CONFIG, catalog.config_from_dict, ours)
+        config = config.with_(provenance={"source": path.resolve().name, **config.provenance})
         return Source(config, lambda: (config, _checked(path, ours.get("files"))))
     if "architecture" in values:
         config = _named(path / CONFIG, convert.timm.config, values)

@@ -61,6 +61,7 @@ def fine_tune(
     def cycle(peak: float, epochs: int) -> recipe.OneCycle:
         return recipe.OneCycle(peak, recipe.steps(train, epochs, batch_size))
 
+    unfreeze(model, above, bn=bn)  # bad names are told before anything is trained; the head learns in both phases
     freeze(model)
     run(1, head_epochs, recipe.adamw(cycle(head_rate, head_epochs)))
     if epochs:

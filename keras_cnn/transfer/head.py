@@ -24,7 +24,7 @@ def replace_head(model: Any, head: Head, class_names: Sequence[str] = ()) -> Any
         raise BadSpec(f"{len(class_names)} class names for {head.classes} classes.")
     config = config_of(model)
     spec = config.spec.with_(classes=head.classes or None)
-    new = assemble(config.with_(spec=spec, head=head, class_names=tuple(class_names)), model.name)
+    new = assemble(config.as_base().with_(spec=spec, head=head, class_names=tuple(class_names)), model.name)
     values = {k: v for k, v in checkpoint.arrays(model).items() if not k.startswith("head_")}
     checkpoint.assign(new, values, skip=[k for k in checkpoint.variables(new) if k.startswith("head_")])
     trainable = {layer.name: layer.trainable for layer in model.layers if not layer.name.startswith("head_")}

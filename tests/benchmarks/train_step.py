@@ -66,11 +66,11 @@ class Task(NamedTuple):
     def classes(self) -> int:
         return catalog.get(self.model).classes
 
-    def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Raw images, 0..255, and labels."""
+    def data(self, normalised: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Images, raw (0..255) or normalised, and labels."""
         rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (self.batch, self.size, self.size, 3)).astype("float32")
-        return images, rng.integers(0, self.classes, self.batch)
+        images = rng.uniform(0, 255, (self.batch, self.size, self.size, 3)).astype("float32")
+        return images / 64 - 2 if normalised else images, rng.integers(0, self.classes, self.batch)
 
     def macs(self, name: str) -> int:
         """Multiply-accumulates of an architecture for one image of this size."""
@@ -92,16 +92,15 @@ class Contender:
 def contenders(task: Task, xla: list[str], references: bool) -> list[Contender]:
     """Those that exist for a model, ours first."""
     head = {"input_shape": (task.size, task.size, 3), "classes": task.classes, "classifier_activation": None}
-    ours, macs = partial(build, task.model, **head), task.macs(task.model)
-    rows = [Contender(f"keras_cnn, XLA {on}", partial(keras_run, task, ours, on), macs) for on in xla]
+    ours, macs = partial(keras_run, task, partial(build, task.model, **head)), task.macs(task.model)
+    rows = [Contender(f"keras_cnn, XLA {on}", partial(ours, on), macs) for on in xla]
     if references and task.model in APPLICATIONS:
         name, exact = APPLICATIONS[task.model]
         theirs = partial(keras_run, task, partial(getattr(keras.applications, name), weights=None, **head))
-        label = f"keras.applications {name}, XLA"
-        rows += [Contender(f"{label} {on}", partial(theirs, on, normalised=True), task.macs(exact)) for on in xla]
+        runs = {f"keras.applications {name}, XLA {on}": partial(theirs, on, normalised=True) for on in xla}
+        rows += [Contender(label, run, task.macs(exact)) for label, run in runs.items()]
     if references and {"torch", "timm"} <= {*INSTALLED} and importlib.import_module("timm").is_model(task.model):
-        modes = {"timm, torch.compile": True, "timm, eager": False}
-        rows += [Contender(label, partial(timm_run, task, compiled), macs) for label, compiled in modes.items()]
+        rows += [Contender(f"timm, {mode}", partial(timm_run, task, mode), macs) for mode in ("torch.compile", "eager")]
     return rows
 
 
@@ -111,28 +110,23 @@ def keras_run(task: Task, make: Callable[[], Any], xla: str, normalised: bool = 
         raise NotImplementedError("JAX without XLA would run operation by operation")
     model, loss = make(), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(1e-3, momentum=0.9), loss, jit_compile=xla == "on")
-    images, labels = task.data()
-    batch = ops.convert_to_tensor(images / 64 - 2 if normalised else images), ops.convert_to_tensor(labels)
+    batch = tuple(ops.convert_to_tensor(array) for array in task.data(normalised))
     model.train_on_batch(*batch)  # makes the train function and the variables of optimiser and metrics
     batches = itertools.repeat(batch)
     parts = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables
     # On JAX the state goes from step to step; `fit` writes it back into the variables after an epoch, here never.
-    state: Any = tuple([v.value for v in part] for part in parts) if BACKEND == "jax" else None
+    state: list[Any] = [tuple([v.value for v in part] for part in parts)] if BACKEND == "jax" else []
 
     def run(steps: int) -> None:
-        nonlocal state
         for _ in range(steps):
-            if state is None:
-                model.train_function(batches)
-            else:
-                _, state = model.train_function(state, batches)
-        # Waits: the stem's kernel, whose gradient comes last.
-        ops.convert_to_numpy(model.trainable_variables[0] if state is None else state[0][0])
+            result = model.train_function(*state, batches)
+            state[:] = result[1:] if state else []  # JAX: (logs, state); TensorFlow: logs
+        ops.convert_to_numpy(state[0][0][0] if state else model.trainable_variables[0])  # waits: its gradient is last
 
     return run
 
 
-def timm_run(task: Task, compiled: bool) -> Run:
+def timm_run(task: Task, mode: str) -> Run:
     """As timm trains with --channels-last, --torchcompile and, for mixed_bfloat16, --amp --amp-dtype bfloat16."""
     import timm
     import torch
@@ -140,12 +134,11 @@ def timm_run(task: Task, compiled: bool) -> Run:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")  # TensorFloat-32, as TensorFlow and JAX have by default
     torch.backends.cudnn.benchmark = True
-    model = timm.create_model(task.model, num_classes=task.classes)
-    model = model.to(device, memory_format=torch.channels_last).train()
-    forward = torch.compile(model) if compiled else model
+    model = timm.create_model(task.model, num_classes=task.classes).train()
+    forward = torch.compile(model.to(device, memory_format=torch.channels_last), disable=mode == "eager")
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
-    images, labels = (torch.from_numpy(array).to(device) for array in task.data())
-    images = (images / 64 - 2).permute(0, 3, 1, 2)  # a view; its memory is channels-last
+    images, labels = (torch.from_numpy(array).to(device) for array in task.data(normalised=True))
+    images = images.permute(0, 3, 1, 2)  # a view; its memory is channels-last
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -163,13 +156,12 @@ def measure(rows: list[Contender], rounds: int, steps: int) -> None:
     """Time them in turns; round 0 prepares and does not count. A failure ends its contender, not the others."""
     runs: dict[str, Run] = {}
     for number, row in ((n, row) for n in range(rounds + 1) for row in rows if not row.failure):
-        console.print(f"  {row.label}: round {number} of {rounds}" if number else f"  {row.label}: compiling")
+        console.print(f"  {row.label}: round {number} of {rounds}")
         try:
-            if number == 0:
-                runs[row.label] = row.prepare()
-            runs[row.label](1)  # brings back the caches and clocks that the others' turns cost
+            run = runs[row.label] = runs[row.label] if number else row.prepare()
+            run(1)  # brings back the caches and clocks that the others' turns cost
             start = time.perf_counter()
-            runs[row.label](steps)
+            run(steps)
             row.seconds += [(time.perf_counter() - start) / steps] if number else []
         except Exception as error:  # compilers, drivers and memory allocators each give up in their own way
             row.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}".replace("|", "/")
@@ -205,8 +197,8 @@ def report(task: Task, rows: list[Contender], rate: float) -> list[dict[str, Any
         ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})" if ratios else "n/a"
         cells = (f"{speed:,.1f}", ratio, f"{share:.1%}") if speed else ("-", "-", row.failure)
         print("|", " | ".join(map(str, (*task, row.label, *cells))), "|", flush=True)
-        measured = {"images_per_second": speed, "ratios": ratios, "share_of_peak": share, "seconds": row.seconds}
-        records.append({**task._asdict(), "contender": row.label, **measured, "failure": row.failure})
+        measured = {"images_per_second": speed, "ratios": ratios, "share_of_peak": share}
+        records.append({**task._asdict(), **{k: v for k, v in vars(row).items() if k != "prepare"}, **measured})
     return records
 
 

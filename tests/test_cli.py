@@ -1,0 +1,263 @@
+"""The command line: what it prints, what it leaves, and how it says no."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import seeded
+from images import folder
+
+import keras_cnn as kc
+from keras_cnn import catalog, checkpoint, cli
+from keras_cnn.hub.directory import config_of
+from keras_cnn.spec import Preprocess
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_graphs():
+    """Once is enough: no name here is automatic, and collecting garbage after each test would cost more than it."""
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    """A weights directory of a tiny network that knows cats and dogs."""
+    model = kc.build(
+        "resnet20", input_shape=(16, 16, 3), classes=["cat", "dog"], preprocess=Preprocess(size=(16, 16), crop=1.0)
+    )
+    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+    return kc.save_pretrained(model, tmp_path_factory.mktemp("weights") / "net", source="a test", license="mit")
+
+
+@pytest.fixture
+def pets(tmp_path):
+    return folder(tmp_path / "pets", {"cat": 6, "dog": 6})
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["keras-cnn", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        return (code, *capsys.readouterr())
+
+    return call
+
+
+def values(answer: tuple[int, str, str]):
+    """The JSON of a success, which is all of stdout."""
+    code, out, err = answer
+    assert code == 0, err
+    return json.loads(out)
+
+
+# --- list and info --------------------------------------------------------------------------------------------------
+
+
+def test_list(run):
+    code, out, err = run("list", "resnet1*")
+    names = [line.split()[0] for line in out.splitlines()[1:]]
+    assert (code, err) == (0, "") and names == kc.list_models("resnet1*")
+    rows = values(run("list", "--json"))
+    assert [row["name"] for row in rows] == kc.list_models() and len(rows) == len(catalog.architectures())
+    assert next(row["parameters"] for row in rows if row["name"] == "resnet50") == 25557032
+    assert [row["name"] for row in values(run("list", "--pretrained", "--json"))] == kc.list_models(pretrained=True)
+
+
+def test_info(run, net):
+    code, out, _ = run("info", "resnet50")
+    assert code == 0
+    for text in ("25.56 M", "4.09 G", "stem, stage1, stage2, stage3, stage4, head", "224x224, crop 0.875, bicubic"):
+        assert text in out
+    assert values(run("info", "resnet50", "--json")) == json.loads(json.dumps(kc.info("resnet50")))
+    code, out, _ = run("info", net)
+    assert code == 0 and "cat, dog" in out and "mit" in out
+
+
+def test_version_and_help(run):
+    assert run("--version")[:2] == (0, f"keras-cnn {kc.__version__}\n")
+    code, out, _ = run("--help")
+    assert code == 0 and all(verb in out for verb in ("list", "info", "demo", "finetune", "evaluate", "predict"))
+
+
+# --- evaluate and predict -------------------------------------------------------------------------------------------
+
+
+def test_evaluate_counts_what_the_network_gets_right(run, net, pets):
+    facts = values(run("evaluate", pets, "--model", net, "--json"))
+    model = kc.build(net)
+    pre = config_of(model).preprocess
+    truth = [
+        (kc.load_image(file, pre), label) for label, c in enumerate(("cat", "dog")) for file in (pets / c).iterdir()
+    ]
+    images, labels = (np.stack(column) for column in zip(*truth, strict=True))
+    right = int((model.predict(images, verbose=0).argmax(1) == labels).sum())
+    assert (facts["correct"], facts["images"], facts["split"], facts["skipped"]) == (right, 12, "train", 0)
+    assert facts["accuracy"] == pytest.approx(right / 12)
+    code, out, _ = run("evaluate", pets, "--model", net)
+    assert code == 0 and f"{right / 12:.4f}" in out
+
+
+def test_evaluate_takes_the_named_split_and_matches_classes_by_name(run, net, tmp_path):
+    root = folder(tmp_path / "set", {"train/dog": 2, "train/cat": 2, "val/dog": 3, "test/dog": 4})
+    answers = {
+        split: values(run("evaluate", root, "--model", net, "--json", *(["--split", split] if split else [])))
+        for split in ("", "val")
+    }
+    assert [(a["split"], a["images"]) for a in answers.values()] == [("test", 4), ("val", 3)]
+    code, _, err = run("evaluate", folder(tmp_path / "two", {"cat": 2, "dog": 2}), "--model", net, "--split", "test")
+    assert code == 2 and "has no split 'test'; it has train" in err
+
+
+def test_predict(run, net, pets):
+    images = sorted((pets / "cat").iterdir())[:2]
+    answers = values(run("predict", *images, "--model", net, "--json"))
+    assert [answer["image"] for answer in answers] == [str(image) for image in images]
+    model = kc.build(net)
+    batch = np.stack([kc.load_image(image, config_of(model).preprocess) for image in images])
+    for answer, row in zip(answers, model.predict(batch, verbose=0), strict=True):
+        assert [guess["class"] for guess in answer["top"]] == [("cat", "dog")[i] for i in np.argsort(-row)]
+        assert [guess["probability"] for guess in answer["top"]] == pytest.approx(sorted(row, reverse=True), abs=1e-6)
+    code, out, _ = run("predict", images[0], "--model", net, "--top", 1)
+    assert code == 0 and answers[0]["top"][0]["name"] in out and "%" in out
+
+
+# --- saying no ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("info resnet5", "There is no network called 'resnet5'. Did you mean resnet5"),
+        ("evaluate {pets} --model resnet5", "Did you mean resnet5"),
+        ("info resnet50.gone", "resnet50 has no weights tagged 'gone' here"),
+        ("info {tmp}/gone", "gone: there is no such directory."),
+        ("info {pets}", "pets has no config.json: it is not a weights directory."),
+        ("list nothing*", "no network fits 'nothing*': `keras-cnn list` shows all."),
+        ("evaluate {tmp}/gone --model {net}", "gone: no such file or folder"),
+        ("evaluate {tmp}/one --model {net}", "only one class ('cat') found"),
+        ("evaluate {tmp}/empty --model {net}", "the class 'dog' of train holds no images"),
+        ("evaluate {tmp}/birds --model {net}", "the model does not know 2 of the data's 3 classes (emu, owl)"),
+        ("evaluate {tmp}/birds --model resnet20", "the data has 3 classes, the model 10 without names"),
+        ("evaluate {tmp}/bad --model {net}", "bad.png"),
+        ("predict {tmp}/bad/cat/bad.png --model {net}", "bad.png: this is not an image"),
+        ("predict {tmp}/gone.png --model {net}", "gone.png: "),
+        ("finetune {tmp}/one --model {net} --out {tmp}/out", "only one class ('cat') found"),
+        ("finetune {tmp}/gone --model {net} --out {tmp}/out", "gone: no such file or folder"),
+        ("finetune {pets} --model resnet5 --out {tmp}/out", "Did you mean resnet5"),
+        ("finetune {tmp}/bad --model {net} --out {tmp}/out", "bad.png"),
+        ("finetune {pets} --model {net} --out {tmp}/out --above stage9", "there is no stage 'stage9'"),
+        ("finetune {pets} --model {net} --out {tmp}/out --bn on", "bn='on': choose 'frozen' or 'train'."),
+        ("finetune {pets} --model {net} --out {tmp}/out --augment odd", "augment='odd': choose one of"),
+        ("finetune {pets} --model {net} --out {tmp}/out --batch-size 0", "batch_size=0: give 1 or more."),
+        ("finetune {pets} --model resnet20 --weights {net}/config.json --out {tmp}/out", "known weight files end in"),
+        ("train {pets} --model resnet5 --out {tmp}/out", "Did you mean resnet5"),
+        ("train {tmp}/one --model resnet20 --out {tmp}/out", "only one class ('cat') found"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(run, net, pets, tmp_path, arguments, sentence):
+    folder(tmp_path / "one", {"cat": 3})
+    folder(tmp_path / "empty", {"cat": 3, "dog": 0})
+    folder(tmp_path / "birds", {"cat": 3, "emu": 2, "owl": 2})
+    folder(tmp_path / "bad", {"cat": 3, "dog": 3})
+    (tmp_path / "bad" / "cat" / "bad.png").write_bytes(b"this is a letter")
+    code, _, err = run(*arguments.format(net=net, pets=pets, tmp=tmp_path).split())
+    assert code == 2, err
+    assert err.startswith("error: ") and sentence in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["frobnicate"], "frobnicate"),
+        (["info"], "name"),
+        (["list", "--colour"], "--colour"),
+        (["finetune", "x", "--model", "y", "--out", "z", "--epochs", "many"], "--epochs"),
+    ],
+)
+def test_bad_usage_is_exit_code_2(run, arguments, word):
+    code, _, err = run(*arguments)
+    assert code == 2 and word in err
+
+
+def test_a_bug_of_ours_is_no_usage_error(run, monkeypatch):
+    monkeypatch.setattr("keras_cnn.describe.info", lambda name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("info", "resnet50")
+
+
+def test_a_full_disk_is_told(run, monkeypatch):
+    def full(name):
+        raise OSError(28, "No space left on device", "model.safetensors")
+
+    monkeypatch.setattr("keras_cnn.describe.info", full)
+    code, _, err = run("info", "resnet50")
+    assert (code, err.startswith("error: the disk is full (model.safetensors)")) == (2, True)
+
+
+# --- fine-tuning ----------------------------------------------------------------------------------------------------
+
+
+def test_finetune_leaves_a_weights_directory_and_pictures(run, net, pets, tmp_path):
+    (pets / "cat" / "bad.png").write_bytes(b"this is a letter")
+    out = tmp_path / "out"
+    options = ["--epochs", 1, "--head-epochs", 1, "--batch-size", 4, "--skip-bad", "--size", 24]
+    code, printed, err = run("finetune", pets, "--model", net, "--out", out, *options)
+    assert code == 0, err
+    said = " ".join(printed.split())
+    assert "1 unreadable image" in said and f"keras-cnn predict IMAGE --model {out}" in said
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"model.safetensors", "config.json", "README.md", "curves.png", "confusion.png"}
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("curves.png", "confusion.png"))
+    model = kc.build(out)
+    known = config_of(model)
+    assert model.input_shape == (None, 24, 24, 3) and known.class_names == ("cat", "dog")
+    assert known.provenance["data"] == "pets" and known.provenance["command"].startswith("keras-cnn finetune")
+    assert 0 <= known.provenance["metrics"]["val accuracy"] <= 1
+    card = (out / "README.md").read_text()
+    assert "keras-cnn finetune" in card and "val accuracy" in card
+    facts = values(run("evaluate", pets, "--model", out, "--skip-bad", "--json"))
+    assert (facts["skipped"], facts["images"]) == (1, 12)
+
+
+# --- as people start it ---------------------------------------------------------------------------------------------
+
+
+def start(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "keras_cnn.cli", *map(str, arguments)],
+        env={**{k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_process_keeps_the_framework_quiet(net, pets):
+    done = start("evaluate", pets, "--model", net, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["images"] == 12
+
+
+def test_a_process_fails_with_one_sentence(pets):
+    done = start("evaluate", pets, "--model", "resnet5")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: There is no network called 'resnet5'.") and done.stderr.count("\n") == 1
