@@ -109,7 +109,7 @@ class Builder:
         return self.conv(both, x.shape[-1], 1, bias=True, token="fuse")
 
     def head(self, x: Tensor, head: Head) -> Tensor:
-        """Pooling, hidden layers, classifier. Outputs are float32 under every dtype policy."""
+        """Pooling, hidden layers, classifier. Class scores are float32 under every dtype policy."""
         if head.pooling:
             x = self.emit(f"global{head.pooling}", "pool", x)
         for i, width in enumerate(head.hidden, 1):

@@ -373,7 +373,7 @@ def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
             table.add_row(title, f"{results[key]:.1%}")
     console.print(table)
     if results["skipped"]:
-        console.print(f"{results['skipped']} unreadable images were left out.")
+        console.print(f"unreadable images left out: {results['skipped']}")
     console.print(
         f"{out} holds the weights, a model card, curves.png and confusion.png: keras-cnn predict IMAGE --model {out}"
     )
@@ -404,7 +404,7 @@ def _load(
     )
     if loaded.ignored:
         console.print(
-            f"note: {len(loaded.ignored)} files are not images and were ignored, such as {loaded.ignored[0]}."
+            f"note: files that are no images were ignored, {len(loaded.ignored)} in all, such as {loaded.ignored[0]}"
         )
     return loaded
 

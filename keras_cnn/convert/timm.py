@@ -56,7 +56,7 @@ FORMAT = Format(
 
 def config(values: Mapping[str, Any]) -> Config:
     """Our Config of a timm `config.json`, the older form without `pretrained_cfg` included."""
-    cfg = {**values, **values.get("pretrained_cfg", {})}
+    cfg = {**values, **(values.get("pretrained_cfg") or {})}
     name = values.get("architecture")
     if not isinstance(name, str):
         raise CorruptFile("the configuration names no architecture.")
