@@ -51,7 +51,8 @@ def build(
     classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
     preprocess: what the network does to raw pixels, and the evaluation crop; by default what the weights came with.
 
-    Images are (batch, height, width, channels), uint8 or float, values 0..255; class scores are float32 under every dtype policy.
+    Images are (batch, height, width, channels), uint8 or float, values 0..255; class scores are float32 under
+    every dtype policy.
     Raises UnknownModel, BadSpec, WeightsMismatch, CorruptFile, all subclasses of `errors.KerasCnnError`.
 
     >>> import keras_cnn as kc

@@ -375,7 +375,8 @@ def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
     if results["skipped"]:
         console.print(f"unreadable images left out: {results['skipped']}")
     console.print(
-        f"{out} holds the weights, a model card, curves.png and confusion.png: keras-cnn predict IMAGE --model {out}"
+        f"{out} holds the weights, a model card, curves.png and confusion.png: keras-cnn predict IMAGE --model {out}",
+        soft_wrap=True,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import seeded
 from images import folder
+from PIL import Image
 
 import keras_cnn as kc
 from keras_cnn import catalog, checkpoint, cli
@@ -184,6 +186,94 @@ def test_bad_input_is_one_sentence_and_exit_code_2(run, net, pets, tmp_path, arg
     assert not (tmp_path / "out").exists()
 
 
+def tampered(net: Path, tmp: Path) -> Path:
+    copy = Path(shutil.copytree(net, tmp / "net"))
+    blob = bytearray((copy / "model.safetensors").read_bytes())
+    blob[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(blob)
+    return copy
+
+
+def truncated(net: Path, tmp: Path) -> Path:
+    (tmp / "cut.safetensors").write_bytes((net / "model.safetensors").read_bytes()[:-100])
+    return tmp / "cut.safetensors"
+
+
+def unsafe(net: Path, tmp: Path) -> Path:
+    torch = pytest.importorskip("torch")
+
+    class Harm:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp / "harm"),))
+
+    torch.save({"conv1.weight": Harm()}, tmp / "unsafe.pth")
+    return tmp / "unsafe.pth"
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "sentences"),
+    [
+        (
+            tampered,
+            "--model {file}",
+            ["model.safetensors is not the file that", "(its sha256 differs): fetch it again"],
+        ),
+        (truncated, "--model resnet20 --weights {file}", ["cut.safetensors is truncated or not a safetensors file"]),
+        (unsafe, "--model resnet20 --weights {file}", ["unsafe.pth", "it was not opened"]),
+        (lambda net, tmp: net / "model.safetensors", "--model {file}", ["is a file of arrays: name its architecture"]),
+        (lambda net, tmp: net, "--model resnet32 --weights {file}", ["holds weights of resnet20, not of resnet32"]),
+        (
+            lambda net, tmp: net / "model.safetensors",
+            "--model resnet32 --weights {file}",
+            ["the weights do not fit the network", "- stage1_block4_conv1/kernel (3, 3, 16, 16)"],
+        ),
+        (lambda net, tmp: "hf://user/flowers", "--model {file}", ["this version reads local directories only"]),
+    ],
+)
+@pytest.mark.parametrize("verb", ["evaluate {pets}", "predict {pets}/cat/0.png"])
+def test_bad_weights_are_told_and_never_run(run, net, pets, tmp_path, verb, make, arguments, sentences):
+    command = f"{verb} {arguments}".format(file=make(net, tmp_path), pets=pets)
+    code, _, err = run(*command.split())
+    assert code == 2, err
+    assert err.startswith("error: ") and all(sentence in err for sentence in sentences)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(run, net, pets, tmp_path):
+    options = ["--batch-size", 4, "--head-rate", "1e-2", "--epochs", 1, "--head-epochs", 1]
+    code, _, err = run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options, "--rate", "1e38")
+    assert code == 2
+    assert "the loss is no longer a number" in err and f"last good weights are in {tmp_path / 'out'}" in err
+    assert kc.build(tmp_path / "out").output_shape == (None, 2)
+
+
+@pytest.mark.parametrize(
+    "kind", ["gray.png", "gray16.png", "cmyk.jpg", "turned.jpg", "moving.gif", "palette.png", "wide.bmp"]
+)
+def test_every_kind_of_image_is_predicted(run, net, tmp_path, kind):
+    picture = Image.fromarray(seeded.image(40)[0])
+    made = {
+        "gray.png": lambda: picture.convert("L").save(tmp_path / kind),
+        "gray16.png": lambda: Image.fromarray(seeded.image(40)[0, :, :, 0].astype("uint16") * 257).save(
+            tmp_path / kind
+        ),
+        "cmyk.jpg": lambda: picture.convert("CMYK").save(tmp_path / kind),
+        "turned.jpg": lambda: picture.save(tmp_path / kind, exif=turned()),
+        "moving.gif": lambda: picture.save(tmp_path / kind, save_all=True, append_images=[picture.rotate(90)]),
+        "palette.png": lambda: picture.convert("P").save(tmp_path / kind),
+        "wide.bmp": lambda: picture.resize((90, 20)).save(tmp_path / kind),
+    }
+    made[kind]()
+    (answer,) = values(run("predict", tmp_path / kind, "--model", net, "--json"))
+    assert {guess["class"] for guess in answer["top"]} == {"cat", "dog"}
+
+
+def turned() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    return exif
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -223,7 +313,7 @@ def test_finetune_leaves_a_weights_directory_and_pictures(run, net, pets, tmp_pa
     code, printed, err = run("finetune", pets, "--model", net, "--out", out, *options)
     assert code == 0, err
     said = " ".join(printed.split())
-    assert "1 unreadable image" in said and f"keras-cnn predict IMAGE --model {out}" in said
+    assert "unreadable images left out: 1" in said and f"keras-cnn predict IMAGE --model {out}" in said
     names = {path.name for path in out.iterdir()}
     assert names >= {"model.safetensors", "config.json", "README.md", "curves.png", "confusion.png"}
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("curves.png", "confusion.png"))

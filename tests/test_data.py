@@ -457,7 +457,9 @@ def test_augmentation_keeps_labels_and_leaves_val_alone(tmp_path):
 
 def test_digits_are_never_mirrored():
     pytest.importorskip("tensorflow")
-    loaded = data.load_data("digits", Preprocess(size=(8, 8), crop=1.0).for_channels(1), augment="light", batch_size=256)
+    loaded = data.load_data(
+        "digits", Preprocess(size=(8, 8), crop=1.0).for_channels(1), augment="light", batch_size=256
+    )
     assert loaded.splits.chiral and loaded.class_names == tuple("0123456789")
     assert sum(loaded.sizes.values()) == 1797 and 350 <= loaded.sizes["val"] <= 370
     images, labels = next(iter(loaded.train))
