@@ -6,29 +6,20 @@ Frameworks are imported inside the commands that need them, so that `list` and `
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
-import json
-import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from keras_cnn import __version__
+from keras_cnn import __version__, terminal
 from keras_cnn.errors import BadData, KerasCnnError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Convolutional networks for Keras 3."
 )
-console = Console()
 
 DATA = typer.Argument(
     help="A folder with one subfolder a class (or train/ val/ test/ above them), a .zip of one, tfds:NAME, or digits."
@@ -57,14 +48,16 @@ def list_(
     rows = [info(name) for name in names]
     if as_json:
         keep = ("name", "parameters", "macs", "input_shape", "classes")
-        return _print_json([{key: row[key] for key in keep} for row in rows])
+        return terminal.print_json([{key: row[key] for key in keep} for row in rows])
     if not names:
         raise KerasCnnError(f"no network fits {pattern!r}: `keras-cnn list` shows all.")
-    table = _table("", "parameters", "MACs", "input", "classes")
+    table = terminal.table("", "parameters", "MACs", "input", "classes")
     for row in rows:
         size = "x".join(str(n) for n in row["input_shape"])
-        table.add_row(row["name"], _count(row["parameters"]), _count(row["macs"]), size, str(row["classes"]))
-    console.print(table)
+        table.add_row(
+            row["name"], terminal.count(row["parameters"]), terminal.count(row["macs"]), size, str(row["classes"])
+        )
+    terminal.console.print(table)
 
 
 @app.command()
@@ -77,27 +70,27 @@ def info(
 
     facts = describe(name)
     if as_json:
-        return _print_json(facts)
+        return terminal.print_json(facts)
     pre, provenance = facts["preprocess"], facts["provenance"]
     rows = {
         "architecture": facts["architecture"],
         "stages": ", ".join([*facts["stages"], "head"]),
-        "parameters": _count(facts["parameters"]),
-        "MACs": f"{_count(facts['macs'])} at {'x'.join(str(n) for n in facts['input_shape'])}",
-        "classes": f"{facts['classes']}  {_some(facts['class_names'])}",
+        "parameters": terminal.count(facts["parameters"]),
+        "MACs": f"{terminal.count(facts['macs'])} at {'x'.join(str(n) for n in facts['input_shape'])}",
+        "classes": f"{facts['classes']}  {terminal.some(facts['class_names'])}",
         "evaluation": f"{pre['size'][0]}x{pre['size'][1]}, crop {pre['crop']:g}, {pre['interpolation']}",
-        "mean, std": f"{_floats(pre['mean'])}, {_floats(pre['std'])}",
+        "mean, std": f"{terminal.floats(pre['mean'])}, {terminal.floats(pre['std'])}",
         **{
             key: str(provenance[key])
             for key in ("source", "license", "data", "command", "limits")
             if provenance.get(key)
         },
-        **{key: _number(value) for key, value in provenance.get("metrics", {}).items()},
+        **{key: terminal.number(value) for key, value in provenance.get("metrics", {}).items()},
     }
-    table = _table(facts["name"], "")
+    table = terminal.table(facts["name"], "")
     for key, value in rows.items():
         table.add_row(key, value)
-    console.print(table)
+    terminal.console.print(table)
 
 
 @app.command()
@@ -108,7 +101,7 @@ def demo(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Watch a pretrained network learn handwritten digits: two minutes, no network."""
-    console.print(
+    terminal.console.print(
         f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]: "
         "first its head learns, then all of it."
     )
@@ -180,7 +173,7 @@ def train(
     # Small images are seen whole: a crop would lose what little there is.
     preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
     loaded = _load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
-    kc = _framework(seed)
+    kc = terminal.framework(seed)
     net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess)
     history = kc.train(
         net,
@@ -190,7 +183,7 @@ def train(
         rate=rate,
         out=out,
         half=half,
-        verbose=_verbosity(),
+        verbose=terminal.verbosity(),
         command=_command(),
         data=_data_name(data),
     )
@@ -219,14 +212,14 @@ def evaluate(
     if split not in loaded.sizes:
         raise BadData(f"{data} has no split {split!r}; it has {', '.join(loaded.sizes)}.")
     labels = evaluation.align(loaded.class_names, config.class_names, net.output_shape[-1])
-    result = evaluation.evaluate(net, _progress(getattr(loaded, split), f"evaluating {split}"), labels)
+    result = evaluation.evaluate(net, terminal.progress(getattr(loaded, split), f"evaluating {split}"), labels)
     facts = {"split": split, "correct": result.correct, **result.metrics, "skipped": len(loaded.skipped)}
     if as_json:
-        return _print_json(facts)
-    table = _table(f"{model} on {data}", "")
+        return terminal.print_json(facts)
+    table = terminal.table(f"{model} on {data}", "")
     for key, value in facts.items():
-        table.add_row(key, _number(value))
-    console.print(table)
+        table.add_row(key, terminal.number(value))
+    terminal.console.print(table)
 
 
 @app.command()
@@ -260,12 +253,12 @@ def predict(
             }
         )
     if as_json:
-        return _print_json(answers)
+        return terminal.print_json(answers)
     for answer in answers:
-        table = _table(answer["image"], "probability")
+        table = terminal.table(answer["image"], "probability")
         for guess in answer["top"]:
             table.add_row(guess["name"], f"{guess['probability']:.1%}")
-        console.print(table)
+        terminal.console.print(table)
 
 
 # --- what the verbs share -------------------------------------------------------------------------------------------
@@ -276,7 +269,7 @@ def _model(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
     from keras_cnn.hub import resolve
 
     spec = resolve(name, weights).config.spec
-    kc = _framework()
+    kc = terminal.framework()
     from keras_cnn.hub.directory import config_of
 
     net = kc.build(name, weights=weights, input_shape=_shape(spec.input_shape, size))
@@ -302,11 +295,11 @@ def _finetune(
     found = resolve(model, weights)
     config = found.config
     if found.load is None:
-        console.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
+        terminal.console.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
     shape = _shape(config.spec.input_shape, size)
     preprocess = config.preprocess.at_size(shape[:2])
     loaded = _load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
-    kc = _framework(seed)
+    kc = terminal.framework(seed)
     from keras_cnn import evaluation
 
     net = kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names)
@@ -316,7 +309,7 @@ def _finetune(
         loaded.train,
         loaded.val,
         out=out,
-        verbose=_verbosity(),
+        verbose=terminal.verbosity(),
         command=_command(),
         data=_data_name(data),
         **options,
@@ -333,7 +326,7 @@ def _results(
     from keras_cnn.insight import plots
 
     scores = {
-        name: evaluation.evaluate(net, _progress(batches, f"evaluating {name}"))
+        name: evaluation.evaluate(net, terminal.progress(batches, f"evaluating {name}"))
         for name, batches in (("val", loaded.val), ("test", loaded.test))
         if batches is not None
     }
@@ -360,21 +353,21 @@ def _results(
 
 def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
     if as_json:
-        return _print_json(results)
+        return terminal.print_json(results)
     titles = {
         "before": "before: a new head, untrained",
         "head_only": "the head trained, backbone frozen",
         "val accuracy": "after: the best epoch",
         "test accuracy": "after, on the test images",
     }
-    table = _table("", "accuracy")
+    table = terminal.table("", "accuracy")
     for key, title in titles.items():
         if results.get(key) is not None:
             table.add_row(title, f"{results[key]:.1%}")
-    console.print(table)
+    terminal.console.print(table)
     if results["skipped"]:
-        console.print(f"unreadable images left out: {results['skipped']}")
-    console.print(
+        terminal.console.print(f"unreadable images left out: {results['skipped']}")
+    terminal.console.print(
         f"{out} holds the weights, a model card, curves.png and confusion.png: keras-cnn predict IMAGE --model {out}",
         soft_wrap=True,
     )
@@ -404,7 +397,7 @@ def _load(
         **options,
     )
     if loaded.ignored:
-        console.print(
+        terminal.console.print(
             f"note: files that are no images were ignored, {len(loaded.ignored)} in all, such as {loaded.ignored[0]}"
         )
     return loaded
@@ -430,90 +423,6 @@ def _command() -> str:
     return " ".join(["keras-cnn", *(arg if arg and " " not in arg else repr(arg) for arg in sys.argv[1:])])
 
 
-def _framework(seed: int | None = None) -> Any:
-    """Import Keras and its backend with their start-up chatter kept off the terminal."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _quiet():
-        import keras
-
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            tf.config.list_physical_devices()
-            tf.get_logger().setLevel("ERROR")
-        import keras_cnn
-
-        if seed is not None:
-            keras.utils.set_random_seed(seed)
-        keras.ops.zeros(())
-    warnings.filterwarnings("ignore", module="keras|tensorflow")
-    return keras_cnn
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what native code writes to stderr; show it when the block fails."""
-    sys.stderr.flush()
-    try:
-        saved = os.dup(2)
-    except OSError:  # no stderr at all
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            os.dup2(saved, 2)
-            held.seek(0)
-            sys.stderr.write(held.read().decode(errors="replace"))
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _verbosity() -> int:
-    return 1 if sys.stdout.isatty() else 2
-
-
-def _progress(batches: Any, what: str) -> Any:
-    from rich.progress import track
-
-    return track(batches, what, total=len(batches), console=Console(stderr=True), disable=not sys.stderr.isatty())
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        figures = bool(i and column)  # a long name wraps, so that the figures beside it are never cut
-        table.add_column(column, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
-    return table
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
-
-
-def _count(n: int) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= size:
-            return f"{n / size:.2f} {unit}"
-    return str(n)
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _floats(values: list[float]) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
-
-
 def _version(value: bool) -> None:
     if value:
         print(f"keras-cnn {__version__}")
@@ -528,22 +437,6 @@ def _main(
 ) -> None: ...
 
 
-def _explain(error: BaseException) -> str | None:
-    """The sentence for an error that the user can mend; None for a bug."""
-    if isinstance(error, KerasCnnError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f" ({error.filename})" if error.filename else ""
-        return f"the disk is full{where}: free some space and run the command again."
-    if isinstance(
-        error, PermissionError | IsADirectoryError | NotADirectoryError | FileNotFoundError | FileExistsError
-    ):
-        return f"{error.filename}: {error.strerror}."
-    # tf.data hands on what a decoder raised as text.
-    _, found, sentence = str(error).partition("BadImage: ")
-    return sentence.splitlines()[0] if found else None
-
-
 def main(run: Callable[..., Any] = app) -> None:
     """Entry point of the command."""
     try:
@@ -552,7 +445,7 @@ def main(run: Callable[..., Any] = app) -> None:
         print("stopped.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        sentence = _explain(error)
+        sentence = terminal.explain(error)
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)

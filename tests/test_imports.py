@@ -33,6 +33,7 @@ TIERS = (
     ("hub", "describe"),
     ("building", "recipe", "evaluation"),
     ("transfer", "training"),
+    ("terminal",),
     ("cli",),
 )
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}

@@ -21,10 +21,16 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
 
 
-def read(path: str | Path) -> Any:
-    """The Source in a weights directory of ours or of timm's, told apart by what config.json says."""
-    from keras_cnn.hub.resolve import Source
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A network's configuration and, where there are weights, how to read them."""
 
+    config: Config
+    load: Callable[[], tuple[Config, checkpoint.Arrays]] | None = None
+
+
+def read(path: str | Path) -> Source:
+    """The Source in a weights directory of ours or of timm's, told apart by what config.json says."""
     path = Path(path)
     values = _read_json(path / CONFIG)
     if "keras_cnn" in values:

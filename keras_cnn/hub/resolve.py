@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from keras_cnn import catalog, convert
 from keras_cnn.errors import CorruptFile, KerasCnnError, UnknownModel
 from keras_cnn.hub import directory
-from keras_cnn.spec import Config, Spec
-
-if TYPE_CHECKING:
-    import numpy as np
-
-
-@dataclass(frozen=True)
-class Source:
-    """A network's configuration and, where there are weights, how to read them."""
-
-    config: Config
-    load: Callable[[], tuple[Config, dict[str, np.ndarray]]] | None = None
+from keras_cnn.hub.directory import Source
+from keras_cnn.spec import Spec
 
 
 def embedded() -> Path:

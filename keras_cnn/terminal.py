@@ -1,0 +1,120 @@
+"""What the command line shows: tables, progress, sentences for errors; and the quiet start of the framework."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from keras_cnn.errors import KerasCnnError
+
+console = Console()
+
+
+def framework(seed: int | None = None) -> Any:
+    """Import Keras and its backend with their start-up chatter kept off the terminal."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet():
+        import keras
+
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+            tf.get_logger().setLevel("ERROR")
+        import keras_cnn
+
+        if seed is not None:
+            keras.utils.set_random_seed(seed)
+        keras.ops.zeros(())
+    warnings.filterwarnings("ignore", module="keras|tensorflow")
+    return keras_cnn
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what native code writes to stderr; show it when the block fails."""
+    sys.stderr.flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # no stderr at all
+        yield
+        return
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(saved, 2)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def verbosity() -> int:
+    return 1 if sys.stdout.isatty() else 2
+
+
+def progress(batches: Any, what: str) -> Any:
+    from rich.progress import track
+
+    return track(batches, what, total=len(batches), console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def table(*columns: str) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for i, column in enumerate(columns):
+        figures = bool(i and column)  # a long name wraps, so that the figures beside it are never cut
+        table.add_column(column, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
+    return table
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def count(n: int) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if n >= size:
+            return f"{n / size:.2f} {unit}"
+    return str(n)
+
+
+def some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def number(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def floats(values: list[float]) -> str:
+    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
+
+
+def explain(error: BaseException) -> str | None:
+    """The sentence for an error that the user can mend; None for a bug."""
+    if isinstance(error, KerasCnnError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"the disk is full{where}: free some space and run the command again."
+    if isinstance(
+        error, PermissionError | IsADirectoryError | NotADirectoryError | FileNotFoundError | FileExistsError
+    ):
+        return f"{error.filename}: {error.strerror}."
+    # tf.data hands on what a decoder raised as text.
+    _, found, sentence = str(error).partition("BadImage: ")
+    return sentence.splitlines()[0] if found else None
