@@ -48,9 +48,10 @@ class Builder:
         dilation: int = 1,
         groups: int = 1,
         bias: bool | None = None,
+        start: str = "he",
         token: str = "conv",
     ) -> Tensor:
-        """2-D convolution. Has a bias unless a normalisation follows, or as `bias` says."""
+        """2-D convolution. Has a bias unless a norm follows, or as `bias` says; `start` names its initial kernel."""
         x, padding = self._pad_window(x, size, stride, dilation, "zero", token.replace("conv", "pad"))
         return self.emit(
             "conv",
@@ -63,6 +64,7 @@ class Builder:
             groups=groups,
             bias=self.spec.norm == "none" if bias is None else bias,
             padding=padding,
+            start=start,
         )
 
     def norm(self, x: Tensor, token: str = "norm", *, zero: bool = False) -> Tensor:
@@ -101,12 +103,13 @@ class Builder:
     def merge(self, x: Tensor, shortcut: Tensor) -> Tensor:
         """Residual learning by sum, or by concatenation and a 1x1 convolution back to the width.
 
-        The sum is the special case in which that convolution's kernel is two identities stacked.
+        That convolution starts as two identities stacked, which is the sum: a network by concatenation starts as the
+        one by sum, with the same weights, and may then learn better.
         """
         if self.spec.merge == "add":
             return self.emit("add", "add", [x, shortcut])
         both = self.emit("concat", "concat", [x, shortcut])
-        return self.conv(both, x.shape[-1], 1, bias=True, token="fuse")
+        return self.conv(both, x.shape[-1], 1, bias=True, start="sum", token="fuse")
 
     def head(self, x: Tensor, head: Head) -> Tensor:
         """Pooling, hidden layers, classifier. Class scores are float32 under every dtype policy."""

@@ -45,7 +45,8 @@ def build(
     classes: how many, or their names; 0 for pooled features. Other than the weights', they start a new head.
     head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough.
     freeze: last stage to freeze, such as "stage3".
-    norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add" or "concat".
+    norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add", or "concat",
+        which starts as the sum, so that pretrained weights serve both.
     output_stride: 8, 16 or 32: dilation in place of the last strides.
     drop_rate: dropout before the classifier; drop_path_rate: stochastic depth, growing linearly to this rate.
     classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
@@ -117,8 +118,9 @@ def _same_arrays(head: Head, other: Head | None) -> bool:
 
 def _load(model: Any, values: dict[str, np.ndarray], keep_head: bool) -> None:
     targets = checkpoint.variables(model)
-    fresh = [] if keep_head else [key for key in targets if key.startswith("head_")]
     values = {k: v for k, v in values.items() if keep_head or not k.startswith("head_")}
+    # A new head starts afresh; where sums became concatenations, the fusing kernels start as the sums they replace.
+    fresh = [k for k in targets if (not keep_head and k.startswith("head_")) or ("_fuse/" in k and k not in values)]
     stem = next((k for k in targets if k.startswith("stem_conv") and k.endswith("/kernel")), None)
     if stem and stem in values and values[stem].shape[2] != targets[stem].shape[2]:
         values[stem] = adapt_stem(values[stem], targets[stem].shape[2])

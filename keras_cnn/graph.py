@@ -7,18 +7,20 @@ from typing import Any
 import keras
 
 from keras_cnn.builder import Builder, Tensor
-from keras_cnn.layers import Pad, Preprocessing
+from keras_cnn.layers import Pad, Preprocessing, StackedIdentities
 from keras_cnn.spec import Config
 
 CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
 
 
-def _he() -> Any:
-    """He et al. 2015 (1502.01852), fan-out, as torchvision and timm start their ResNets."""
-    return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+STARTS: dict[str, Any] = {
+    # He et al. 2015 (1502.01852), fan-out, as torchvision and timm start their ResNets.
+    "he": lambda: keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal"),
+    "sum": StackedIdentities,
+}
 
 
-def _conv(*, filters, size, stride, dilation, groups, bias, padding, name):
+def _conv(*, filters, size, stride, dilation, groups, bias, padding, start, name):
     return keras.layers.Conv2D(
         filters,
         size,
@@ -27,7 +29,7 @@ def _conv(*, filters, size, stride, dilation, groups, bias, padding, name):
         dilation_rate=dilation,
         groups=groups,
         use_bias=bias,
-        kernel_initializer=_he(),
+        kernel_initializer=STARTS[start](),
         name=name,
         **CHANNELS_LAST,
     )

@@ -61,3 +61,13 @@ class Pad(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "paddings": self.paddings, "value": self.value}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class StackedIdentities(keras.initializers.Initializer):
+    """A 1x1 kernel (1, 1, n * channels, channels) that adds up the n tensors whose concatenation it is given."""
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        channels = shape[-1]
+        stack = np.tile(np.eye(channels), (shape[-2] // channels, 1))
+        return ops.convert_to_tensor(stack.reshape(shape), dtype=dtype or "float32")

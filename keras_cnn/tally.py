@@ -38,7 +38,7 @@ def _positions(shape: tuple[int | None, ...]) -> int:
     return math.prod(n or 0 for n in shape[1:-1])
 
 
-def _conv(shape, *, filters, size, stride, dilation, groups, bias, padding):
+def _conv(shape, *, filters, size, stride, dilation, groups, bias, padding, start):
     b, h, w, c = shape
     out = (b, *(out_size(n, size, stride, padding, dilation) for n in (h, w)), filters)
     kernel = (size, size, c // groups, filters)

@@ -120,7 +120,7 @@ def test_the_file_is_plain_safetensors_and_the_directory_complete(model, saved):
 def test_what_is_known_adds_up_over_saves(saved, tmp_path):
     again = kc.save_pretrained(kc.build(saved), tmp_path / "more", license="mit")
     provenance = config_of(kc.build(again)).provenance
-    assert provenance == {"data": "insects", "metrics": {"accuracy": 0.5}, "license": "mit"}
+    assert provenance == {"source": saved.name, "data": "insects", "metrics": {"accuracy": 0.5}, "license": "mit"}
 
 
 def test_a_bare_file_of_ours_is_a_checkpoint_too(model, saved, tmp_path):
