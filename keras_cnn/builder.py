@@ -42,17 +42,27 @@ class Builder:
         self,
         x: Tensor,
         filters: int,
-        size: int,
+        size: int | tuple[int, int],
         stride: int = 1,
         *,
         dilation: int = 1,
         groups: int = 1,
+        padding: str = "",
         bias: bool | None = None,
         start: str = "he",
         token: str = "conv",
     ) -> Tensor:
-        """2-D convolution. Has a bias unless a norm follows, or as `bias` says; `start` names its initial kernel."""
-        x, padding = self._pad_window(x, size, stride, dilation, "zero", token.replace("conv", "pad"))
+        """2-D convolution. Has a bias unless a norm follows, or as `bias` says; `start` names its initial kernel.
+
+        size: of the window, or (height, width). padding: "valid" or "same", instead of the spec's flavour.
+        """
+        if not padding:
+            x, padding = self._pad_window(x, size, stride, dilation, "zero", token.replace("conv", "pad"))
+        if groups == filters == x.shape[-1] > 1:
+            bias = self.spec.norm == "none" if bias is None else bias
+            return self.emit(
+                "depthwise", token, x, size=size, stride=stride, dilation=dilation, bias=bias, padding=padding
+            )
         return self.emit(
             "conv",
             token,
@@ -91,7 +101,11 @@ class Builder:
         return self.norm_act(self.conv(x, *args, token=f"conv{number}", **kwargs), number)
 
     def pool(self, x: Tensor, kind: str, size: int, stride: int, *, padding: str = "", token: str = "pool") -> Tensor:
-        """ "max" or "avg" over windows; `padding` overrides the spec's flavour (averages leave padding out)."""
+        """ "max" or "avg" over windows; `padding`: "valid" or "same", instead of the spec's flavour."""
+        if not padding and kind == "avg" and self.spec.avg_pad == "include":
+            sides = (size // 2, size // 2)
+            zeros = {"paddings": (sides, sides, (0, 0)), "value": "zero"}
+            x, padding = self.emit("pad", token.replace("pool", "pad"), x, **zeros), "valid"
         if not padding:
             x, padding = self._pad_window(x, size, stride, 1, self.spec.pool_pad, token.replace("pool", "pad"))
         return self.emit(f"{kind}pool", token, x, size=size, stride=stride, padding=padding)
@@ -111,6 +125,13 @@ class Builder:
         both = self.emit("concat", "concat", [x, shortcut])
         return self.conv(both, x.shape[-1], 1, bias=True, start="sum", token="fuse")
 
+    def squeeze_excite(self, x: Tensor, width: int) -> Tensor:
+        """Channels weighted by what the whole image shows (1709.01507): pool, two 1x1 convolutions, product."""
+        y = self.emit("globalavg", "pool", x, keepdims=True)
+        y = self.act(self.conv(y, width, 1, bias=True, token="reduce"))
+        y = self.act(self.conv(y, x.shape[-1], 1, bias=True, token="expand"), "gate", "sigmoid")
+        return self.emit("multiply", "multiply", [x, y])
+
     def head(self, x: Tensor, head: Head) -> Tensor:
         """Pooling, hidden layers, classifier. Class scores are float32 under every dtype policy."""
         if head.pooling:
@@ -129,11 +150,15 @@ class Builder:
         return self.emit("dropout", token, x, rate=rate) if rate else x
 
     def _pad_window(
-        self, x: Tensor, size: int, stride: int, dilation: int, value: str, token: str
+        self, x: Tensor, size: int | tuple[int, int], stride: int, dilation: int, value: str, token: str
     ) -> tuple[Tensor, str]:
         """Padding of a window, as the weights want it. At stride 1 the two flavours agree."""
-        reach = dilation * (size - 1)
-        if reach == 0 or stride == 1 or self.spec.pad == "same":
+        reach = [dilation * (n - 1) for n in _pair(size)]
+        if not any(reach) or stride == 1 or self.spec.pad == "same":
             return x, "same"
-        sides = (reach // 2, reach - reach // 2)
-        return self.emit("pad", token, x, paddings=(sides, sides, (0, 0)), value=value), "valid"
+        rows, columns = ((n // 2, n - n // 2) for n in reach)
+        return self.emit("pad", token, x, paddings=(rows, columns, (0, 0)), value=value), "valid"
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)

@@ -14,6 +14,7 @@ from keras_cnn.errors import BadSpec, WeightsMismatch
 from keras_cnn.graph import assemble
 from keras_cnn.hub import resolve
 from keras_cnn.spec import Config, Head, Preprocess, Spec
+from keras_cnn.tally import check_size
 
 
 def build(
@@ -84,6 +85,7 @@ def build(
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
     config = config if keep_head else config.as_base()
+    check_size(config)
     model = assemble(config, name)
     if values is not None:
         _load(model, values, keep_head)

@@ -10,11 +10,16 @@ from functools import cache
 from typing import Any
 
 from keras_cnn.errors import CorruptFile, UnknownModel
-from keras_cnn.families import resnet
+from keras_cnn.families import efficientnet, inception, resnet
 from keras_cnn.spec import Config, Head, Preprocess, Spec
 
-FAMILIES = (resnet,)
-SPEC_CLASSES: tuple[type[Spec], ...] = (resnet.ResNet,)
+FAMILIES = (resnet, inception, efficientnet)
+SPEC_CLASSES: tuple[type[Spec], ...] = (
+    resnet.ResNet,
+    inception.Inception,
+    inception.InceptionResNet,
+    efficientnet.EfficientNet,
+)
 
 
 @cache
@@ -62,7 +67,7 @@ def default_config(name: str, spec: Spec) -> Config:
 
 def spec_from_dict(values: Mapping[str, Any]) -> Spec:
     """Inverse of `Spec.to_dict`."""
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    values = dict(values)
     family = values.pop("family", None)
     classes = {cls.__name__: cls for cls in SPEC_CLASSES}
     if family not in classes:
@@ -90,9 +95,14 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def _from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    values = {k: _tuples(v) for k, v in values.items()}
     if unknown := values.keys() - {f.name for f in dataclasses.fields(cls)}:
         raise CorruptFile(
             f"the configuration has {', '.join(sorted(unknown))}, which this version does not know: upgrade keras-cnn."
         )
     return cls(**values)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that a frozen dataclass holds."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -35,6 +35,19 @@ def _conv(*, filters, size, stride, dilation, groups, bias, padding, start, name
     )
 
 
+def _depthwise(*, size, stride, dilation, bias, padding, name):
+    return keras.layers.DepthwiseConv2D(
+        size,
+        strides=stride,
+        padding=padding,
+        dilation_rate=dilation,
+        use_bias=bias,
+        depthwise_initializer=STARTS["he"](),
+        name=name,
+        **CHANNELS_LAST,
+    )
+
+
 def _batchnorm(*, eps, momentum, zero, name):
     return keras.layers.BatchNormalization(
         epsilon=eps, momentum=momentum, gamma_initializer="zeros" if zero else "ones", name=name
@@ -60,11 +73,14 @@ LAYERS = {
     "pad": Pad,
     "maxpool": _pool(keras.layers.MaxPooling2D),
     "avgpool": _pool(keras.layers.AveragePooling2D),
-    "globalavg": lambda *, name: keras.layers.GlobalAveragePooling2D(name=name, **CHANNELS_LAST),
+    "depthwise": _depthwise,
+    "globalavg": lambda *, name, **kw: keras.layers.GlobalAveragePooling2D(name=name, **kw, **CHANNELS_LAST),
     "globalmax": lambda *, name: keras.layers.GlobalMaxPooling2D(name=name, **CHANNELS_LAST),
     "dropout": keras.layers.Dropout,
     # Dropping a whole sample's branch is dropout with one coin a sample.
     "droppath": lambda *, rate, name: keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name),
+    "multiply": keras.layers.Multiply,
+    "scale": keras.layers.Rescaling,
     "add": keras.layers.Add,
     "concat": keras.layers.Concatenate,
     "dense": keras.layers.Dense,

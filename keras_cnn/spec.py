@@ -39,6 +39,7 @@ class Spec:
     norm_momentum: float = 0.9
     pad: str = "torch"  # strided windows: "torch" pads both sides alike, "same" as TensorFlow does
     pool_pad: str = "lowest"  # border of a padded max-pool: "lowest" (torch) or "zero" (keras.applications)
+    avg_pad: str = "exclude"  # whether a padded average-pool counts its border as zeros: "include", or "exclude" it
 
     def __post_init__(self) -> None:
         check_norm(self.norm)
@@ -46,6 +47,7 @@ class Spec:
         _one_of("output_stride", self.output_stride, (8, 16, 32))
         _one_of("pad", self.pad, ("torch", "same"))
         _one_of("pool_pad", self.pool_pad, ("lowest", "zero"))
+        _one_of("avg_pad", self.avg_pad, ("include", "exclude"))
         for name in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadSpec(f"{name}={getattr(self, name)!r}: give a probability from 0 up to, not including, 1.")

@@ -5,11 +5,13 @@ It runs in milliseconds and imports no framework; a test holds it to the Keras g
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from keras_cnn.builder import Builder
+from keras_cnn.errors import BadSpec
 from keras_cnn.spec import Config, Spec, out_size
 
 
@@ -39,10 +41,18 @@ def _positions(shape: tuple[int | None, ...]) -> int:
 
 
 def _conv(shape, *, filters, size, stride, dilation, groups, bias, padding, start):
-    b, h, w, c = shape
-    out = (b, *(out_size(n, size, stride, padding, dilation) for n in (h, w)), filters)
-    kernel = (size, size, c // groups, filters)
+    b, *sides, c = shape
+    window = size if isinstance(size, tuple) else (size, size)
+    across = [out_size(n, k, stride, padding, dilation) for n, k in zip(sides, window, strict=True)]
+    out, kernel = (b, *across, filters), (*window, c // groups, filters)
     return out, {"kernel": kernel} | ({"bias": (filters,)} if bias else {}), _positions(out) * math.prod(kernel)
+
+
+def _depthwise(shape, *, size, stride, dilation, bias, padding):
+    b, h, w, c = shape
+    out = (b, *(out_size(n, size, stride, padding, dilation) for n in (h, w)), c)
+    macs = _positions(out) * size * size * c
+    return out, {"kernel": (size, size, c, 1)} | ({"bias": (c,)} if bias else {}), macs
 
 
 def _dense(shape, *, units, **_):
@@ -68,8 +78,8 @@ def _same(shape, **_):
     return shape, {}, 0
 
 
-def _global(shape):
-    return (shape[0], shape[-1]), {}, 0
+def _global(shape, keepdims=False):
+    return (shape[0], *((1, 1) if keepdims else ()), shape[-1]), {}, 0
 
 
 def _concat(shapes):
@@ -78,7 +88,9 @@ def _concat(shapes):
 
 COUNTS = {
     "conv": _conv,
+    "depthwise": _depthwise,
     "dense": _dense,
+    "multiply": lambda shapes: (shapes[0], {}, 0),
     "maxpool": _pool,
     "avgpool": _pool,
     "pad": _pad,
@@ -87,6 +99,7 @@ COUNTS = {
     "globalavg": _global,
     "globalmax": _global,
     "act": _same,
+    "scale": _same,
     "dropout": _same,
     "droppath": _same,
     "add": lambda shapes: (shapes[0], {}, 0),
@@ -114,6 +127,19 @@ def tally(config: Config) -> list[Row]:
     *_, (_, x) = config.spec.features(g, x)
     g.at("head").head(x, config.head)
     return g.rows
+
+
+def check_size(config: Config) -> None:
+    """Raise BadSpec, with the smallest side that works, where windows without padding eat the image up."""
+
+    def fits(height: int | None, width: int | None) -> bool:
+        spec = config.spec.with_(input_shape=(height, width, config.spec.input_shape[-1]))
+        return all(n is None or n > 0 for row in tally(config.with_(spec=spec)) for n in row.output)
+
+    height, width, _ = config.spec.input_shape
+    if not fits(height, width):
+        least = next(n for n in itertools.count(1) if fits(n, n))
+        raise BadSpec(f"{config.architecture} needs images of at least {least}x{least} pixels, not {height}x{width}.")
 
 
 def variables(rows: list[Row]) -> dict[str, tuple[int, ...]]:

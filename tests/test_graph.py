@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import seeded
+from variants import VARIANTS
 
 import keras_cnn as kc
 from keras_cnn import catalog, checkpoint, graph, tally
@@ -17,11 +18,16 @@ from keras_cnn.layers import Pad, Preprocessing
 from keras_cnn.spec import NORMS, Head, Preprocess
 
 SMALL = (32, 32, 3)
-VARIANTS = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "resnet1202" else name for name in catalog.architectures()
-]
 # One of each kind of block, the smallest.
-KINDS = ["resnet18", "resnet26d", "resnetv2_18", "keras_resnet50v2", "resnet20"]
+KINDS = [
+    "resnet18",
+    "resnet26d",
+    "resnetv2_18",
+    "keras_resnet50v2",
+    "resnet20",
+    "efficientnet_b0",
+    "tf_efficientnetv2_b0",
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -77,7 +83,7 @@ OUTSIDE = ("stem_image", "stem_prepr")  # the input and the preprocessing are no
 @pytest.mark.parametrize("pad", ["torch", "same"])
 def test_tally_is_the_graph_at_an_odd_size_and_dilated(name, pad):
     spec = catalog.get(name).with_(input_shape=(75, 50, 3), pad=pad)
-    spec = spec if spec.stride_last else spec.with_(output_stride=8)
+    spec = spec if getattr(spec, "stride_last", False) else spec.with_(output_stride=8)
     config = catalog.default_config(name, spec)
     outputs = {layer.name: tuple(layer.output.shape) for layer in graph.assemble(config).layers}
     for row in tally.tally(config):

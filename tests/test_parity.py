@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import seeded
+from variants import VARIANTS
 
 import keras_cnn as kc
 from keras_cnn import catalog, checkpoint, tally
@@ -38,7 +39,7 @@ def test_every_variant_has_a_reference():
     assert GOLDENS.keys() | KERAS.keys() == catalog.architectures().keys()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "resnet1202" else n for n in GOLDENS])
+@pytest.mark.parametrize("name", [v for v in VARIANTS if (v if isinstance(v, str) else v.values[0]) in GOLDENS])
 def test_logits_equal_torch(name):
     model = seeded_model(name)
     for size, expected in GOLDENS[name]["logits"].items():

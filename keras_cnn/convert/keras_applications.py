@@ -59,7 +59,7 @@ def _turn_stem(value: np.ndarray, key: str, spec: Spec) -> np.ndarray:
 RULES = {"ResNet": resnet}
 FORMAT = Format(
     name="keras.applications",
-    rules=lambda spec: RULES[spec.family](spec),
+    rules=lambda spec: RULES[spec.family](spec) if spec.family in RULES else [],
     names={n: n for n in ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")},
     separator="/",
     to_ours=lambda value, shape, key, spec: _turn_stem(value, key, spec),

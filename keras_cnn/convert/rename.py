@@ -121,7 +121,9 @@ def from_torch(value: np.ndarray, shape: tuple[int, ...], key: str, spec: Spec) 
 
 
 def to_torch(value: np.ndarray, key: str, spec: Spec) -> np.ndarray:
-    """Inverse of `from_torch` for convolutions that are not depthwise."""
+    """Inverse of `from_torch`."""
+    if value.ndim == 4 and "depthwise" in key:
+        return value.transpose(2, 3, 0, 1)
     if value.ndim == 4:
         return value.transpose(3, 2, 0, 1)
     return value.T if value.ndim == 2 else value

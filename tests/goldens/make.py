@@ -28,6 +28,7 @@ from keras_cnn.convert.rename import to_theirs  # noqa: E402
 from keras_cnn.spec import Head  # noqa: E402
 
 SIZES = (64, 75)
+LARGER = {"Inception": (96, 107), "InceptionResNet": (96, 107)}  # their valid windows need room
 CLASSES = 10
 
 
@@ -68,7 +69,7 @@ class CifarResNet(nn.Module):
 
 def reference(name: str, classes: int | None) -> nn.Module:
     spec = catalog.get(name)
-    if getattr(spec, "stem", "") == "small":
+    if getattr(spec, "shortcut", "") == "pad":
         return CifarResNet(int(name.removeprefix("resnet")))
     return timm.create_model(name, **({"num_classes": classes} if classes else {}))
 
@@ -88,7 +89,7 @@ def golden(name: str) -> dict:
     )
     mean, std = (torch.tensor(v)[:, None, None] for v in (config.preprocess.mean, config.preprocess.std))
     logits = {}
-    for size in SIZES:
+    for size in LARGER.get(spec.family, SIZES):
         x = torch.tensor(seeded.image(size)).permute(0, 3, 1, 2) / 255.0
         with torch.no_grad():
             logits[str(size)] = [round(v, 6) for v in model((x - mean) / std)[0].tolist()]
@@ -101,7 +102,12 @@ def main() -> None:
     names = sys.argv[1:] or [n for n in catalog.architectures() if not n.startswith("keras_")]
     for name in names:
         goldens[name] = golden(name)
-        print(name, goldens[name]["parameters"], max(abs(v) for v in goldens[name]["logits"]["64"]), flush=True)
+        print(
+            name,
+            goldens[name]["parameters"],
+            max(abs(v) for row in goldens[name]["logits"].values() for v in row),
+            flush=True,
+        )
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in goldens.items())
     path.write_text("{\n" + lines + "\n}\n")
 

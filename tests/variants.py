@@ -1,0 +1,15 @@
+"""Which variants are too large for the default run; they are tested with `-m slow`."""
+
+from __future__ import annotations
+
+import pytest
+
+from keras_cnn import catalog
+
+LARGE = {
+    "resnet1202",
+    *(f"{prefix}efficientnet_{n}" for prefix in ("", "tf_") for n in ("b5", "b6", "b7", "b8", "l2")),
+    "tf_efficientnetv2_m",
+    "tf_efficientnetv2_l",
+}
+VARIANTS = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in catalog.architectures()]
