@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cnn.errors import NotFinite
+from keras_cnn.errors import BadData, NotFinite
 from keras_cnn.graph import jit_compile
 from keras_cnn.hub.directory import save_pretrained
 
@@ -122,7 +122,13 @@ class Best(keras.callbacks.Callback):
 
 def steps(data: Any, epochs: int, batch_size: int) -> int:
     """Optimiser steps of a run; data is anything with a length in batches, or a pair (images, labels)."""
-    batches = math.ceil(len(data[0]) / batch_size) if isinstance(data, tuple) else len(data)
+    try:
+        batches = math.ceil(len(data[0]) / batch_size) if isinstance(data, tuple) else len(data)
+    except TypeError:
+        raise BadData(
+            "the training data has no length, which the learning rate needs: remove its unreadable images, or give the "
+            "data set one with tf.data.experimental.assert_cardinality."
+        ) from None
     return epochs * batches
 
 

@@ -33,7 +33,8 @@ def fine_tune(
     """Teach a pretrained network new classes.
 
     First the head alone, for head_epochs with AdamW at head_rate: a random head would send noise into good features.
-    Then all stages above `above` (by default all) for `epochs` with Nesterov SGD at `rate`. Both phases run one cycle.
+    Then all stages above `above` (by default all, whatever was frozen before) for `epochs` with Nesterov SGD at `rate`.
+    Both phases run one cycle.
 
     train, val: data sets of batches (images, integer labels) with a length, or pairs of arrays (then batch_size).
     bn: "frozen" or "train"; by default batch norm of pretrained weights stays in inference mode, as `unfreeze` says.
