@@ -30,8 +30,9 @@ model.fit(data.train, validation_data=data.val, epochs=HEAD_EPOCHS, shuffle=Fals
 # what small batches of other images would say.
 kc.unfreeze(model)
 steps = EPOCHS * len(data.train)
-rate = keras.optimizers.schedules.CosineDecay(2e-3, steps, warmup_target=2e-2, warmup_steps=steps // 5)
-model.compile(keras.optimizers.SGD(rate, momentum=0.9, nesterov=True), loss, ["accuracy"], jit_compile=False)
+rate = keras.optimizers.schedules.CosineDecay(1e-5, steps, warmup_target=5e-4, warmup_steps=steps // 5)
+# The clipped norm matters: with batch norm in inference mode nothing else tames a large step.
+model.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), loss, ["accuracy"], jit_compile=False)
 model.fit(data.train, validation_data=data.val, epochs=EPOCHS, shuffle=False)
 
 kc.save_pretrained(model, "runs/example", data=DATA)

@@ -105,7 +105,7 @@ def demo(
         f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]: "
         "first its head learns, then all of it."
     )
-    results = _finetune(data, model, out, head_epochs=2, epochs=3, batch_size=64, before=True)
+    results = _finetune(data, model, out, head_epochs=2, epochs=4, batch_size=64, before=True)
     _finish(results, out, as_json)
 
 
@@ -119,7 +119,7 @@ def finetune(
     epochs: Annotated[int, typer.Option(help="Epochs with the backbone unfrozen; 0 trains the head only.")] = 15,
     head_epochs: Annotated[int, typer.Option(help="Epochs of the head alone.")] = 5,
     batch_size: int = 32,
-    rate: Annotated[float, typer.Option(help="Peak learning rate with the backbone unfrozen.")] = 2e-2,
+    rate: Annotated[float, typer.Option(help="Peak learning rate with the backbone unfrozen.")] = 5e-4,
     head_rate: Annotated[float, typer.Option(help="Peak learning rate of the head alone.")] = 3e-2,
     above: Annotated[str | None, typer.Option(help="Unfreeze only the stages above this one.")] = None,
     bn: Annotated[str | None, typer.Option(help="Batch norm of the unfrozen stages: frozen or train.")] = None,

@@ -19,7 +19,7 @@ def fine_tune(
     head_epochs: int = 5,
     epochs: int = 15,
     head_rate: float = 3e-2,
-    rate: float = 2e-2,
+    rate: float = 5e-4,
     above: str | None = None,
     bn: str | None = None,
     smoothing: float = 0.1,
@@ -33,7 +33,7 @@ def fine_tune(
     """Teach a pretrained network new classes.
 
     First the head alone, for head_epochs with AdamW at head_rate: a random head would send noise into good features.
-    Then all stages above `above` (by default all, whatever was frozen before) for `epochs` with Nesterov SGD at `rate`.
+    Then all stages above `above` (by default all, whatever was frozen before) for `epochs` with AdamW at `rate`.
     Both phases run one cycle.
 
     train, val: data sets of batches (images, integer labels) with a length, or pairs of arrays (then batch_size).
@@ -67,6 +67,6 @@ def fine_tune(
     run(1, head_epochs, recipe.adamw(cycle(head_rate, head_epochs)))
     if epochs:
         unfreeze(model, above, bn=bn)
-        run(2, epochs, recipe.sgd(cycle(rate, epochs), weight_decay=1e-3))
+        run(2, epochs, recipe.adamw(cycle(rate, epochs), weight_decay=0.05))
     best.restore(model)
     return history
