@@ -67,7 +67,7 @@ def default_config(name: str, spec: Spec) -> Config:
 
 def spec_from_dict(values: Mapping[str, Any]) -> Spec:
     """Inverse of `Spec.to_dict`."""
-    values = dict(values)
+    values = {**values}
     family = values.pop("family", None)
     classes = {cls.__name__: cls for cls in SPEC_CLASSES}
     if family not in classes:

@@ -101,7 +101,7 @@ def demo(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Watch a pretrained network learn handwritten digits: two minutes, no network."""
-    terminal.console.print(
+    terminal.notes.print(
         f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]: "
         "first its head learns, then all of it."
     )
@@ -295,7 +295,7 @@ def _finetune(
     found = resolve(model, weights)
     config = found.config
     if found.load is None:
-        terminal.console.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
+        terminal.notes.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
     shape = _shape(config.spec.input_shape, size)
     preprocess = config.preprocess.at_size(shape[:2])
     loaded = _load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
@@ -397,7 +397,7 @@ def _load(
         **options,
     )
     if loaded.ignored:
-        terminal.console.print(
+        terminal.notes.print(
             f"note: files that are no images were ignored, {len(loaded.ignored)} in all, such as {loaded.ignored[0]}"
         )
     return loaded

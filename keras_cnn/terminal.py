@@ -18,6 +18,7 @@ from rich.table import Table
 from keras_cnn.errors import KerasCnnError
 
 console = Console()
+notes = Console(stderr=True)  # stdout holds results only, so that --json can be piped on
 
 
 def framework(seed: int | None = None) -> Any:

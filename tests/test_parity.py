@@ -47,6 +47,16 @@ def test_logits_equal_torch(name):
         np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE, err_msg=f"{name} at {size} pixels")
 
 
+FADING = pytest.mark.xfail(strict=True, reason="seeded signals fade in EfficientNet: its logits prove little yet")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=FADING) if "efficientnet" in n else n for n in GOLDENS])
+def test_golden_logits_hang_on_the_image(name):
+    """A golden that another image would fit too shows nothing: two images differ by 100 tolerances or more."""
+    one, other = (np.array(v) for v in GOLDENS[name]["logits"].values())
+    assert np.abs(one - other).max() > 100 * TOLERANCE
+
+
 @pytest.mark.parametrize("name", GOLDENS)
 def test_parameter_count_equals_torch(name):
     config = catalog.default_config(name, catalog.get(name))
