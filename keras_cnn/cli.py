@@ -105,7 +105,7 @@ def demo(
         f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]: "
         "first its head learns, then all of it."
     )
-    results = _finetune(data, model, out, head_epochs=2, epochs=4, batch_size=64, before=True)
+    results = _finetune(data, model, out, head_epochs=2, epochs=4, batch_size=64, before=True, as_json=as_json)
     _finish(results, out, as_json)
 
 
@@ -145,6 +145,7 @@ def finetune(
         head_rate=head_rate,
         above=above,
         bn=bn,
+        as_json=as_json,
     )
     _finish(results, out, as_json)
 
@@ -183,7 +184,7 @@ def train(
         rate=rate,
         out=out,
         half=half,
-        verbose=terminal.verbosity(),
+        verbose=terminal.verbosity(as_json),
         command=_command(),
         data=_data_name(data),
     )
@@ -288,6 +289,7 @@ def _finetune(
     seed: int = 0,
     batch_size: int = 32,
     before: bool = False,
+    as_json: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     from keras_cnn.hub import resolve
@@ -309,7 +311,7 @@ def _finetune(
         loaded.train,
         loaded.val,
         out=out,
-        verbose=terminal.verbosity(),
+        verbose=terminal.verbosity(as_json),
         command=_command(),
         data=_data_name(data),
         **options,

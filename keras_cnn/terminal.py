@@ -64,7 +64,10 @@ def quiet() -> Iterator[None]:
             os.close(saved)
 
 
-def verbosity() -> int:
+def verbosity(as_json: bool) -> int:
+    """Keras' progress: a bar on a terminal, a line an epoch in a file, nothing between the lines of JSON."""
+    if as_json:
+        return 0
     return 1 if sys.stdout.isatty() else 2
 
 

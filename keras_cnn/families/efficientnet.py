@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.spec import Spec, stage_plan
@@ -13,6 +13,13 @@ from keras_cnn.spec import Spec, stage_plan
 # (kind, repeats, kernel size, stride, expansion, filters, squeeze-excite ratio); kinds, in timm's words:
 # "ds" depthwise separable, "ir" inverted residual (MBConv), "er" edge residual (fused MBConv), "cn" one convolution.
 Stage = tuple[str, int, int, int, int, int, float]
+
+
+class Window(TypedDict):
+    """Stride and dilation of a block's spatial convolution."""
+
+    stride: int
+    dilation: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +67,13 @@ class EfficientNet(Spec):
         plan = stage_plan(tuple(stage[3] for stage in self.blocks), 2, self.output_stride)
         for s, (stage, depth, (stride, first, dilation)) in enumerate(zip(self.blocks, depths, plan, strict=True), 1):
             for b in range(1, depth + 1):
-                window = {"stride": stride if b == 1 else 1, "dilation": first if b == 1 else dilation}
+                window = Window(stride=stride, dilation=first) if b == 1 else Window(stride=1, dilation=dilation)
                 x = self._block(g.at(f"stage{s}", f"block{b}"), x, stage, window, next(rates))
             yield f"stage{s}", x
         top = self.top if self.fixed_ends or self.fixed_top else self.scaled_width(self.top)
         yield "top", g.at("top").conv_norm_act(x, top, 1)
 
-    def _block(self, g: Builder, x: Tensor, stage: Stage, window: dict[str, int], rate: float) -> Tensor:
-        """window: stride and dilation of the block's spatial convolution."""
+    def _block(self, g: Builder, x: Tensor, stage: Stage, window: Window, rate: float) -> Tensor:
         kind, _, size, _, expansion, filters, ratio = stage
         inputs, filters = x.shape[-1], self.scaled_width(filters)
         y = x
