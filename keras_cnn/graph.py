@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from keras_cnn.builder import Builder, Tensor
-from keras_cnn.layers import Pad, Preprocessing, StackedIdentities
+from keras_cnn.layers import HeUniform, Pad, Preprocessing, StackedIdentities
 from keras_cnn.spec import Config
 
 CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
-
-
-STARTS: dict[str, Any] = {
-    # He et al. 2015 (1502.01852), fan-out, as torchvision and timm start their ResNets.
-    "he": lambda: keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal"),
-    "sum": StackedIdentities,
-}
+STARTS: dict[str, Any] = {"he": HeUniform, "sum": StackedIdentities}
 
 
 def _conv(*, filters, size, stride, dilation, groups, bias, padding, start, name):
@@ -98,13 +94,29 @@ def assemble(config: Config, name: str | None = None) -> keras.Model:
     """The functional model of a configuration, with random weights: raw image in, head's output out."""
     spec, pre = config.spec, config.preprocess
     g = Graph(spec)
-    image = keras.Input(spec.input_shape, name="stem_image")
-    x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
-    *_, (_, x) = spec.features(g, x)
-    model = keras.Model(image, g.at("head").head(x, config.head), name=name or config.architecture)
+    with _one_variable_name():
+        image = keras.Input(spec.input_shape, name="stem_image")
+        x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
+        *_, (_, x) = spec.features(g, x)
+        model = keras.Model(image, g.at("head").head(x, config.head), name=name or config.architecture)
     if jit_compile() is False:  # else Keras would choose XLA for predictions before the first compile()
         model.jit_compile = False
     return model
+
+
+@contextlib.contextmanager
+def _one_variable_name() -> Iterator[None]:
+    """TensorFlow makes a new kernel for every variable of a new name, half a millisecond each: give all the same.
+
+    These are the names inside TensorFlow, which nothing reads; Keras' own names and paths are not touched.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    with tf.variable_creator_scope(lambda create, **options: create(**{**options, "name": "variable/"})):
+        yield
 
 
 def jit_compile() -> bool | str:

@@ -20,7 +20,10 @@ def array(key: str, shape: tuple[int, ...]) -> np.ndarray:
     """The float32 array of a variable, `layer/variable`, by its key alone."""
     rng, (layer, variable) = generator(key), key.split("/")
     if variable == "kernel":
-        value = rng.standard_normal(shape) * np.sqrt(1.5 / np.prod(shape[:-1]))
+        depthwise = shape[-1] == 1  # sees one channel, and follows an activation that has shrunk the signal
+        value = rng.standard_normal(shape) * np.sqrt(
+            4.0 / np.prod(shape[:2]) if depthwise else 1.5 / np.prod(shape[:-1])
+        )
     elif variable == "moving_variance":
         value = 10.0 ** rng.uniform(-3, 0, shape)
     elif variable == "gamma":
@@ -28,6 +31,8 @@ def array(key: str, shape: tuple[int, ...]) -> np.ndarray:
         block = re.search(r"_block(\d+)_", layer)
         damping = min(1.0, (4 / int(block[1])) ** 2) if block else 1.0  # a sum of 200 blocks would overflow
         value = damping * rng.uniform(0.3, 1.0, shape) * np.sqrt(spread)
+    elif key.endswith("se_expand/bias"):  # gates stand open, else every squeeze-excite would halve the signal
+        value = 2.0 + 0.1 * rng.standard_normal(shape)
     else:  # bias, beta, moving_mean
         value = 0.1 * rng.standard_normal(shape)
     return value.astype("float32")
