@@ -12,10 +12,12 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
     from keras_cnn.data import load_data, load_image
     from keras_cnn.describe import info, list_models
-    from keras_cnn.hub import config_of, save_pretrained
+    from keras_cnn.hub import config_of, publish, pull, save_pretrained
+    from keras_cnn.insight import profile
+    from keras_cnn.scaling import compound_scale, search_coefficients
     from keras_cnn.spec import Head, Preprocess
     from keras_cnn.training import train
-    from keras_cnn.transfer import features, fine_tune, freeze, replace_head, stages, unfreeze
+    from keras_cnn.transfer import features, fine_tune, freeze, recalibrate_batchnorm, replace_head, stages, unfreeze
 
 __version__ = "0.1.0"
 
@@ -23,6 +25,7 @@ __all__ = [
     "Head",
     "Preprocess",
     "build",
+    "compound_scale",
     "config_of",
     "features",
     "fine_tune",
@@ -31,8 +34,13 @@ __all__ = [
     "list_models",
     "load_data",
     "load_image",
+    "profile",
+    "publish",
+    "pull",
+    "recalibrate_batchnorm",
     "replace_head",
     "save_pretrained",
+    "search_coefficients",
     "stages",
     "train",
     "unfreeze",
@@ -43,10 +51,12 @@ _HOME = {
     "building": ["build"],
     "data": ["load_data", "load_image"],
     "describe": ["info", "list_models"],
-    "hub": ["config_of", "save_pretrained"],
+    "hub": ["config_of", "publish", "pull", "save_pretrained"],
+    "insight": ["profile"],
+    "scaling": ["compound_scale", "search_coefficients"],
     "spec": ["Head", "Preprocess"],
     "training": ["train"],
-    "transfer": ["features", "fine_tune", "freeze", "replace_head", "stages", "unfreeze"],
+    "transfer": ["features", "fine_tune", "freeze", "recalibrate_batchnorm", "replace_head", "stages", "unfreeze"],
 }
 
 

@@ -31,6 +31,7 @@ def build(
     drop_rate: float | None = None,
     drop_path_rate: float | None = None,
     merge: str | None = None,
+    aux: bool | None = None,
     classifier_activation: str | None = "auto",
     preprocess: Preprocess | None = None,
     name: str | None = None,
@@ -48,6 +49,8 @@ def build(
     freeze: last stage to freeze, such as "stage3".
     norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add", or "concat",
         which starts as the sum, so that pretrained weights serve both.
+    aux: Inception's auxiliary classifier: the model then has two outputs; `train` weighs its loss with 0.4, and
+        `build(DIR, aux=False)` leaves it out for prediction.
     output_stride: 8, 16 or 32: dilation in place of the last strides.
     drop_rate: dropout before the classifier; drop_path_rate: stochastic depth, growing linearly to this rate.
     classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
@@ -80,6 +83,7 @@ def build(
             "drop_rate": drop_rate,
             "drop_path_rate": drop_path_rate,
             "merge": merge,
+            "aux": aux,
         },
     )
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
@@ -115,14 +119,19 @@ def _configure(config: Config, head: Head, spec_changes: dict[str, Any]) -> Conf
 
 
 def _same_arrays(head: Head, other: Head | None) -> bool:
-    return other is not None and (head.classes, head.hidden) == (other.classes, other.hidden)
+    arrays = lambda head: (head.classes, head.hidden, head.embedding)  # noqa: E731
+    return other is not None and arrays(head) == arrays(other)
 
 
 def _load(model: Any, values: dict[str, np.ndarray], keep_head: bool) -> None:
     targets = checkpoint.variables(model)
-    values = {k: v for k, v in values.items() if keep_head or not k.startswith("head_")}
-    # A new head starts afresh; where sums became concatenations, the fusing kernels start as the sums they replace.
-    fresh = [k for k in targets if (not keep_head and k.startswith("head_")) or ("_fuse/" in k and k not in values)]
+    values = {k: v for k, v in values.items() if keep_head or not k.startswith(checkpoint.OF_CLASSES)}
+    if not any(k.startswith("aux_") for k in targets):
+        values = {k: v for k, v in values.items() if not k.startswith("aux_")}
+    # A new head starts afresh, an auxiliary classifier too where the weights have none; where sums became
+    # concatenations, the fusing kernels start as the sums they replace.
+    new_head = () if keep_head else checkpoint.OF_CLASSES
+    fresh = [k for k in targets if k.startswith(new_head) or (_optional(k) and k not in values)]
     stem = next((k for k in targets if k.startswith("stem_conv") and k.endswith("/kernel")), None)
     if stem and stem in values and values[stem].shape[2] != targets[stem].shape[2]:
         values[stem] = adapt_stem(values[stem], targets[stem].shape[2])
@@ -130,6 +139,10 @@ def _load(model: Any, values: dict[str, np.ndarray], keep_head: bool) -> None:
         checkpoint.assign(model, values, skip=fresh)
     except WeightsMismatch as mismatch:
         raise WeightsMismatch(f"{model.name}: {mismatch}") from None
+
+
+def _optional(key: str) -> bool:
+    return key.startswith("aux_") or "_fuse/" in key
 
 
 def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:

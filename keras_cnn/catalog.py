@@ -10,14 +10,14 @@ from functools import cache
 from typing import Any
 
 from keras_cnn.errors import CorruptFile, UnknownModel
-from keras_cnn.families import efficientnet, inception, resnet
+from keras_cnn.families import efficientnet, inception, inception_resnet, resnet
 from keras_cnn.spec import Config, Head, Preprocess, Spec
 
-FAMILIES = (resnet, inception, efficientnet)
+FAMILIES = (resnet, inception, inception_resnet, efficientnet)
 SPEC_CLASSES: tuple[type[Spec], ...] = (
     resnet.ResNet,
     inception.Inception,
-    inception.InceptionResNet,
+    inception_resnet.InceptionResNet,
     efficientnet.EfficientNet,
 )
 

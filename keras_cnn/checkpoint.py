@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Arrays = dict[str, "np.ndarray"]
+OF_CLASSES = ("head_", "aux_logits")  # beginnings of the keys whose arrays hang on the classes
 
 
 def variables(model: Any) -> dict[str, Any]:

@@ -38,39 +38,78 @@ JSON = typer.Option("--json", help="Print JSON.")
 @app.command("list")
 def list_(
     pattern: Annotated[str, typer.Argument(help="Shell wildcard, such as 'resnet*d'.")] = "*",
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Only what has weights here.")] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="What has weights, and what is known of them.")] = (
+        False
+    ),
+    sort: Annotated[str, typer.Option(help="name, parameters, macs or top1.")] = "name",
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List networks."""
-    from keras_cnn.describe import info, list_models
+    from keras_cnn.describe import list_models, summary
 
-    names = list_models(pattern, pretrained=pretrained)
-    rows = [info(name) for name in names]
+    orders = {
+        "name": lambda row: 0,
+        "parameters": lambda row: row["parameters"],
+        "macs": lambda row: row["macs"],
+        "top1": lambda row: -(row.get("top1") or 0),
+    }
+    if sort not in orders:
+        raise KerasCnnError(f"--sort {sort}: choose {', '.join(orders)}.")
+    rows = sorted(map(summary, list_models(pattern, pretrained=pretrained)), key=orders[sort])
     if as_json:
-        keep = ("name", "parameters", "macs", "input_shape", "classes")
-        return terminal.print_json([{key: row[key] for key in keep} for row in rows])
-    if not names:
+        return terminal.print_json(rows)
+    if not rows:
         raise KerasCnnError(f"no network fits {pattern!r}: `keras-cnn list` shows all.")
+    terminal.console.print(_weights_table(rows) if pretrained else _networks_table(rows))
+
+
+def _networks_table(rows: list[dict[str, Any]]) -> Any:
     table = terminal.table("", "parameters", "MACs", "input", "classes")
     for row in rows:
         size = "x".join(str(n) for n in row["input_shape"])
         table.add_row(
             row["name"], terminal.count(row["parameters"]), terminal.count(row["macs"]), size, str(row["classes"])
         )
-    terminal.console.print(table)
+    return table
+
+
+def _weights_table(rows: list[dict[str, Any]]) -> Any:
+    table = terminal.table("", "top-1", "at", "parameters", "MACs", "input", "classes", "licence")
+    for row in rows:
+        known, licence = row.get("top1") is not None, row["license"]
+        table.add_row(
+            row["name"],
+            f"{row['top1']:.2f} %" if known else "",
+            f"{row['top1_size']} px" if known else "",
+            terminal.count(row["parameters"]),
+            terminal.count(row["macs"]),
+            str(row["input_shape"][0]),
+            str(row["classes"]),
+            licence if row.get("commercial", True) else f"[red]{licence}: not commercial[/red]",
+        )
+    return table
 
 
 @app.command()
 def info(
     name: Annotated[str, typer.Argument(help="Architecture, tag, or weights directory.")],
+    budget: Annotated[float, typer.Option(help="Multiply-accumulates to spend on scaling it up.")] = 2.0,
+    plot: Annotated[str | None, typer.Option(help="PNG file for the picture of scaling it up.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Show what is known of a network; nothing is built."""
+    from keras_cnn import scaling
     from keras_cnn.describe import info as describe
+    from keras_cnn.hub import resolve
 
-    facts = describe(name)
+    facts, spec = describe(name), resolve(name).config.spec
+    if budget <= 1:
+        raise KerasCnnError(f"--budget {budget:g}: give a multiple of the network's own cost, above 1.")
+    scaled = scaling.spend(spec, budget) if scaling.scales(spec) else []
+    if plot:
+        _plot_scaling(name, spec, plot)
     if as_json:
-        return terminal.print_json(facts)
+        return terminal.print_json({**facts, "scaled": scaled})
     pre, provenance = facts["preprocess"], facts["provenance"]
     rows = {
         "architecture": facts["architecture"],
@@ -91,6 +130,29 @@ def info(
     for key, value in rows.items():
         table.add_row(key, value)
     terminal.console.print(table)
+    columns = {"parameters": terminal.count, "macs": terminal.count, "activations": terminal.mebibytes}
+    stages = terminal.table("\nstage", "layers", "parameters", "MACs", "activations")
+    for stage, costs in facts["profile"].items():
+        stages.add_row(stage, str(costs["layers"]), *(show(costs[key]) for key, show in columns.items()))
+    stages.add_row("all", "", *(show(facts[key]) for key, show in columns.items()))
+    terminal.console.print(stages)
+    if scaled:
+        ways = terminal.table(f"\n{budget:g} times the MACs by", "layers", "image", "parameters", "MACs", "activations")
+        for row in scaled:
+            ways.add_row(
+                row["way"], str(row["layers"]), str(row["side"]), *(show(row[key]) for key, show in columns.items())
+            )
+        terminal.console.print(ways)
+
+
+def _plot_scaling(name: str, spec: Any, path: str) -> None:
+    from keras_cnn import scaling
+    from keras_cnn.insight import plots
+
+    if not scaling.scales(spec):
+        raise KerasCnnError(f"{name} has no rule for scaling, so there is nothing to plot.")
+    rows = [row for budget in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) for row in scaling.spend(spec, budget)]
+    plots.scaling(rows, name, path)
 
 
 @app.command()
@@ -160,6 +222,7 @@ def train(
     batch_size: int = 128,
     rate: Annotated[float, typer.Option(help="Peak learning rate, for batches of 128.")] = 0.2,
     augment: Annotated[str, typer.Option(help="none, shift or light.")] = "light",
+    aux: Annotated[bool, typer.Option("--aux", help="With Inception v3's auxiliary classifier.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Write kernels as float16.")] = False,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
@@ -175,7 +238,7 @@ def train(
     preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
     loaded = _load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
     kc = terminal.framework(seed)
-    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess)
+    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess, aux=aux or None)
     history = kc.train(
         net,
         loaded.train,
@@ -212,7 +275,7 @@ def evaluate(
     split = split or next(name for name in ("test", "val", "train") if name in loaded.sizes)
     if split not in loaded.sizes:
         raise BadData(f"{data} has no split {split!r}; it has {', '.join(loaded.sizes)}.")
-    labels = evaluation.align(loaded.class_names, config.class_names, net.output_shape[-1])
+    labels = evaluation.align(loaded.class_names, config.class_names, config.head.classes)
     result = evaluation.evaluate(net, terminal.progress(getattr(loaded, split), f"evaluating {split}"), labels)
     facts = {"split": split, "correct": result.correct, **result.metrics, "skipped": len(loaded.skipped)}
     if as_json:
@@ -235,14 +298,15 @@ def predict(
     """Name what images show."""
     import numpy as np
 
+    from keras_cnn import evaluation
     from keras_cnn.data import load_image
 
     net, config, _ = _model(model, weights, size)
     batch = np.stack([load_image(image, config.preprocess) for image in images])
-    names = config.class_names or tuple(f"class {i}" for i in range(net.output_shape[-1]))
+    names = config.class_names or tuple(f"class {i}" for i in range(config.head.classes))
     described = config.provenance.get("class_descriptions", {})
     answers = []
-    for image, row in zip(images, np.asarray(net.predict_on_batch(batch)), strict=True):
+    for image, row in zip(images, evaluation.probabilities(net, batch), strict=True):
         best = np.argsort(-row)[:top]
         answers.append(
             {
@@ -262,6 +326,45 @@ def predict(
         terminal.console.print(table)
 
 
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="Tag, hf://owner/name[@revision], or weights directory.")],
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Fetch weights and check them, so that they are there without a network."""
+    from keras_cnn.hub.pulling import fetch
+
+    _show_files(dataclasses.asdict(fetch(name)), ("source", "commit", "path"), as_json)
+
+
+@app.command()
+def publish(
+    directory: Annotated[Path, typer.Argument(help="Weights directory.")],
+    repository: Annotated[str, typer.Argument(help="owner/name on the Hugging Face Hub.")],
+    private: Annotated[bool, typer.Option("--private", help="If it is made now, for yourself only.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Name of the commit, such as v1.")] = None,
+    branch: Annotated[str, typer.Option(help="Branch; made if it is not there.")] = "main",
+    message: Annotated[str | None, typer.Option(help="What changed.")] = None,
+    license: Annotated[str | None, typer.Option(help="Licence of the weights, if config.json names none.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and tell; send nothing.")] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Upload a weights directory as one commit; HF_TOKEN is your token."""
+    from keras_cnn.hub import publish as upload
+
+    done = upload(
+        directory,
+        repository,
+        private=private,
+        tag=tag,
+        branch=branch,
+        message=message,
+        license=license,
+        dry_run=dry_run,
+    )
+    _show_files(dataclasses.asdict(done), ("repository", "branch", "commit", "tag", "url"), as_json)
+
+
 # --- what the verbs share -------------------------------------------------------------------------------------------
 
 
@@ -275,6 +378,19 @@ def _model(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
 
     net = kc.build(name, weights=weights, input_shape=_shape(spec.input_shape, size))
     return net, config_of(net), kc
+
+
+def _show_files(facts: dict[str, Any], keys: tuple[str, ...], as_json: bool) -> None:
+    """Facts about a revision, then its files."""
+    if as_json:
+        return terminal.print_json({**facts, **({"path": str(facts["path"])} if "path" in facts else {})})
+    for key in keys:
+        if facts[key]:
+            terminal.console.print(f"{key}: {facts[key]}", soft_wrap=True, highlight=False)
+    table = terminal.table("file", "bytes", "")
+    for name, record in facts["files"].items():
+        table.add_row(name, f"{record['size']:,}", f"sha256 {record['sha256']}")
+    terminal.console.print(table)
 
 
 def _finetune(

@@ -6,6 +6,7 @@ from typing import Any
 
 from keras_cnn import catalog, tally
 from keras_cnn.hub import resolve
+from keras_cnn.hub.known import known
 from keras_cnn.hub.resolve import tags
 
 
@@ -19,11 +20,30 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     return catalog.match(pattern, list(tags()) if pretrained else list(catalog.architectures()))
 
 
+def summary(name: str) -> dict[str, Any]:
+    """The line of a network in a list.
+
+    Keys: name, parameters (learned), macs (for one image of input_shape), input_shape, classes, license; of a public
+    tag also top1 (ImageNet, percent), top1_size (pixels), commercial (whether its licence allows such use).
+    """
+    config = resolve(name).config
+    rows = tally.tally(config)
+    return {
+        "name": name,
+        "parameters": tally.parameters(rows),
+        "macs": tally.macs(rows),
+        "input_shape": list(config.spec.input_shape),
+        "classes": config.head.classes,
+        "license": config.provenance.get("license", ""),
+        **_published(name),
+    }
+
+
 def info(name: str) -> dict[str, Any]:
     """What is known of an architecture, a tag or a weights directory: no graph is built.
 
-    Keys: name, architecture, family, stages, parameters (learned), macs (for one image of input_shape), input_shape,
-    classes, preprocess, class_names, provenance.
+    The keys of `summary`, and: architecture, family, stages, activations (bytes of all outputs for one image in
+    float32), profile (layers, parameters, macs and activations of each stage), preprocess, class_names, provenance.
 
     >>> import keras_cnn as kc
     >>> kc.info("resnet50")["parameters"]
@@ -32,15 +52,28 @@ def info(name: str) -> dict[str, Any]:
     config = resolve(name).config
     rows = tally.tally(config)
     return {
-        "name": name,
+        **summary(name),
         "architecture": config.architecture,
         "family": config.spec.family,
         "stages": list(config.spec.stages),
-        "parameters": tally.parameters(rows),
-        "macs": tally.macs(rows),
-        "input_shape": list(config.spec.input_shape),
-        "classes": config.head.classes,
+        "activations": tally.activations(rows),
+        "profile": {
+            stage: {
+                "layers": len(group),
+                "parameters": tally.parameters(group),
+                "macs": tally.macs(group),
+                "activations": tally.activations(group),
+            }
+            for stage, group in tally.by_stage(rows).items()
+        },
         "preprocess": config.to_dict()["preprocess"],
         "class_names": list(config.class_names),
         "provenance": dict(config.provenance),
     }
+
+
+def _published(name: str) -> dict[str, Any]:
+    if name not in known():
+        return {}
+    line = known()[name]
+    return {"top1": line.top1, "top1_size": line.top1_size, "commercial": line.commercial}

@@ -43,3 +43,39 @@ class BadData(KerasCnnError):
 
 class NotFinite(KerasCnnError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
+
+
+class HubError(KerasCnnError):
+    """The hub refused, or went wrong; the message says what to do. Its subclasses say which."""
+
+
+class NotFound(HubError):
+    """There is no such repository or revision, or it holds no weights that this package reads."""
+
+
+class NoAccess(HubError):
+    """A repository is private or gated, or the token is missing or refused."""
+
+
+class Offline(HubError):
+    """The hub cannot be reached, and what is needed from it is not in the cache."""
+
+
+class Conflict(HubError):
+    """Someone else changed the repository in between, or the tag is taken."""
+
+
+class CacheError(KerasCnnError):
+    """The cache cannot be written: the disk is full, or the folder read-only."""
+
+
+class HubWarning(UserWarning):
+    """The hub cannot be reached, and a cached revision stands in for it."""
+
+
+class LicenceWarning(UserWarning):
+    """The licence of the weights rules out commercial use."""
+
+
+class WeightsWarning(UserWarning):
+    """The weights hold NaN or infinite values."""

@@ -43,10 +43,16 @@ def evaluate(model: Any, batches: Iterable[Any], labels: np.ndarray | None = Non
     """Predict every batch of (images, labels). labels: for each class of the data, its number in the model."""
     seen, predicted = [], []
     for images, truth in batches:
-        predicted.append(np.asarray(model.predict_on_batch(images), "float32"))
+        predicted.append(probabilities(model, images))
         seen.append(np.asarray(truth))
     truth = np.concatenate(seen)
     return Result(truth if labels is None else labels[truth], np.concatenate(predicted))
+
+
+def probabilities(model: Any, images: Any) -> np.ndarray:
+    """The head's output (batch, classes) for one batch; an auxiliary classifier's is left aside."""
+    outputs = model.predict_on_batch(images)
+    return np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs, "float32")
 
 
 def align(data: Sequence[str], model: Sequence[str], outputs: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.layers import HeUniform, Pad, Preprocessing, StackedIdentities
 from keras_cnn.spec import Config
+from keras_cnn.tally import tally
 
 CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
 STARTS: dict[str, Any] = {"he": HeUniform, "sum": StackedIdentities}
@@ -79,7 +81,8 @@ LAYERS = {
     "scale": keras.layers.Rescaling,
     "add": keras.layers.Add,
     "concat": keras.layers.Concatenate,
-    "dense": keras.layers.Dense,
+    "dense": lambda *, units, bias=True, **kw: keras.layers.Dense(units, use_bias=bias, **kw),
+    "unit": keras.layers.UnitNormalization,
 }
 
 
@@ -92,13 +95,14 @@ class Graph(Builder):
 
 def assemble(config: Config, name: str | None = None) -> keras.Model:
     """The functional model of a configuration, with random weights: raw image in, head's output out."""
-    spec, pre = config.spec, config.preprocess
-    g = Graph(spec)
+    g, pre = Graph(config.spec), config.preprocess
+    # Keras walks a model layer by layer recursively, not only here: resnet1202 is deeper than Python's default.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + len(tally(config))))
     with _one_variable_name():
-        image = keras.Input(spec.input_shape, name="stem_image")
+        image = keras.Input(config.spec.input_shape, name="stem_image")
         x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
-        *_, (_, x) = spec.features(g, x)
-        model = keras.Model(image, g.at("head").head(x, config.head), name=name or config.architecture)
+        outputs = g.network(x, config.head)
+        model = keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
     if jit_compile() is False:  # else Keras would choose XLA for predictions before the first compile()
         model.jit_compile = False
     return model

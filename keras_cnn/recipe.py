@@ -72,10 +72,28 @@ def _spare_vectors(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Op
     return optimizer
 
 
+AUX_WEIGHT = 0.4  # of an auxiliary classifier's loss, as torchvision trains Inception v3
+
+
 def compile_(model: Any, optimizer: keras.optimizers.Optimizer, smoothing: float = 0.1) -> None:
-    """Compile for classification."""
-    loss = SmoothedCrossentropy(smoothing)
-    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile())
+    """Compile for classification; an auxiliary classifier, the second output, adds its weighted loss."""
+    outputs = len(model.outputs)
+    model.compile(
+        optimizer,
+        [SmoothedCrossentropy(smoothing) for _ in range(outputs)],
+        loss_weights=[1.0, AUX_WEIGHT][:outputs],
+        metrics=[["accuracy"], []][:outputs],
+        jit_compile=jit_compile(),
+    )
+
+
+def of_head(model: Any, logs: dict[str, Any]) -> dict[str, Any]:
+    """Logs with the head's own figures under their plain names: Keras puts an output's name before them where there
+    are two outputs."""
+    if len(model.outputs) == 1:
+        return logs
+    prefix = f"{model.output_names[0]}_"
+    return {key.replace(prefix, "") if key.endswith("accuracy") else key: value for key, value in logs.items()}
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -106,7 +124,7 @@ class Best(keras.callbacks.Callback):
         self.value, self.weights = -math.inf, None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        logs = logs or {}
+        logs = of_head(self.model, logs or {})
         if logs.get(self.monitor, math.inf) < self.value:
             return
         self.value = logs.get(self.monitor, -math.inf)
@@ -136,6 +154,19 @@ def steps(data: Any, epochs: int, batch_size: int) -> int:
 def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwargs: Any) -> keras.callbacks.History:
     """Keras `fit` on a data set of batches or on a pair (images, labels) of arrays."""
     kwargs.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
+    if len(model.outputs) > 1:
+        data, val = _for_both(data), _for_both(val)
     if isinstance(data, tuple):
-        return model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
-    return model.fit(data, validation_data=val, **kwargs)
+        history = model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
+    else:
+        history = model.fit(data, validation_data=val, **kwargs)
+    history.history = of_head(model, history.history)
+    return history
+
+
+def _for_both(data: Any) -> Any:
+    """The labels twice: an auxiliary classifier learns the same."""
+    twice = lambda images, labels: (images, (labels, labels))  # noqa: E731
+    if data is None:
+        return None
+    return twice(*data) if isinstance(data, tuple) else data.map(twice)

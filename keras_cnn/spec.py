@@ -67,6 +67,20 @@ class Spec:
         """Write the backbone with builder `g`; yields (stage, its output) from `stem` upwards."""
         raise NotImplementedError
 
+    def scaled(self, depth: float, width: float, resolution: float) -> Self:
+        """This network with its depth, width and resolution multiplied (1905.11946); BadSpec where it has no rule."""
+        raise BadSpec(f"{self.family} has no rule for scaling: EfficientNet and ResNet have one.")
+
+    def resized(self, resolution: float) -> tuple[int | None, int | None, int]:
+        """The input shape with height and width multiplied; unknown ones stay so."""
+        *sides, channels = self.input_shape
+        height, width = (None if n is None else round(n * resolution) for n in sides)
+        return height, width, channels
+
+    def auxiliary(self, g: Any, maps: Mapping[str, Any], head: Head) -> Any:
+        """Write an auxiliary classifier on the feature maps, or nothing: None."""
+        return None
+
     def with_(self, **changes: Any) -> Self:
         """A copy with the given fields changed; `None` leaves a field as it is."""
         changes = {k: v for k, v in changes.items() if v is not None}
@@ -85,6 +99,8 @@ class Head:
 
     classes: number of outputs; 0 ends the network at the pooled features.
     hidden: widths of dense layers before the classifier, each with the activation and dropout.
+    embedding: width of a linear, batch-normalised layer; with classes=0 its output, at length 1, is the network's
+        (FaceNet, 1503.03832, uses 512 behind inception_resnet_v1).
     dropout: rate before every dense layer.
     pooling: "avg", "max", or None for none (then classes must be 0: the output is a feature map).
     activation: of the output; None gives logits.
@@ -92,6 +108,7 @@ class Head:
 
     classes: int
     hidden: tuple[int, ...] = ()
+    embedding: int = 0
     dropout: float = 0.0
     pooling: str | None = "avg"
     hidden_activation: str = "relu"
@@ -104,7 +121,7 @@ class Head:
         if not 0 <= self.dropout < 1:
             raise BadSpec(f"dropout={self.dropout!r}: give a probability from 0 up to, not including, 1.")
         _one_of("pooling", self.pooling, ("avg", "max", None))
-        if self.pooling is None and (self.classes or self.hidden):
+        if self.pooling is None and (self.classes or self.hidden or self.embedding):
             raise BadSpec("a classifier needs pooled features: give pooling='avg' or 'max', or classes=0.")
         if self.hidden and not self.classes:
             raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
@@ -207,6 +224,12 @@ def check_norm(norm: str) -> int | None:
     if kind == "group" and count.isdigit() and int(count):
         return int(count)
     raise BadSpec(f"norm={norm!r}: choose {', '.join(NORMS)} (N groups, such as group:32).")
+
+
+def rounded_width(exact: float, least: float = 0.9) -> int:
+    """The nearest multiple of 8, but never less than `least` of the exact width (1905.11946, its code)."""
+    width = max(8, int(exact + 4) // 8 * 8)
+    return width + 8 if width < least * exact else width
 
 
 def stage_plan(strides: tuple[int, ...], stem_stride: int, output_stride: int) -> list[tuple[int, int, int]]:

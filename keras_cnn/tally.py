@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple
 
 from keras_cnn.builder import Builder
 from keras_cnn.errors import BadSpec
-from keras_cnn.spec import Config, Spec, out_size
+from keras_cnn.spec import Config, Head, Spec, out_size
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """Stands in for a tensor: (batch, height, width, channels) or (batch, channels)."""
 
     shape: tuple[int | None, ...]
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One layer: its variables, its multiply-accumulates for one image, its output."""
 
     layer: str
@@ -34,6 +33,10 @@ class Row:
 
 
 NON_TRAINABLE = ("moving_mean", "moving_variance")
+
+
+def _elements(shape: tuple[int | None, ...]) -> int:
+    return math.prod(n or 0 for n in shape[1:])
 
 
 def _positions(shape: tuple[int | None, ...]) -> int:
@@ -55,9 +58,9 @@ def _depthwise(shape, *, size, stride, dilation, bias, padding):
     return out, {"kernel": (size, size, c, 1)} | ({"bias": (c,)} if bias else {}), macs
 
 
-def _dense(shape, *, units, **_):
+def _dense(shape, *, units, bias=True, **_):
     kernel = (shape[-1], units)
-    return (*shape[:-1], units), {"kernel": kernel, "bias": (units,)}, math.prod(kernel)
+    return (*shape[:-1], units), {"kernel": kernel} | ({"bias": (units,)} if bias else {}), math.prod(kernel)
 
 
 def _pool(shape, *, size, stride, padding):
@@ -70,8 +73,14 @@ def _pad(shape, *, paddings, value):
     return (shape[0], *(grow(n, side) for n, side in zip(shape[1:], paddings, strict=True))), {}, 0
 
 
-def _norm(*names):
-    return lambda shape, **_: (shape, {name: (shape[-1],) for name in names}, 0)
+# Operations of a normalisation for each element, as fvcore counts them in the published figures: scale and shift;
+# for a group its mean, variance and division too.
+NORM_COSTS = {"batchnorm": 2, "groupnorm": 5}
+
+
+def _norm(kind, *names):
+    cost = NORM_COSTS[kind]
+    return lambda shape, **_: (shape, {name: (shape[-1],) for name in names}, cost * _elements(shape))
 
 
 def _same(shape, **_):
@@ -94,11 +103,12 @@ COUNTS = {
     "maxpool": _pool,
     "avgpool": _pool,
     "pad": _pad,
-    "batchnorm": _norm("gamma", "beta", *NON_TRAINABLE),
-    "groupnorm": _norm("gamma", "beta"),
+    "batchnorm": _norm("batchnorm", "gamma", "beta", *NON_TRAINABLE),
+    "groupnorm": _norm("groupnorm", "gamma", "beta"),
     "globalavg": _global,
     "globalmax": _global,
     "act": _same,
+    "unit": _same,
     "scale": _same,
     "dropout": _same,
     "droppath": _same,
@@ -121,12 +131,16 @@ class Tally(Builder):
         return Shape(output)
 
 
-def tally(config: Config) -> list[Row]:
+def tally(config: Config) -> tuple[Row, ...]:
     """Every layer of a network in the order of building, without building it."""
-    g, x = Tally(config.spec), Shape((None, *config.spec.input_shape))
-    *_, (_, x) = config.spec.features(g, x)
-    g.at("head").head(x, config.head)
-    return g.rows
+    return _tally(config.spec, config.head)
+
+
+@cache  # many weights are of one network
+def _tally(spec: Spec, head: Head) -> tuple[Row, ...]:
+    g = Tally(spec)
+    g.network(Shape((None, *spec.input_shape)), head)
+    return tuple(g.rows)
 
 
 def check_size(config: Config) -> None:
@@ -142,16 +156,29 @@ def check_size(config: Config) -> None:
         raise BadSpec(f"{config.architecture} needs images of at least {least}x{least} pixels, not {height}x{width}.")
 
 
-def variables(rows: list[Row]) -> dict[str, tuple[int, ...]]:
+def variables(rows: Iterable[Row]) -> dict[str, tuple[int, ...]]:
     """Shape of every variable under its key, `layer/variable`."""
     return {f"{row.layer}/{name}": shape for row in rows for name, shape in row.variables.items()}
 
 
-def parameters(rows: list[Row]) -> int:
+def parameters(rows: Iterable[Row]) -> int:
     """Learned parameters: kernels, biases, gammas and betas, as torch counts them."""
     return sum(math.prod(s) for key, s in variables(rows).items() if not key.endswith(NON_TRAINABLE))
 
 
-def macs(rows: list[Row]) -> int:
-    """Multiply-accumulates of convolutions and dense layers for one image."""
+def macs(rows: Iterable[Row]) -> int:
+    """Multiply-accumulates of convolutions and dense layers for one image, and the operations of normalisations."""
     return sum(row.macs for row in rows)
+
+
+def activations(rows: Iterable[Row]) -> int:
+    """Bytes of all layers' outputs for one image in float32: what training has to keep."""
+    return sum(4 * _elements(row.output) for row in rows)
+
+
+def by_stage(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows of each stage: the first token of a layer's name."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.layer.partition("_")[0], []).append(row)
+    return groups

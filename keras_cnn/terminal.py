@@ -37,7 +37,7 @@ def framework(seed: int | None = None) -> Any:
         if seed is not None:
             keras.utils.set_random_seed(seed)
         keras.ops.zeros(())
-    warnings.filterwarnings("ignore", module="keras|tensorflow")
+    warnings.filterwarnings("ignore", module=r"(keras|tensorflow)(\.|$)")
     return keras_cnn
 
 
@@ -94,6 +94,10 @@ def count(n: int) -> str:
         if n >= size:
             return f"{n / size:.2f} {unit}"
     return str(n)
+
+
+def mebibytes(n: int) -> str:
+    return f"{n / 2**20:.1f} MiB"
 
 
 def some(names: list[str], most: int = 5) -> str:

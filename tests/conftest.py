@@ -1,13 +1,19 @@
-"""Shared by all tests: quiet TensorFlow, where the real data is, and a fixed seed."""
+"""Shared by all tests: quiet TensorFlow, where the real data is, a fixed seed, and no way to the real hub."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# The client of the hub reads these when it is imported. No test needs the network, or touches a person's cache.
+os.environ |= dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="keras_cnn_tests_")
+for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "KERAS_CNN_HUB"):
+    os.environ.pop(_name, None)
 
 SHARED = Path(__file__).parents[1] / "shared"
 if not SHARED.is_dir():
@@ -35,3 +41,40 @@ def _forget_graphs():
     import keras
 
     keras.backend.clear_session()
+
+
+# --- the hub; test_hub_server.py has its own ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub():
+    from hub_server import Hub
+
+    with Hub(tokens={"hf_me": "me", "hf_you": "you"}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def home(hub, tmp_path, monkeypatch) -> Path:
+    """The folder of the client, which talks to the loopback hub."""
+    from huggingface_hub import constants
+
+    home = tmp_path / "home"
+    settings = {
+        "ENDPOINT": hub.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HOME": str(home),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setattr(constants, name, value)
+    return home
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """How long pauses between attempts would have been."""
+    waited: list[float] = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    return waited

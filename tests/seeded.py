@@ -11,6 +11,8 @@ import re
 
 import numpy as np
 
+from keras_cnn.spec import Head
+
 
 def generator(text: str) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little"))
@@ -20,10 +22,9 @@ def array(key: str, shape: tuple[int, ...]) -> np.ndarray:
     """The float32 array of a variable, `layer/variable`, by its key alone."""
     rng, (layer, variable) = generator(key), key.split("/")
     if variable == "kernel":
-        depthwise = shape[-1] == 1  # sees one channel, and follows an activation that has shrunk the signal
-        value = rng.standard_normal(shape) * np.sqrt(
-            4.0 / np.prod(shape[:2]) if depthwise else 1.5 / np.prod(shape[:-1])
-        )
+        # A depthwise kernel sees one channel, and follows an activation that has shrunk the signal.
+        variance = 6.0 / np.prod(shape[:2]) if shape[-1] == 1 else 1.5 / np.prod(shape[:-1])
+        value = rng.standard_normal(shape) * np.sqrt(variance)
     elif variable == "moving_variance":
         value = 10.0 ** rng.uniform(-3, 0, shape)
     elif variable == "gamma":
@@ -40,6 +41,11 @@ def array(key: str, shape: tuple[int, ...]) -> np.ndarray:
 
 def arrays(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     return {key: array(key, tuple(shape)) for key, shape in shapes.items()}
+
+
+def head(name: str, classes: int) -> Head:
+    """The head under which a variant is compared; FaceNet's has an embedding."""
+    return Head(classes=classes, embedding=512 if name == "inception_resnet_v1" else 0, activation=None)
 
 
 def image(size: int, channels: int = 3) -> np.ndarray:

@@ -8,22 +8,24 @@ import pickle
 import sys
 from pathlib import Path
 
+import foreign
 import h5py
 import keras
 import numpy as np
 import pytest
 import seeded
 from keras.src.legacy.saving import legacy_h5_format
+from keras.src.utils import file_utils
 from safetensors.numpy import load_file, save_file
 
 import keras_cnn as kc
 from keras_cnn import catalog, checkpoint, convert, tally
 from keras_cnn.building import adapt_stem
-from keras_cnn.convert import cifar, keras_applications, timm
+from keras_cnn.convert import cifar, keras_applications, timm, torchvision
 from keras_cnn.convert.rename import from_torch, to_ours, to_theirs, to_torch
 from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnknownModel, UnsafeFile, WeightsMismatch
 from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import Head, Preprocess
+from keras_cnn.spec import IMAGENET_STD, Head, Preprocess
 
 NAMES = ["ant", "bee", "cow"]
 
@@ -114,6 +116,20 @@ def test_batch_counters_are_ignored_and_other_keys_are_not(timm_dir):
     save_file(state | {"attention.weight": np.zeros((2, 2), "float32")}, file)
     with pytest.raises(WeightsMismatch, match=r"\n\+ attention\.weight \(2, 2\)$"):
         kc.build(timm_dir)
+
+
+def test_torchvisions_auxiliary_classifier_is_read_where_it_is_wanted(tmp_path):
+    with_aux = config("inception_v3")
+    with_aux = with_aux.with_(spec=with_aux.spec.with_(aux=True))
+    values = seeded.arrays(tally.variables(tally.tally(with_aux)))
+    state = {k: np.ascontiguousarray(v) for k, v in to_theirs(values, with_aux.spec, timm.FORMAT).items()}
+    assert state["AuxLogits.conv1.conv.weight"].shape == (768, 128, 5, 5) and "AuxLogits.fc.bias" in state
+    save_file(state, tmp_path / "w.safetensors")
+    check(kc.build("inception_v3", weights=tmp_path / "w.safetensors"), ours("inception_v3"))
+    check(kc.build("inception_v3", weights=tmp_path / "w.safetensors", aux=True), values)
+    del state["AuxLogits.fc.bias"]
+    with pytest.raises(WeightsMismatch, match=r"\n- AuxLogits\.fc\.bias \(for aux_logits/bias\)$"):
+        convert.convert(state, config("inception_v3"), source="w")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet26d", "resnetv2_50", "resnet50_gn", "resnext50_32x4d"])
@@ -377,6 +393,151 @@ def test_h5_files_that_are_none(tmp_path):
         file.create_dataset("x", data=[1.0])
     with pytest.raises(CorruptFile, match=r"w\.h5 is not a legacy Keras weights file"):
         kc.build("keras_resnet50", weights=path)
+
+
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "module"),
+    [
+        ("tf_efficientnet_b0", "EfficientNetB0", "efficientnet"),
+        ("inception_v3", "InceptionV3", "inception_v3"),
+        pytest.param("tf_efficientnetv2_b0", "EfficientNetV2B0", "efficientnet_v2", marks=SLOW),
+        pytest.param("tf_efficientnetv2_s", "EfficientNetV2S", "efficientnet_v2", marks=SLOW),
+        pytest.param("inception_resnet_v2", "InceptionResNetV2", "inception_resnet_v2", marks=SLOW),
+    ],
+)
+def test_a_published_h5_file_gives_the_logits_of_weights_imagenet(tmp_path, monkeypatch, name, make, module):
+    """The file that keras.applications would download, read by it and by us: by order the one, by names the other."""
+    make, module = getattr(keras.applications, make), getattr(keras.applications, module)
+    spec, fmt = catalog.get(name), keras_applications.FORMAT
+    _ = keras.layers.Conv2D(1, 1), keras.layers.BatchNormalization()  # so that Keras' own numbers do not start at 0
+    source = make(weights=None)
+    size = source.input_shape[1]
+    sees = config(name).with_(head=Head(classes=1000, activation=None), preprocess=fmt.preprocess(spec))
+    values = foreign.lively(ours(name, 1000), sees, (size,))
+    values = foreign.without_gammas(values) if "gamma" in fmt.constants(spec) else values
+    # The published EfficientNets V1 store the standard deviation as the variance, and divide by its root twice.
+    foreign.fill(source, to_theirs(values, spec, fmt), spec, pixel_variance=IMAGENET_STD)
+    path = foreign.write_h5(tmp_path / "w.h5", foreign.published(source))
+    monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: str(path))
+    theirs = make(weights="imagenet", classifier_activation=None)
+    model = kc.build(name, weights=path, classifier_activation=None, input_shape=(size, size, 3))
+    image = seeded.image(size)
+    expected = theirs(module.preprocess_input(image.astype("float32")), training=False)
+    np.testing.assert_allclose(model(image, training=False), expected, rtol=0, atol=1e-4)
+    assert np.ptp(expected) > 0.1
+    check(model, values)
+
+
+KERAS_B0, KERAS_V3 = ("tf_efficientnet_b0", keras_applications.FORMAT), ("inception_v3", keras_applications.FORMAT)
+
+
+def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Path:
+    """Our seeded weights as a file of keras.applications, pixel statistics included."""
+    spec, fmt = catalog.get(name), keras_applications.FORMAT
+    values = ours(name, classes)
+    state = to_theirs(foreign.without_gammas(values) if "gamma" in fmt.constants(spec) else values, spec, fmt)
+    state = {k: v for k, v in state.items() if top or not k.startswith(("predictions/", "dense:"))}
+    pixels = {f"normalization/{n}": np.ones(3, "float32") for n in ("mean", "variance", "count")}
+    return foreign.write_h5(path, (pixels if name.startswith("tf_efficientnet_b") else {}) | state)
+
+
+def test_a_file_brings_its_numerics_and_preprocessing(tmp_path):
+    """An architecture's defaults are one source's; another source's file computes as that source does."""
+    path = keras_file(tmp_path / "w.h5", "tf_efficientnet_b0")
+    known = config_of(kc.build("efficientnet_b0", weights=path))
+    assert (known.spec.pad, known.spec.norm_eps, known.preprocess) == ("same", 1e-3, Preprocess())
+    known = config_of(kc.build("tf_efficientnetv2_s", weights=keras_file(path, "tf_efficientnetv2_s")))
+    assert known.preprocess == Preprocess(mean=(128 / 255,) * 3, std=(128 / 255,) * 3, size=(300, 300))
+    known = config_of(kc.build("inception_v3", weights=keras_file(path, "inception_v3")))
+    assert (known.spec.avg_pad, known.preprocess.mean, known.preprocess.std) == ("exclude", (0.5,) * 3, (0.5,) * 3)
+    save_file(theirs("inception_v3"), tmp_path / "w.safetensors")
+    known = config_of(kc.build("inception_v3", weights=tmp_path / "w.safetensors"))
+    assert (known.spec.avg_pad, known.preprocess.mean, known.preprocess.std) == ("include", (0.5,) * 3, (0.5,) * 3)
+    for name, eps, crop in (("tf_efficientnet_b0", 1e-5, 0.875), ("tf_efficientnet_b5", 1e-3, 1.0)):
+        state = theirs(name, torchvision.FORMAT)
+        found, _ = convert.convert(state, config(name), source="w")
+        assert (found.spec.pad, found.spec.norm_eps, found.preprocess.crop) == ("torch", eps, crop)
+
+
+@pytest.mark.parametrize(
+    ("name", "fmt"),
+    [("efficientnet_b0", torchvision.FORMAT), ("tf_efficientnetv2_b0", keras_applications.FORMAT), KERAS_B0],
+)
+def test_formats_are_told_apart_by_their_keys(name, fmt):
+    state = theirs(name, fmt)
+    _, found = convert.convert(state, config(name), source="w")
+    expected = ours(name)
+    assert found.keys() == expected.keys() and all(np.array_equal(found[k], expected[k]) for k in expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "network", "fmt", "sentence"),
+    [
+        ("efficientnet_b1", "efficientnet_b0", timm.FORMAT, r"\+ blocks\.0\.1\.bn1\.bias \(16,\)"),
+        (
+            "efficientnet_b1",
+            "efficientnet_b0",
+            torchvision.FORMAT,
+            r"\+ features\.1\.1\.block\.0\.0\.weight \(16, 1, 3",
+        ),
+        (
+            "efficientnet_b0",
+            "efficientnet_b1",
+            torchvision.FORMAT,
+            r"- features\.1\.1\.block\.0\.0\.weight \(for stage1_b",
+        ),
+        ("tf_efficientnet_b1", "tf_efficientnet_b0", KERAS_B0[1], r"\+ block1b_bn/beta \(16,\)"),
+        (
+            "tf_efficientnet_b0",
+            "tf_efficientnet_b1",
+            KERAS_B0[1],
+            r"- block1b_dwconv/kernel \(for stage1_block2_depthwise",
+        ),
+        ("tf_efficientnetv2_b0", "tf_efficientnet_b0", KERAS_B0[1], r"- block1a_dwconv/kernel \(for stage1_block1_dep"),
+    ],
+)
+def test_an_efficientnet_of_another_depth(file, network, fmt, sentence):
+    state = theirs(file, fmt)
+    with pytest.raises(
+        WeightsMismatch, match=rf"^read as a checkpoint of {fmt.name}, the weights do not.*\n{sentence}"
+    ):
+        convert.convert(state, config(network), source="w")
+
+
+def test_an_inception_with_other_layers(tmp_path):
+    path = keras_file(tmp_path / "w.h5", "inception_resnet_v2")
+    with pytest.raises(
+        WeightsMismatch, match=r"^read as a checkpoint of keras\.applications, .*\n- conv:9/kernel \(1, 1"
+    ):
+        kc.build("inception_v3", weights=path)
+
+
+def test_what_keras_does_not_store_is_its_constant_and_nothing_else():
+    state, shapes = theirs(*KERAS_B0), tally.variables(tally.tally(config("inception_v3")))
+    with pytest.raises(WeightsMismatch, match=r"^keras\.applications has no place for stem_norm1/gamma: there it is 1"):
+        to_theirs(ours("inception_v3"), catalog.get("inception_v3"), keras_applications.FORMAT)
+    del state["stem_bn/gamma"]
+    with pytest.raises(WeightsMismatch, match=r"\n- stem_bn/gamma \(for stem_norm/gamma\)$"):
+        convert.convert(state, config("tf_efficientnet_b0"), source="w")
+    values = foreign.without_gammas(ours("inception_v3"))
+    found = to_ours(
+        to_theirs(values, catalog.get("inception_v3"), KERAS_V3[1]), catalog.get("inception_v3"), shapes, KERAS_V3[1]
+    )
+    assert found.keys() == values.keys() and all(np.array_equal(found[k], values[k]) for k in values)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "inception_v3"])
+def test_files_with_and_without_a_top(tmp_path, name):
+    """The number of classes is the file's: none without a top; another one starts a new head."""
+    with_top = keras_file(tmp_path / "top.h5", name, classes=21)
+    no_top = keras_file(tmp_path / "no_top.h5", name, top=False)
+    build = lambda path, **kw: kc.build(name, weights=path, input_shape=(96, 96, 3), **kw).output_shape[-1]  # noqa: E731
+    width = ours(name)["head_logits/kernel"].shape[0]
+    assert (build(with_top), build(with_top, classes=1000), build(with_top, classes=0)) == (21, 1000, width)
+    assert (build(no_top), build(no_top, classes=5), build(no_top, classes=0)) == (width, 5, width)
 
 
 # --- CIFAR, and the real checkpoints --------------------------------------------------------------------------------

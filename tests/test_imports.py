@@ -30,7 +30,7 @@ TIERS = (
     ("spec", "errors", "layers"),
     ("builder", "families", "tally", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert"),
-    ("hub", "describe"),
+    ("hub", "describe", "scaling"),
     ("building", "recipe", "evaluation"),
     ("transfer", "training"),
     ("terminal",),

@@ -154,7 +154,7 @@ def test_dilation_where_the_last_block_strides_is_refused():
 
 
 def test_every_error_of_ours_is_a_value_error():
-    ours = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
+    ours = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if not issubclass(cls, Warning)]
     assert len(ours) > 5 and all(issubclass(cls, errors.KerasCnnError) for cls in ours)
     assert issubclass(errors.KerasCnnError, ValueError)
 
@@ -295,8 +295,6 @@ def test_an_unknown_tag_and_a_missing_directory():
         kc.build("resnet50.gone")
     with pytest.raises(UnknownModel, match=r"^runs/gone: there is no such directory\.$"):
         kc.build("runs/gone")
-    with pytest.raises(errors.KerasCnnError, match="local directories only"):
-        kc.build("hf://timm/resnet50.a1_in1k")
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn import checkpoint, tally
-from keras_cnn.convert import cifar, keras_applications, timm
-from keras_cnn.convert.rename import recognise, to_ours
+from keras_cnn.convert import cifar, keras_applications, timm, torchvision
+from keras_cnn.convert.rename import OPTIONAL, recognise, to_ours
 from keras_cnn.errors import CorruptFile, MissingPackage, UnsafeFile
 from keras_cnn.spec import Config, Head
 
 if TYPE_CHECKING:
     import numpy as np
 
-FORMATS = [timm.FORMAT, cifar.FORMAT, keras_applications.FORMAT]
+FORMATS = [timm.FORMAT, torchvision.FORMAT, cifar.FORMAT, keras_applications.FORMAT]
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
@@ -42,13 +42,18 @@ def read(path: str | Path, config: Config) -> tuple[Config, dict[str, np.ndarray
 def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[Config, dict[str, np.ndarray]]:
     """As `read`, from arrays."""
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    spec, shapes = config.spec, tally.variables(tally.tally(config))
-    if shapes.keys() & state.keys():
-        checkpoint.check(_without_head(shapes), _without_head(state))
+    spec = config.spec
+    # An auxiliary classifier is read wherever the file has one: `build` decides whether it is wanted.
+    whole = spec.with_(aux=True) if hasattr(spec, "aux") else spec
+    shapes = tally.variables(tally.tally(config.with_(spec=whole)))
+    # Only we name layers by their stage; `stem_conv/kernel` is also what keras.applications calls it.
+    if any(key.startswith("stage") for key in shapes.keys() & state.keys()):
+        checkpoint.check(_backbone(shapes), _backbone(state))
         values = state
     else:
         fmt = recognise(state, spec, shapes, FORMATS)
         values = to_ours(state, spec, shapes, fmt)
+        spec = spec.with_(**fmt.numerics(spec))
         if not config.provenance:  # a bare file: its format tells what it expects of an image
             pre = fmt.preprocess(spec).at_size(spec.input_shape[:2])
             config = config.with_(preprocess=pre, class_names=fmt.class_names)
@@ -61,8 +66,8 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
     ), values
 
 
-def _without_head(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if not k.startswith("head_")}
+def _backbone(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if not k.startswith(OPTIONAL)}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:

@@ -2,16 +2,22 @@
 
 Its v1 ResNets take BGR; the file's first kernel is turned to RGB here, so that every network of ours
 takes RGB and no channel order has to be remembered.
+
+The layers of its Inceptions have the names that Keras happened to give them, and Keras reads such files by the order
+of their layers alone. So do we: `by_order` numbers a file's layers, `inception` the layers of our network.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_cnn.convert.rename import Format, Rules
 from keras_cnn.errors import CorruptFile
 from keras_cnn.spec import Preprocess, Spec
+from keras_cnn.tally import Row, Shape, Tally
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,11 +46,122 @@ def resnet(spec: Any) -> Rules:
     ]
 
 
+# Their names of an EfficientNet block's layers, by our names; V2 has another for its depthwise convolution.
+BLOCK = {
+    "expand_conv": "expand_conv",
+    "expand_norm": "expand_bn",
+    "depthwise_conv": "dwconv",
+    "depthwise_norm": "bn",
+    "se_reduce": "se_reduce",
+    "se_expand": "se_expand",
+    "project_conv": "project_conv",
+    "project_norm": "project_bn",
+}
+V2_BLOCK = BLOCK | {"depthwise_conv": "dwconv2"}
+
+
+def efficientnet(spec: Any) -> Rules:
+    """keras.applications `efficientnet.py` and `efficientnet_v2.py`: the blocks of stage 1 are block1a, block1b, ..."""
+    ends = [(f"{end}_{ours}", f"{end}_{theirs}") for end in ("stem", "top") for ours, theirs in (CONV, NORM)]
+    blocks = [
+        (rf"stage(\d)_block(\d+)_{ours}", lambda s, b, theirs=theirs: f"block{s}{chr(ord('a') + b - 1)}_{theirs}")
+        for ours, theirs in (V2_BLOCK if _is_v2(spec) else BLOCK).items()
+    ]
+    return [*ends, *blocks, ("head_logits", "predictions")]
+
+
+CONV, NORM = ("conv", "conv"), ("norm", "bn")
+
+
+def _is_v2(spec: Any) -> bool:
+    return any(kind in ("er", "cn") for kind, *_ in spec.blocks)
+
+
+def inception(spec: Any) -> Rules:
+    """keras.applications `inception_v3.py` and `inception_resnet_v2.py`: the place of a layer among its kind."""
+    numbers = {kind: count(1) for kind in ("conv", "batchnorm")}
+    rows = [row for row in _in_keras_order(spec) if row.kind in numbers]
+    return [*((row.layer, f"{row.kind}:{next(numbers[row.kind])}") for row in rows), ("head_logits", "dense:1")]
+
+
+def by_order(state: Mapping[str, Any], spec: Any) -> Mapping[str, Any]:
+    """An Inception's arrays under the place of their layer among its kind, in the order of the file.
+
+    What `to_theirs` gives has these names already and stays.
+    """
+    if not spec.family.startswith("Inception") or any(key.startswith("conv:") for key in state):
+        return state
+    layers: dict[str, dict[str, Any]] = {}
+    for key, value in state.items():
+        layer, _, variable = key.rpartition("/")
+        layers.setdefault(layer, {})[variable] = value
+    numbers = {kind: count(1) for kind in ("conv", "batchnorm", "dense")}
+    kinds = {layer: _kind(variables) for layer, variables in layers.items()}
+    names = {layer: f"{kind}:{next(numbers[kind])}" if kind else layer for layer, kind in kinds.items()}
+    return {
+        f"{names[layer]}/{variable}" if layer else variable: value
+        for layer, variables in layers.items()
+        for variable, value in variables.items()
+    }
+
+
+def _kind(variables: Mapping[str, Any]) -> str:
+    if "kernel" in variables:
+        return "conv" if len(variables["kernel"].shape) == 4 else "dense"
+    return "batchnorm" if "moving_mean" in variables else ""
+
+
+class _Output(NamedTuple):
+    """Stands in for a tensor, as `Shape` does, and knows its row."""
+
+    shape: tuple[int | None, ...]
+    row: int
+
+
+class _Wires(Tally):
+    """Also notes which rows read the output of each."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.readers: list[list[int]] = []
+
+    def emit(self, kind: str, token: str, x: Any, **args: Any) -> Any:
+        row = len(self.rows)
+        for tensor in x if isinstance(x, list) else [x]:
+            if isinstance(tensor, _Output):
+                self.readers[tensor.row].append(row)
+        self.readers.append([])
+        return _Output(super().emit(kind, token, x, **args).shape, row)
+
+
+def _in_keras_order(spec: Any) -> list[Row]:
+    """Layers as Keras lists them: the farthest from the output first, and equally far ones branch by branch."""
+    g = _Wires(spec.with_(**numerics(spec)))
+    list(spec.features(g, Shape((None, *spec.input_shape))))
+    steps = [0] * len(g.rows)
+    for i in reversed(range(len(g.rows))):
+        steps[i] = 1 + max((steps[reader] for reader in g.readers[i]), default=0)
+    return [g.rows[i] for i in sorted(range(len(g.rows)), key=lambda i: -steps[i])]
+
+
 def preprocess(spec: Any) -> Preprocess:
-    """ "caffe" of ResNet v1 (BGR, means of 0..255, no scale) in RGB; -1..1 for v2."""
+    """ "caffe" of ResNet v1 (BGR, means of 0..255, no scale) in RGB; -1..1 for ResNet v2 and Inception; inside the
+    EfficientNets, ImageNet statistics, but x / 128 - 1 in V2 S, M and L."""
     if _takes_bgr(spec):
         return Preprocess(mean=CAFFE_MEAN, std=(1 / 255,) * 3, interpolation="bilinear")
+    if spec.family == "EfficientNet":
+        half = (128 / 255,) * 3
+        return Preprocess(mean=half, std=half) if _is_v2(spec) and spec.fixed_top else Preprocess()
     return Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear")
+
+
+def numerics(spec: Any) -> dict[str, Any]:
+    """TensorFlow's padding, and Keras' own norm."""
+    if spec.family == "EfficientNet":
+        return {"pad": "same", "norm_eps": 1e-3, "norm_momentum": 0.9 if _is_v2(spec) else 0.99}
+    if spec.family.startswith("Inception"):
+        return {"avg_pad": "exclude", "norm_eps": 1e-3, "norm_momentum": 0.99}
+    return {}  # the variants keras_resnet* have them
 
 
 def _takes_bgr(spec: Any) -> bool:
@@ -56,7 +173,7 @@ def _turn_stem(value: np.ndarray, key: str, spec: Spec) -> np.ndarray:
     return value[:, :, ::-1] if key == "stem_conv/kernel" and _takes_bgr(spec) else value
 
 
-RULES = {"ResNet": resnet}
+RULES = {"ResNet": resnet, "EfficientNet": efficientnet, "Inception": inception, "InceptionResNet": inception}
 FORMAT = Format(
     name="keras.applications",
     rules=lambda spec: RULES[spec.family](spec) if spec.family in RULES else [],
@@ -65,11 +182,16 @@ FORMAT = Format(
     to_ours=lambda value, shape, key, spec: _turn_stem(value, key, spec),
     to_theirs=_turn_stem,
     preprocess=preprocess,
+    # Mean and variance of the pixels in an EfficientNet V1, where `preprocess` has them.
+    ignored=r"^normalization(_\d+)?/(mean|variance|count)$",
+    numerics=numerics,
+    constants=lambda spec: {"gamma": 1.0} if spec.family.startswith("Inception") else {},
+    canonical=by_order,
 )
 
 
 def read_h5(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays of a legacy Keras `.h5` weights file under `layer/variable`."""
+    """Arrays of a legacy Keras `.h5` weights file under `layer/variable`, in the order of the file."""
     import h5py
     import numpy as np
 
@@ -86,6 +208,7 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
                 group = root[layer]
                 for weight in group.attrs["weight_names"]:
                     layer_name, variable = _text(weight).removesuffix(":0").split("/")[-2:]
+                    variable = variable.removeprefix("depthwise_")  # Keras 2 names a depthwise kernel so
                     state[f"{layer_name}/{variable}"] = np.asarray(group[weight])
     except OSError as error:
         raise CorruptFile(f"{path} is truncated or not an HDF5 file ({error}): fetch it again.") from None

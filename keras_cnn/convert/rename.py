@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn.checkpoint import Arrays, report
+from keras_cnn.checkpoint import OF_CLASSES, Arrays, report
 from keras_cnn.errors import WeightsMismatch
 from keras_cnn.spec import Preprocess, Spec
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 # (pattern of our whole layer name, their name: a string, or a function of the pattern's numbers)
 Rules = list[tuple[str, str | Callable[..., str]]]
+OPTIONAL = ("head_", "aux_")  # beginnings of our keys of which a file may have none
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Format:
     to_ours: layout, given (array, wanted shape, our key, Spec); to_theirs: (array, our key, Spec).
     preprocess, class_names: what its networks expect of an image, for a file that comes without a configuration.
     ignored: pattern of foreign keys that hold nothing for prediction.
+    numerics: fields of the Spec in which the source computes otherwise than the architecture's default.
+    constants: our variables that the source does without, and the value that stands for them.
+    canonical: the file's keys as the rules know them, where its own are not fixed.
     """
 
     name: str
@@ -42,6 +46,9 @@ class Format:
     preprocess: Callable[[Spec], Preprocess]
     class_names: tuple[str, ...] = ()
     ignored: str = r"(?!)"
+    numerics: Callable[[Spec], Mapping[str, Any]] = lambda spec: {}
+    constants: Callable[[Spec], Mapping[str, float]] = lambda spec: {}
+    canonical: Callable[[Mapping[str, Any], Spec], Mapping[str, Any]] = lambda state, spec: state
 
     def key(self, ours: str, rules: Rules) -> str | None:
         """Their key for one of ours, or None where no rule speaks of it."""
@@ -54,17 +61,27 @@ class Format:
 
 
 def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Format) -> Arrays:
-    """A foreign checkpoint under our keys and layouts; WeightsMismatch lists every key that does not fit."""
-    rules = fmt.rules(spec)
+    """A foreign checkpoint under our keys and layouts; WeightsMismatch lists every key that does not fit.
+
+    A file may do without the head or the auxiliary classifier: then the arrays do, too.
+    """
+    import numpy as np
+
+    state, rules, constants = fmt.canonical(state, spec), fmt.rules(spec), fmt.constants(spec)
     wanted = {ours: fmt.key(ours, rules) for ours in shapes}
+    absent = tuple(part for part in OPTIONAL if not any(wanted[k] in state for k in wanted if k.startswith(part)))
+    wanted = {ours: theirs for ours, theirs in wanted.items() if not ours.startswith(absent)}
     values, lines = {}, []
     for ours, theirs in wanted.items():
+        if theirs is not None and theirs not in state and _variable(ours) in constants:
+            values[ours] = np.full(shapes[ours], constants[_variable(ours)], "float32")
+            continue
         if theirs is None or theirs not in state:
             lines.append(f"- {theirs or '(no rule)'} (for {ours})")
             continue
         value = fmt.to_ours(state[theirs], shapes[ours], ours, spec)
         # The number of classes may differ: the caller decides whether the head is wanted at all.
-        if value.shape != shapes[ours] and not ours.startswith("head_"):
+        if value.shape != shapes[ours] and not ours.startswith(OF_CLASSES):
             lines += [f"- {theirs} {shapes[ours]}", f"+ {theirs} {value.shape}"]
         values[ours] = value
     extra = state.keys() - set(wanted.values())
@@ -76,19 +93,27 @@ def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Fo
 
 def to_theirs(values: Mapping[str, np.ndarray], spec: Spec, fmt: Format) -> Arrays:
     """The inverse of `to_ours`: our arrays as the foreign source would store them."""
-    rules = fmt.rules(spec)
+    rules, constants = fmt.rules(spec), fmt.constants(spec)
     named = {ours: fmt.key(ours, rules) for ours in values}
     if nameless := [ours for ours, theirs in named.items() if theirs is None]:
         raise WeightsMismatch(f"{fmt.name} has no name for {nameless[0]}.")
-    return {str(named[ours]): fmt.to_theirs(value, ours, spec) for ours, value in values.items()}
+    fixed = {ours: constants[_variable(ours)] for ours in values if _variable(ours) in constants}
+    if lost := [ours for ours, constant in fixed.items() if (values[ours] != constant).any()]:
+        raise WeightsMismatch(f"{fmt.name} has no place for {lost[0]}: there it is {fixed[lost[0]]} throughout.")
+    kept = {ours: value for ours, value in values.items() if ours not in fixed}
+    return {str(named[ours]): fmt.to_theirs(value, ours, spec) for ours, value in kept.items()}
+
+
+def _variable(key: str) -> str:
+    return key.rpartition("/")[2]
 
 
 def recognise(state: Mapping[str, Any], spec: Spec, shapes: Shapes, formats: list[Format]) -> Format:
     """The format under which most of our keys are found: told from the file's content, never from its name."""
 
     def found(fmt: Format) -> int:
-        rules = fmt.rules(spec)
-        return sum(fmt.key(ours, rules) in state for ours in shapes)
+        rules, keys = fmt.rules(spec), fmt.canonical(state, spec)
+        return sum(fmt.key(ours, rules) in keys for ours in shapes)
 
     best = max(formats, key=found)
     if not found(best):

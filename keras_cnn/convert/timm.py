@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_cnn.catalog import get
+from keras_cnn.convert import inception
 from keras_cnn.convert.rename import TORCH_NAMES, Format, Rules, from_torch, to_torch
 from keras_cnn.errors import CorruptFile
-from keras_cnn.families.inception import RESIDUAL_STAGES
 from keras_cnn.spec import IMAGENET_MEAN, IMAGENET_STD, Config, Head, Preprocess, Spec
 
 
@@ -76,78 +76,21 @@ def efficientnet(spec: Any) -> Rules:
     return [*ends.items(), *blocks]
 
 
-# torchvision's names of Inception v3's convolutions, branch by branch; a pair is a fork, None a pool.
-DOUBLE = ["branch3x3dbl_1", "branch3x3dbl_2", "branch3x3dbl_3"]
-POOL = [None, "branch_pool"]
-MIXED: dict[str, list[list[Any]]] = {
-    "A": [["branch1x1"], ["branch5x5_1", "branch5x5_2"], DOUBLE, POOL],
-    "B": [["branch3x3"], DOUBLE],
-    "C": [
-        ["branch1x1"],
-        [f"branch7x7_{i}" for i in (1, 2, 3)],
-        [f"branch7x7dbl_{i}" for i in (1, 2, 3, 4, 5)],
-        POOL,
-    ],
-    "D": [["branch3x3_1", "branch3x3_2"], [f"branch7x7x3_{i}" for i in (1, 2, 3, 4)]],
-    "E": [
-        ["branch1x1"],
-        ["branch3x3_1", ("branch3x3_2a", "branch3x3_2b")],
-        ["branch3x3dbl_1", "branch3x3dbl_2", ("branch3x3dbl_3a", "branch3x3dbl_3b")],
-        POOL,
-    ],
-}
-KINDS = {"stage2": "AAA", "stage3": "BCCCC", "stage4": "DEE"}
+def preprocess(spec: Any) -> Preprocess:
+    """What a bare file's images were: every Inception was trained on -1..1.
 
-
-def _unit(ours: str, theirs: str, number: str = "") -> Rules:
-    """A convolution and its norm."""
-    return [(f"{ours}conv{number}", f"{theirs}.conv"), (f"{ours}norm{number}", f"{theirs}.bn")]
-
-
-def inception(spec: Any) -> Rules:
-    """torchvision `inception.py`, timm `inception_v3.py`: stage 2 is their Mixed_5, and so on."""
-    units = {"stem_1": "1a_3x3", "stem_2": "2a_3x3", "stem_3": "2b_3x3", "stage1_2": "3b_1x1", "stage1_3": "4a_3x3"}
-    rules: Rules = [("head_logits", "fc")]
-    for place, name in units.items():
-        stage, number = place.split("_")
-        rules += _unit(f"{stage}_", f"Conv2d_{name}", number)
-    for stage, kinds in KINDS.items():
-        for b, kind in enumerate(kinds, 1):
-            mixed = f"Mixed_{int(stage[-1]) + 3}{chr(ord('a') + b - 1 + (stage == 'stage2'))}"
-            for k, names in enumerate(MIXED[kind], 1):
-                for i, name in enumerate(names, 1):
-                    ours = f"{stage}_block{b}_branch{k}_"
-                    if isinstance(name, tuple):
-                        for f, fork in enumerate(name, 1):
-                            rules += _unit(f"{ours}fork{i}_branch{f}_", f"{mixed}.{fork}", "1")
-                    elif name:
-                        rules += _unit(ours, f"{mixed}.{name}", str(i))
-    return rules
-
-
-def inception_resnet(spec: Any) -> Rules:
-    """timm `inception_resnet_v2.py`: a branch of one operation is no Sequential."""
-    rules: Rules = [("head_logits", "classif"), *_unit("top_", "conv2d_7b")]
-    for ours, name in (("stem_", "1a"), ("stem_", "2a"), ("stem_", "2b"), ("stage1_", "3b"), ("stage1_", "4a")):
-        number = {"1a": "1", "2a": "2", "2b": "3", "3b": "2", "4a": "3"}[name]
-        rules += _unit(ours, f"conv2d_{name}", number)
-    repeats = {2: ("mixed_5b", "repeat"), 3: ("mixed_6a", "repeat_1"), 4: ("mixed_7a", "repeat_2")}
-    for (first, table, blocks, _), (s, (mixed, repeat)) in zip(RESIDUAL_STAGES, repeats.items(), strict=True):
-        places = {f"block{b}": f"{repeat}.{b - 1}" for b in range(1, blocks + 1)}
-        places |= {f"block{blocks + 1}": "block8"} if s == 4 else {}
-        for block, theirs in {"reduction": mixed, **places}.items():
-            for k, operations in enumerate(first if block == "reduction" else table):
-                for i in range(len(operations)):
-                    index = f".{i}" if len(operations) > 1 else ""
-                    rules += _unit(f"stage{s}_{block}_branch{k + 1}_", f"{theirs}.branch{k}{index}", str(i + 1))
-            rules.append((f"stage{s}_{block}_up", f"{theirs}.conv2d"))
-    return rules
+    torchvision feeds its Inception ImageNet statistics and turns them back to -1..1 inside (`transform_input`), so a
+    mean and std of .5 are the same computation.
+    """
+    if spec.family.startswith("Inception"):
+        return Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear")
+    return Preprocess(interpolation="bilinear")
 
 
 RULES = {
     "ResNet": resnet,
-    "Inception": inception,
-    "InceptionResNet": inception_resnet,
+    "Inception": inception.plain,
+    "InceptionResNet": inception.residual,
     "EfficientNet": efficientnet,
 }
 FORMAT = Format(
@@ -157,8 +100,9 @@ FORMAT = Format(
     separator=".",
     to_ours=from_torch,
     to_theirs=to_torch,
-    preprocess=lambda spec: Preprocess(interpolation="bilinear"),
-    ignored=r"num_batches_tracked$",
+    preprocess=preprocess,
+    # The auxiliary classifier serves training only: a network without one leaves it.
+    ignored=r"num_batches_tracked$|^AuxLogits\.",
 )
 
 

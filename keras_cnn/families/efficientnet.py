@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from keras_cnn.builder import Builder, Tensor
-from keras_cnn.spec import Spec, stage_plan
+from keras_cnn.spec import Spec, rounded_width, stage_plan
 
 # (kind, repeats, kernel size, stride, expansion, filters, squeeze-excite ratio); kinds, in timm's words:
 # "ds" depthwise separable, "ir" inverted residual (MBConv), "er" edge residual (fused MBConv), "cn" one convolution.
@@ -48,11 +48,10 @@ class EfficientNet(Spec):
 
     def scaled_width(self, filters: int) -> int:
         """Width of a layer: the nearest multiple of 8, never less than `round_limit` of the exact product."""
-        exact = filters * self.width
-        if self.width == 1.0:
-            return filters
-        rounded = max(8, int(exact + 4) // 8 * 8)
-        return rounded + 8 if rounded < self.round_limit * exact else rounded
+        return filters if self.width == 1.0 else rounded_width(filters * self.width, self.round_limit)
+
+    def scaled(self, depth: float, width: float, resolution: float) -> EfficientNet:
+        return self.with_(depth=self.depth * depth, width=self.width * width, input_shape=self.resized(resolution))
 
     def scaled_depth(self, stage: int) -> int:
         """Blocks of a stage, counted from 0."""
@@ -93,50 +92,55 @@ class EfficientNet(Spec):
         return y
 
 
-def _stages(rows: str, se: float = 0.25) -> tuple[Stage, ...]:
-    """Stages from a table of `kind repeats kernel stride expansion filters`, a row a stage; V2 squeezes only "ir"."""
-    table = [row.split() for row in rows.strip().splitlines()]
-    return tuple((k, *map(int, numbers), se if k in ("ir", "ds") else 0.0) for k, *numbers in table)  # type: ignore[misc]
+def _stages(rows: list[tuple[Any, ...]], ratio: float = 0.25) -> tuple[Stage, ...]:
+    """Stages with their squeeze-excite ratio: V2 squeezes only "ir"."""
+    return tuple((*row, ratio if row[0] in ("ir", "ds") else 0.0) for row in rows)  # type: ignore[return-value]
 
 
-V1_ROWS = """
-    ds 1 3 1 1 16
-    ir 2 3 2 6 24
-    ir 2 5 2 6 40
-    ir 3 3 2 6 80
-    ir 3 5 1 6 112
-    ir 4 5 2 6 192
-    ir 1 3 1 6 320"""
-V2_BASE = """
-    cn 1 3 1 1 16
-    er 2 3 2 4 32
-    er 2 3 2 4 48
-    ir 3 3 2 4 96
-    ir 5 3 1 6 112
-    ir 8 3 2 6 192"""
-V2_S = """
-    cn 2 3 1 1 24
-    er 4 3 2 4 48
-    er 4 3 2 4 64
-    ir 6 3 2 4 128
-    ir 9 3 1 6 160
-    ir 15 3 2 6 256"""
-V2_M = """
-    cn 3 3 1 1 24
-    er 5 3 2 4 48
-    er 5 3 2 4 80
-    ir 7 3 2 4 160
-    ir 14 3 1 6 176
-    ir 18 3 2 6 304
-    ir 5 3 1 6 512"""
-V2_L = """
-    cn 4 3 1 1 32
-    er 7 3 2 4 64
-    er 7 3 2 4 96
-    ir 10 3 2 4 192
-    ir 19 3 1 6 224
-    ir 25 3 2 6 384
-    ir 7 3 1 6 640"""
+# kind, repeats, kernel size, stride, expansion, filters
+V1_ROWS = [
+    ("ds", 1, 3, 1, 1, 16),
+    ("ir", 2, 3, 2, 6, 24),
+    ("ir", 2, 5, 2, 6, 40),
+    ("ir", 3, 3, 2, 6, 80),
+    ("ir", 3, 5, 1, 6, 112),
+    ("ir", 4, 5, 2, 6, 192),
+    ("ir", 1, 3, 1, 6, 320),
+]
+V2_BASE = [
+    ("cn", 1, 3, 1, 1, 16),
+    ("er", 2, 3, 2, 4, 32),
+    ("er", 2, 3, 2, 4, 48),
+    ("ir", 3, 3, 2, 4, 96),
+    ("ir", 5, 3, 1, 6, 112),
+    ("ir", 8, 3, 2, 6, 192),
+]
+V2_S = [
+    ("cn", 2, 3, 1, 1, 24),
+    ("er", 4, 3, 2, 4, 48),
+    ("er", 4, 3, 2, 4, 64),
+    ("ir", 6, 3, 2, 4, 128),
+    ("ir", 9, 3, 1, 6, 160),
+    ("ir", 15, 3, 2, 6, 256),
+]
+V2_M = [
+    ("cn", 3, 3, 1, 1, 24),
+    ("er", 5, 3, 2, 4, 48),
+    ("er", 5, 3, 2, 4, 80),
+    ("ir", 7, 3, 2, 4, 160),
+    ("ir", 14, 3, 1, 6, 176),
+    ("ir", 18, 3, 2, 6, 304),
+    ("ir", 5, 3, 1, 6, 512),
+]
+V2_L = [
+    ("cn", 4, 3, 1, 1, 32),
+    ("er", 7, 3, 2, 4, 64),
+    ("er", 7, 3, 2, 4, 96),
+    ("ir", 10, 3, 2, 4, 192),
+    ("ir", 19, 3, 1, 6, 224),
+    ("ir", 25, 3, 2, 6, 384),
+    ("ir", 7, 3, 1, 6, 640),
+]
 
 # name: (width, depth, resolution, dropout), the published coefficients (1905.11946 and its code).
 SCALES = {
@@ -173,7 +177,7 @@ def _scaled(blocks: tuple[Stage, ...], scale: tuple[float, float, int, float], *
     return EfficientNet(blocks=blocks, width=width, depth=depth, input_shape=shape, drop_rate=dropout, **more)
 
 
-def _v2(rows: str, stem: int, size: int) -> EfficientNet:
+def _v2(rows: list[tuple[Any, ...]], stem: int, size: int) -> EfficientNet:
     return EfficientNet(blocks=_stages(rows), stem=stem, fixed_top=True, input_shape=(size, size, 3), **TF)
 
 

@@ -1,21 +1,22 @@
-"""Inception v3 and the Inception-ResNets: modules as tables, and one short interpreter that reads them."""
+"""Inception v3 and v4: modules as tables, and one short interpreter that reads them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.errors import BadSpec
-from keras_cnn.spec import Spec
+from keras_cnn.spec import Head, Spec
 
 # An operation: "avg" and "max" pool over 3x3 (the maximum strides by 2); (filters, size) convolves; with a third
-# entry, 2, it strides without padding; a list of branches forks. A branch is a list of operations, a module one of
-# branches, concatenated.
+# entry, the stride, it does so without padding; a list of branches forks. A branch is a list of operations, a module
+# one of branches, concatenated. A stage is a branch, then modules.
 Operation = Any
 Branch = list[Operation]
 Module = list[Branch]
+Stage = tuple[Branch, list[Module]]
 
 
 def branch(g: Builder, x: Tensor, operations: Branch) -> Tensor:
@@ -42,8 +43,15 @@ def module(g: Builder, x: Tensor, branches: Module) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Inception(Spec):
-    """Szegedy et al. 2015 (1512.00567): factorised convolutions, grids reduced by stride and pool side by side."""
+    """Szegedy et al. 2015 (1512.00567, v3) and 2016 (1602.07261, v4): factorised convolutions, grids reduced by
+    stride and pool side by side.
 
+    version: "v3" or "v4". aux: a second classifier on stage 3, whose loss helps training (1512.00567, section 4);
+    the network then has two outputs, the auxiliary one last.
+    """
+
+    version: str = "v3"
+    aux: bool = False
     input_shape: tuple[int | None, int | None, int] = (299, 299, 3)
     norm_eps: float = 1e-3
 
@@ -57,100 +65,87 @@ class Inception(Spec):
         return ("stem", "stage1", "stage2", "stage3", "stage4")
 
     def features(self, g: Builder, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x = branch(g.at("stem"), x, STEM)
-        yield "stem", x
-        x = branch(g.at("stage1"), x, STAGE1)
-        yield "stage1", x
-        x = g.at("stage2").pool(x, "max", 3, 2, padding="valid")
-        for s, modules in enumerate((STAGE2, STAGE3, STAGE4), 2):
+        for stage, (operations, modules) in zip(self.stages, STAGES[self.version], strict=True):
+            x = branch(g.at(stage), x, operations)
             for b, table in enumerate(modules, 1):
-                x = module(g.at(f"stage{s}", f"block{b}"), x, table)
-            yield f"stage{s}", x
+                x = module(g.at(stage, f"block{b}"), x, table)
+            yield stage, x
 
-
-@dataclass(frozen=True, kw_only=True)
-class InceptionResNet(Inception):
-    """Szegedy et al. 2016 (1602.07261), v2: inception modules as residuals, scaled down so that the sum stays stable.
-
-    The residual's last 1x1 convolution has a bias and no normalisation; the very last residual is neither scaled nor
-    activated. drop_path_rate is not part of the paper and not used.
-    """
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        return (*super().stages, "top")
-
-    def features(self, g: Builder, x: Tensor) -> Iterator[tuple[str, Tensor]]:
-        x = branch(g.at("stem"), x, STEM)
-        yield "stem", x
-        x = branch(g.at("stage1"), x, STAGE1)
-        yield "stage1", x
-        x = g.at("stage2").pool(x, "max", 3, 2, padding="valid")
-        for s, (first, table, blocks, scale) in enumerate(RESIDUAL_STAGES, 2):
-            x = module(g.at(f"stage{s}", "reduction"), x, first)
-            for b in range(1, blocks + 1):
-                x = self._block(g.at(f"stage{s}", f"block{b}"), x, table, scale)
-            if s == 4:
-                x = self._block(g.at("stage4", f"block{blocks + 1}"), x, table, 1.0, act=False)
-            yield f"stage{s}", x
-        yield "top", g.at("top").conv_norm_act(x, 1536, 1)
-
-    def _block(self, g: Builder, x: Tensor, table: Module, scale: float, act: bool = True) -> Tensor:
-        y = module(g, x, table)
-        y = g.conv(y, x.shape[-1], 1, bias=True, token="up")
-        y = g.emit("scale", "scale", y, scale=scale) if scale != 1.0 else y
-        x = g.merge(y, x)
-        return g.act(x) if act else x
+    def auxiliary(self, g: Builder, maps: Mapping[str, Tensor], head: Head) -> Tensor | None:
+        if not self.aux or not head.classes:
+            return None
+        x = g.pool(maps["stage3"], "avg", 5, 3, padding="valid")
+        x = g.conv_norm_act(x, 128, 1, number=1)
+        x = g.conv_norm_act(x, 768, 5, number=2, padding="valid")
+        return g.classify(g.emit("globalavg", "global", x), head)
 
 
 STEM: Branch = [(32, 3, 2), (32, 3, 1), (64, 3)]
 STAGE1: Branch = ["max", (80, 1), (192, 3, 1)]
+ACROSS, DOWN = (1, 7), (7, 1)
 
 
-def _a(pool: int) -> Module:
+def _v3_a(pool: int) -> Module:
     return [[(64, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)], ["avg", (pool, 1)]]
 
 
-def _c(width: int) -> Module:
-    w, across, down = width, (1, 7), (7, 1)
+def _v3_c(w: int) -> Module:
     return [
         [(192, 1)],
-        [(w, 1), (w, across), (192, down)],
-        [(w, 1), (w, down), (w, across), (w, down), (192, across)],
+        [(w, 1), (w, ACROSS), (192, DOWN)],
+        [(w, 1), (w, DOWN), (w, ACROSS), (w, DOWN), (192, ACROSS)],
         ["avg", (192, 1)],
     ]
 
 
-FORK: Module = [[(384, (1, 3))], [(384, (3, 1))]]
-E: Module = [[(320, 1)], [(384, 1), FORK], [(448, 1), (384, 3), FORK], ["avg", (192, 1)]]
-STAGE2 = [_a(32), _a(64), _a(64)]
-STAGE3 = [[[(384, 3, 2)], [(64, 1), (96, 3), (96, 3, 2)], ["max"]], _c(128), _c(160), _c(160), _c(192)]
-STAGE4 = [[[(192, 1), (320, 3, 2)], [(192, 1), (192, (1, 7)), (192, (7, 1)), (192, 3, 2)], ["max"]], E, E]
+V3_B: Module = [[(384, 3, 2)], [(64, 1), (96, 3), (96, 3, 2)], ["max"]]
+V3_D: Module = [[(192, 1), (320, 3, 2)], [(192, 1), (192, ACROSS), (192, DOWN), (192, 3, 2)], ["max"]]
+V3_FORK: Module = [[(384, (1, 3))], [(384, (3, 1))]]
+V3_E: Module = [[(320, 1)], [(384, 1), V3_FORK], [(448, 1), (384, 3), V3_FORK], ["avg", (192, 1)]]
 
-# (module before the residual blocks, residual branches, blocks, scale) of stages 2 to 4.
-RESIDUAL_STAGES: list[tuple[Module, Module, int, float]] = [
-    (
-        [[(96, 1)], [(48, 1), (64, 5)], [(64, 1), (96, 3), (96, 3)], ["avg", (64, 1)]],
-        [[(32, 1)], [(32, 1), (32, 3)], [(32, 1), (48, 3), (64, 3)]],
-        10,
-        0.17,
-    ),
-    (
-        [[(384, 3, 2)], [(256, 1), (256, 3), (384, 3, 2)], ["max"]],
-        [[(192, 1)], [(128, 1), (160, (1, 7)), (192, (7, 1))]],
-        20,
-        0.1,
-    ),
-    (
-        [[(256, 1), (384, 3, 2)], [(256, 1), (288, 3, 2)], [(256, 1), (288, 3), (320, 3, 2)], ["max"]],
-        [[(192, 1)], [(192, 1), (224, (1, 3)), (256, (3, 1))]],
-        9,
-        0.2,
-    ),
+# Figures 3 to 8 of 1602.07261.
+V4_STEM: list[Module] = [
+    [["max"], [(96, 3, 2)]],
+    [[(64, 1), (96, 3, 1)], [(64, 1), (64, ACROSS), (64, DOWN), (96, 3, 1)]],
+    [[(192, 3, 2)], ["max"]],
+]
+V4_A: Module = [[(96, 1)], [(64, 1), (96, 3)], [(64, 1), (96, 3), (96, 3)], ["avg", (96, 1)]]
+V4_REDUCTION_A: Module = [[(384, 3, 2)], [(192, 1), (224, 3), (256, 3, 2)], ["max"]]
+V4_B: Module = [
+    [(384, 1)],
+    [(192, 1), (224, ACROSS), (256, DOWN)],
+    [(192, 1), (192, DOWN), (224, ACROSS), (224, DOWN), (256, ACROSS)],
+    ["avg", (128, 1)],
+]
+V4_REDUCTION_B: Module = [[(192, 1), (192, 3, 2)], [(256, 1), (256, ACROSS), (320, DOWN), (320, 3, 2)], ["max"]]
+V4_FORK: Module = [[(256, (1, 3))], [(256, (3, 1))]]
+V4_C: Module = [
+    [(256, 1)],
+    [(384, 1), V4_FORK],
+    [(384, 1), (448, (3, 1)), (512, (1, 3)), V4_FORK],
+    ["avg", (256, 1)],
 ]
 
+# The stem and four stages of each version.
+STAGES: dict[str, list[Stage]] = {
+    "v3": [
+        (STEM, []),
+        (STAGE1, []),
+        (["max"], [_v3_a(32), _v3_a(64), _v3_a(64)]),
+        ([], [V3_B, _v3_c(128), _v3_c(160), _v3_c(160), _v3_c(192)]),
+        ([], [V3_D, V3_E, V3_E]),
+    ],
+    "v4": [
+        (STEM, []),
+        ([], V4_STEM[:2]),
+        ([], [V4_STEM[2], *[V4_A] * 4]),
+        ([], [V4_REDUCTION_A, *[V4_B] * 7]),
+        ([], [V4_REDUCTION_B, *[V4_C] * 3]),
+    ],
+}
+
 VARIANTS: dict[str, Inception] = {
-    # torchvision and timm count the padding in average pools; TensorFlow and Inception-ResNet do not.
+    # torchvision and timm count the padding in average pools of v3; TensorFlow and v4 do not.
     "inception_v3": Inception(avg_pad="include"),
-    "inception_resnet_v2": InceptionResNet(),
+    "inception_v4": Inception(version="v4"),
 }

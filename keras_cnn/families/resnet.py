@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.errors import BadSpec
-from keras_cnn.spec import Spec, drop_path_rates, stage_plan
+from keras_cnn.spec import Spec, drop_path_rates, rounded_width, stage_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class ResNet(Spec):
     groups: int = 1
     base: int = 64
     stem: str = "conv7"
+    stem_width: int = 64
     shortcut: str = "conv"
     stride_at: int = 2
     stride_last: bool = False
@@ -43,6 +45,15 @@ class ResNet(Spec):
     @property
     def stages(self) -> tuple[str, ...]:
         return ("stem", *(f"stage{s}" for s in range(1, len(self.depths) + 1)), *(["top"] if self.preact else []))
+
+    def scaled(self, depth: float, width: float, resolution: float) -> ResNet:
+        """Blocks of a stage to the nearest number, widths to the nearest multiple of 8."""
+        return self.with_(
+            depths=tuple(max(1, math.floor(n * depth + 0.5)) for n in self.depths),
+            widths=tuple(rounded_width(n * width) for n in self.widths),
+            stem_width=rounded_width(self.stem_width * width),
+            input_shape=self.resized(resolution),
+        )
 
     def features(self, g: Builder, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = self._stem(g.at("stem"), x)
@@ -66,12 +77,12 @@ class ResNet(Spec):
 
     def _stem(self, g: Builder, x: Tensor) -> Tensor:
         if self.stem == "deep":
-            x = g.conv_norm_act(x, 32, 3, stride=2, number=1)
-            x = g.conv_norm_act(x, 32, 3, number=2)
-            return self._stem_conv(g, x, 64, 3, number=3)
+            x = g.conv_norm_act(x, self.stem_width // 2, 3, stride=2, number=1)
+            x = g.conv_norm_act(x, self.stem_width // 2, 3, number=2)
+            return self._stem_conv(g, x, self.stem_width, 3, number=3)
         if self.stem == "small":
             return self._stem_conv(g, x, self.widths[0], 3)
-        return self._stem_conv(g, x, 64, 7, stride=2)
+        return self._stem_conv(g, x, self.stem_width, 7, stride=2)
 
     def _stem_conv(self, g: Builder, x: Tensor, *args: Any, number: int | str = "", **kwargs: Any) -> Tensor:
         """The stem's last convolution: pre-activation blocks bring their own norm."""

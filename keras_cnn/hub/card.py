@@ -2,49 +2,102 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from keras_cnn import tally
 from keras_cnn.spec import Config
 
+# A card with this line is written anew whenever its directory is saved or published; without it, it is a person's.
+GENERATED = "<!-- Written by keras_cnn. Remove this line to keep what you edit. -->"
+TEXTS = {"source": "Weights from", "base": "Fine-tuned from", "data": "Data", "command": "Made by", "limits": "Limits"}
+FIGURES = {"curves.png": "Learning curves", "confusion.png": "Confusion matrix"}
+# The Hub's names of a metric, by the last word of ours ("val accuracy"), and the first as a split.
+METRICS = {"accuracy": "accuracy", "loss": "loss", "f1": "f1", "precision": "precision", "recall": "recall"}
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
-def card(config: Config, name: str) -> str:
-    """README.md of a weights directory: metadata that the Hub reads, then facts and a snippet that runs."""
+
+def card(config: Config, name: str, address: str | None = None, figures: Iterable[str] = ()) -> str:
+    """README.md of a weights directory: metadata that the Hub reads, then facts and a snippet that runs.
+
+    address: what `build` takes, such as hf://owner/name; by default a path. figures: files beside it to show.
+    """
     pre, facts = config.preprocess, config.provenance
     rows = tally.tally(config)
     height, width = pre.size
     sections = [
-        _metadata(config),
+        f"---\n{_metadata(config, name).to_yaml()}\n---\n",
+        f"{GENERATED}\n",
         f"# {name}\n",
         f"`{config.architecture}`, {tally.parameters(rows) / 1e6:.2f} M parameters, {config.head.classes} classes. "
         "A Keras 3 model of [keras_cnn](https://pypi.org/project/keras-cnn/): raw RGB pixels (0..255) in, "
         f"{'probabilities' if config.head.activation else 'scores'} out.\n",
         "## Use\n",
-        f'```python\nimport keras_cnn as kc\n\nmodel = kc.build("path/to/{name}")\n```\n',
+        _snippet(address or f"path/to/{name}"),
         "## Preprocessing\n",
         f"Evaluated at {height}x{width}: {pre.interpolation}, crop {pre.crop:g} ({pre.mode}); "
         f"mean {_numbers(pre.mean)}, std {_numbers(pre.std)}, applied inside the model.\n",
         *_facts("Results", facts.get("metrics")),
+        *[f"![{FIGURES[figure]}]({figure})\n" for figure in figures],
         *[f"## {title}\n\n{facts[key]}\n" for key, title in TEXTS.items() if facts.get(key)],
+        *([f"## Licence\n\n{facts['license']}\n"] if facts.get("license") else []),
         *_classes(config),
     ]
     return "\n".join(sections)
 
 
-TEXTS = {"source": "Weights from", "base": "Fine-tuned from", "data": "Data", "command": "Made by", "limits": "Limits"}
+def base_model(base: str) -> str | None:
+    """The repository on a hub that a network was fine-tuned from, if it came from one."""
+    found = re.match(r"hf://([^/@\s]+/[^/@\s]+)", base)
+    return found[1] if found else None
 
 
-def _metadata(config: Config) -> str:
-    lines = [
-        "---",
-        "library_name: keras_cnn",
-        "pipeline_tag: image-classification",
-        "tags: [keras, keras_cnn, image-classification]",
-        *([f"license: {config.provenance['license']}"] if config.provenance.get("license") else []),
-        "---\n",
-    ]
-    return "\n".join(lines)
+def _snippet(address: str) -> str:
+    return (
+        "```python\nimport keras_cnn as kc\nimport numpy as np\n\n"
+        f'model = kc.build("{address}")\n'
+        'image = kc.load_image("photo.jpg", kc.Preprocess.of(model))\n'
+        "print(np.asarray(model.predict(image[None])))\n```\n"
+    )
 
 
-def _facts(title: str, facts: dict | None) -> list[str]:
+def _metadata(config: Config, name: str) -> Any:
+    """What the Hub reads, as the client's own class writes it."""
+    from huggingface_hub import ModelCardData
+
+    facts = config.provenance
+    results = list(_results(facts.get("metrics") or {}, str(facts.get("data") or "not named")))
+    return ModelCardData(
+        library_name="keras_cnn",
+        pipeline_tag="image-classification",
+        tags=["keras", "keras_cnn", "image-classification"],
+        license=facts.get("license") or None,
+        base_model=base_model(str(facts.get("base") or "")),
+        model_name=name if results else None,
+        eval_results=results or None,
+    )
+
+
+def _results(metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
+    """Metrics for the Hub's model-index; those that it has no name for stand in the text alone."""
+    from huggingface_hub import EvalResult
+
+    for key, value in metrics.items():
+        first, last = key.split()[0], key.split()[-1]
+        if last in METRICS and isinstance(value, float):
+            yield EvalResult(
+                task_type="image-classification",
+                dataset_type=re.sub(r"\W+", "-", data).strip("-").lower() or "data",
+                dataset_name=data,
+                dataset_split=SPLITS.get(first),
+                metric_type=METRICS[last],
+                metric_name=key,
+                metric_value=value,
+            )
+
+
+def _facts(title: str, facts: Mapping[str, Any] | None) -> list[str]:
     if not facts:
         return []
     rows = [

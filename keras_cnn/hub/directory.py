@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import catalog, checkpoint, convert
-from keras_cnn.errors import CorruptFile, KerasCnnError
+from keras_cnn import catalog, checkpoint, convert, tally
+from keras_cnn.errors import CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
 from keras_cnn.hub import card
+from keras_cnn.hub.hashes import Print, fits, record, safe_name
 from keras_cnn.spec import Config, record_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FOREIGN = (WEIGHTS, "pytorch_model.bin")  # what others call their weights, in the order of trust
 FORMAT = 1  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
 
 
@@ -29,25 +31,99 @@ class Source:
     load: Callable[[], tuple[Config, checkpoint.Arrays]] | None = None
 
 
-def read(path: str | Path) -> Source:
-    """The Source in a weights directory of ours or of timm's, told apart by what config.json says."""
-    path = Path(path)
-    values = _read_json(path / CONFIG)
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A weights directory on this machine; `snapshot.Snapshot` is one that a hub vouches for."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(file.name for file in self.path.iterdir() if file.is_file())
+
+    def file(self, name: str, *prints: Print) -> Path:
+        """The path of a file, once its content is known to have these fingerprints; CorruptFile otherwise."""
+        path = self.path / name
+        if not path.is_file():
+            raise CorruptFile(f"{path} is missing: fetch the directory again.")
+        if not fits(path, prints):
+            raise differs(path, f"{self.path / CONFIG} names")
+        return path
+
+    def origin(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Provenance that tells where the arrays come from."""
+        return {"source": self.path.resolve().name, **facts}
+
+
+def differs(path: Path, says: str) -> CorruptFile:
+    return CorruptFile(f"{path} is not the file that {says} (its sha256 differs): fetch it again.")
+
+
+def read(place: str | os.PathLike[str] | Folder, known: Config | None = None) -> Source:
+    """The Source in a weights directory of ours or of timm's, told apart by what config.json says.
+
+    known: what the catalogue knows of it; it has the last word on numerics and preprocessing.
+    """
+    folder = place if isinstance(place, Folder) else Folder(Path(place))
+    if CONFIG not in folder.names:
+        raise CorruptFile(f"{folder} has no {CONFIG}: it is not a weights directory.")
+    file = folder.file(CONFIG)
+    values = _read_json(file)
     if "keras_cnn" in values:
         ours = values["keras_cnn"]
         if not isinstance(ours, dict):
-            raise CorruptFile(f"{path / CONFIG}: the value of 'keras_cnn' is not an object: fetch it again.")
+            raise CorruptFile(f"{file}: the value of 'keras_cnn' is not an object: fetch it again.")
         if ours.get("format") != FORMAT:
             raise CorruptFile(
-                f"{path / CONFIG} has format {ours.get('format')!r}, this version reads {FORMAT}: upgrade keras-cnn."
+                f"{file} has format {ours.get('format')!r}, this version reads {FORMAT}: upgrade keras-cnn."
             )
-        config = _named(path / CONFIG, catalog.config_from_dict, ours)
-        config = config.with_(provenance={"source": path.resolve().name, **config.provenance})
-        return Source(config, lambda: (config, _checked(path, ours.get("files"))))
+        config = _named(file, catalog.config_from_dict, ours)
+        config = config.with_(provenance=folder.origin(config.provenance))
+        return Source(config, lambda: (config, _checked(folder, config, ours.get("files"))))
     if "architecture" in values:
-        config = _named(path / CONFIG, convert.timm.config, values)
-        return Source(config, lambda: convert.read(_weights_file(path), config))
-    raise CorruptFile(f"{path / CONFIG} is neither ours (no key 'keras_cnn') nor timm's (no key 'architecture').")
+        config = _named(file, convert.timm.config, values)
+        config = same_network(config, known, str(folder)) if known else config
+        config = config.with_(provenance=folder.origin(config.provenance))
+        return Source(config, lambda: finite(*convert.read(folder.file(weights_name(folder)), config)))
+    raise CorruptFile(f"{file} is neither ours (no key 'keras_cnn') nor timm's (no key 'architecture').")
+
+
+def same_network(found: Config, known: Config, where: str) -> Config:
+    """What is known of weights, with the class names found with them; WeightsMismatch where that is another network."""
+    if found.architecture != known.architecture:
+        raise WeightsMismatch(
+            f"{where} holds weights of {found.architecture}, not of {known.architecture}: build({where!r}) takes the "
+            "architecture from there."
+        )
+    return known.with_(class_names=found.class_names, provenance={**found.provenance, **known.provenance})
+
+
+def weights_name(folder: Folder) -> str:
+    """The file with the arrays: safetensors where there is one, since nothing else is as safe to read."""
+    names = folder.names
+    for name in FOREIGN:
+        if name in names:
+            return name
+    others = [name for name in names if name.endswith((".safetensors", ".h5"))]
+    if len(others) == 1:
+        return others[0]
+    found = f"several files of weights ({', '.join(others)})" if others else f"no {' or '.join(FOREIGN)}"
+    raise CorruptFile(f"{folder} has {found}: it is not a weights directory.")
+
+
+def finite(config: Config, values: checkpoint.Arrays) -> tuple[Config, checkpoint.Arrays]:
+    """The same; warns of NaN and infinite values, which spread through every prediction."""
+    import numpy as np
+
+    bad = [key for key, value in values.items() if not np.isfinite(value).all()]
+    if bad:
+        where = config.provenance.get("source", config.architecture)
+        text = f"{where}: {len(bad)} arrays hold NaN or infinite values, such as {bad[0]}: do not use these weights."
+        warnings.warn(text, WeightsWarning, stacklevel=2)
+    return config, values
 
 
 def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = False, **provenance: Any) -> Path:
@@ -64,9 +140,7 @@ def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = Fa
     with _alone(path), tempfile.TemporaryDirectory(dir=path, prefix=".") as folder:
         new = Path(folder)
         checkpoint.save(checkpoint.arrays(model), new / WEIGHTS, half=half)
-        files = {WEIGHTS: {"sha256": sha256(new / WEIGHTS), "size": (new / WEIGHTS).stat().st_size}}
-        text = json.dumps({"keras_cnn": {"format": FORMAT, **config.to_dict(), "files": files}}, indent=1)
-        (new / CONFIG).write_text(text + "\n")
+        (new / CONFIG).write_text(config_text(config, {WEIGHTS: record(new / WEIGHTS)}))
         (new / CARD).write_text(card.card(config, path.name))
         for name in (WEIGHTS, CONFIG, CARD):  # all are whole before the first takes its place
             os.replace(new / name, path / name)
@@ -80,9 +154,9 @@ def config_of(model: Any) -> Config:
     return config.with_(spec=dataclasses.replace(config.spec, input_shape=shape))
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def config_text(config: Config, files: Mapping[str, Mapping[str, Any]]) -> str:
+    """config.json; `files`: size and sha256 of the files beside it."""
+    return json.dumps({"keras_cnn": {"format": FORMAT, **config.to_dict(), "files": files}}, indent=1) + "\n"
 
 
 @contextlib.contextmanager
@@ -109,31 +183,23 @@ def _named(file: Path, parse: Callable[[dict[str, Any]], Config], values: dict[s
         raise type(error)(f"{file}: {error}") from None
 
 
-def _checked(path: Path, files: dict[str, dict[str, Any]] | None) -> dict[str, Any]:
-    if not isinstance(files, dict) or WEIGHTS not in files:
-        raise CorruptFile(f"{path / CONFIG} does not name {WEIGHTS} under 'files': fetch it again.")
-    for name, expected in files.items():
-        file = path / name
-        if not file.is_file():
-            raise CorruptFile(f"{file} is missing: fetch the directory again.")
-        if (file.stat().st_size, sha256(file)) != (expected.get("size"), expected.get("sha256")):
-            raise CorruptFile(
-                f"{file} is not the file that {path / CONFIG} names (its sha256 differs): fetch it again."
-            )
-    return checkpoint.load(path / WEIGHTS)
-
-
-def _weights_file(path: Path) -> Path:
-    names = (WEIGHTS, "pytorch_model.bin")
-    for name in names:
-        if (path / name).is_file():
-            return path / name
-    raise CorruptFile(f"{path} has no {' or '.join(names)}: it is not a weights directory.")
+def _checked(folder: Folder, config: Config, files: Any) -> checkpoint.Arrays:
+    """Our arrays: the file that config.json names, with the keys and shapes of its network."""
+    if not isinstance(files, dict) or not isinstance(files.get(WEIGHTS), dict):
+        raise CorruptFile(f"{folder.path / CONFIG} does not name {WEIGHTS} under 'files': fetch it again.")
+    for name in files:
+        safe_name(name, str(folder.path / CONFIG))
+    expected = files[WEIGHTS]
+    path = folder.file(WEIGHTS, Print(f"sha256:{expected.get('sha256')}", expected.get("size")))
+    values = checkpoint.load(path)
+    try:  # before a graph of the size that the configuration claims is allocated
+        checkpoint.check(tally.variables(tally.tally(config)), values)
+    except WeightsMismatch as mismatch:
+        raise WeightsMismatch(f"{path}: {mismatch}") from None
+    return finite(config, values)[1]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CorruptFile(f"{path.parent} has no {path.name}: it is not a weights directory.")
     try:
         values = json.loads(path.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -1,80 +1,144 @@
-"""What a name means: an architecture, a catalogue tag, a weights directory, or a single file."""
+"""What a name means: an architecture, a catalogue tag, an address, a weights directory, or a single file."""
 
 from __future__ import annotations
 
 import os
+import re
+import warnings
+from functools import cache
 from pathlib import Path
 
-from keras_cnn import catalog, convert
-from keras_cnn.errors import CorruptFile, KerasCnnError, UnknownModel
+from keras_cnn import catalog, checkpoint, convert
+from keras_cnn.errors import CorruptFile, KerasCnnError, LicenceWarning, UnknownModel
 from keras_cnn.hub import directory
-from keras_cnn.hub.directory import Source
-from keras_cnn.spec import Spec
+from keras_cnn.hub.directory import Folder, Source
+from keras_cnn.hub.known import embedded, known
+from keras_cnn.hub.remote_file import RemoteFile
+from keras_cnn.hub.snapshot import local_repository, repository
+from keras_cnn.spec import Config, Spec
+
+NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+ADDRESS = re.compile(rf"hf://(?P<repo>{NAME}/{NAME})(?:@(?P<revision>[^@\s]+))?", re.ASCII)
 
 
-def embedded() -> Path:
-    """The folder of the weights that come with this package."""
-    installed = Path(__file__).parent.parent / "_weights"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "weights"
+def tags() -> list[str]:
+    """Every tag: weights that come with the package, then the public ones."""
+    return [*embedded_tags(), *known()]
 
 
-def tags() -> dict[str, Path]:
-    """The catalogue of embedded weights: `architecture.tag` to its directory."""
+def embedded_tags() -> dict[str, Path]:
+    """Directories of the weights that come with the package, by tag."""
     return {path.name: path for path in sorted(embedded().iterdir()) if (path / directory.CONFIG).is_file()}
 
 
 def resolve(source: str | os.PathLike[str] | Spec, weights: str | os.PathLike[str] | None = None) -> Source:
-    """Find a network by name, tag, directory or Spec, and its weights.
+    """Find a network by name, tag, address, directory or Spec, and its weights.
 
-    Raises UnknownModel with the nearest names; CorruptFile where a directory or file is not what it should be.
+    Raises UnknownModel with the nearest names; CorruptFile where a directory or file is not what it should be;
+    HubError where a hub refuses or cannot be reached.
     """
     if isinstance(source, Spec):
-        return _with_weights(Source(catalog.default_config(source.family.lower(), source)), weights)
+        return _with_weights(catalog.default_config(source.family.lower(), source), weights)
     name = os.fspath(source)
     if name in catalog.architectures():
-        return _with_weights(Source(catalog.default_config(name, catalog.get(name))), weights)
+        return _with_weights(catalog.default_config(name, catalog.get(name)), weights)
     if weights is not None:
         raise UnknownModel(catalog.unknown(name, list(catalog.architectures())))
     return weights_source(name)
 
 
 def weights_source(name: str) -> Source:
-    """A tag or a weights directory."""
-    if name in tags():
-        return directory.read(tags()[name])
-    path = Path(name)
-    if path.is_dir():
-        return directory.read(path)
-    if path.is_file():
-        raise KerasCnnError(
-            f"{name} is a file of arrays: name its architecture too, as in build('resnet50', weights={name!r})."
-        )
+    """A tag, an address or a weights directory."""
+    if name in known():  # its configuration is known here; nothing is fetched before the arrays are asked for
+        return Source(known()[name].config, lambda: _load(source_at(place(name), name)))
+    return source_at(place(name), name)
+
+
+def source_at(found: Folder | RemoteFile | Path, name: str) -> Source:
+    """The Source at a place; of public weights, the catalogue has the last word on numerics and preprocessing."""
+    line = next(
+        (line for tag, line in known().items() if name == tag or found == RemoteFile(line.source, line.hash)), None
+    )
+    if isinstance(found, Folder):
+        return warned(directory.read(found, line.config if line else None), name)
+    if isinstance(found, RemoteFile) and line:
+        config = line.config
+        return warned(Source(config, lambda: directory.finite(*convert.read(found.file(), config))), name)
+    raise KerasCnnError(
+        f"{name} is a file of arrays: name its architecture too, as in build('resnet50', weights={name!r})."
+    )
+
+
+def place(name: str) -> Folder | RemoteFile | Path:
+    """Where a name leads: a weights directory, here or on a hub; a file on the web; a file here."""
+    if name in embedded_tags():
+        return Folder(embedded_tags()[name])
+    if name in known():
+        line = known()[name]
+        return place(line.source) if line.source.startswith("hf://") else RemoteFile(line.source, line.hash)
     if name.startswith("hf://"):
-        raise KerasCnnError(
-            f"{name}: this version reads local directories only; download the repository and give its path."
-        )
-    known = [*catalog.architectures(), *tags()]
+        return repository(*parse(name))
+    if "://" in name:
+        hashes = [line.hash for line in known().values() if line.source == name]
+        if not hashes:
+            raise UnknownModel(
+                f"{name}: only addresses whose hash the catalogue has are fetched; download it yourself."
+            )
+        return RemoteFile(name, hashes[0])
+    path = Path(name)
+    if path.is_file():
+        return path
+    stem, _, revision = name.rpartition("@") if "@" in path.name and not path.exists() else (name, "", "main")
+    if Path(stem).name.startswith("models--") and (Path(stem) / "snapshots").is_dir():
+        return local_repository(Path(stem), revision)
+    if path.is_dir():
+        return Folder(path)
     if os.sep in name or name.startswith("."):
         raise UnknownModel(f"{name}: there is no such directory.")
     if name.partition(".")[0] in catalog.architectures():
         arch, _, tag = name.partition(".")
-        there = catalog.match(f"{arch}.*", list(tags()))
+        there = catalog.match(f"{arch}.*", tags())
         raise UnknownModel(f"{arch} has no weights tagged {tag!r} here; known: {', '.join(there) or 'none'}.")
-    raise UnknownModel(catalog.unknown(name, known))
+    raise UnknownModel(catalog.unknown(name, [*catalog.architectures(), *tags()]))
 
 
-def _with_weights(source: Source, weights: str | os.PathLike[str] | None) -> Source:
+def parse(address: str) -> tuple[str, str | None]:
+    """Repository and revision of `hf://owner/name[@revision]`."""
+    found = ADDRESS.fullmatch(address)
+    if not found or ".." in address or "--" in found["repo"]:
+        raise UnknownModel(
+            f"{address!r} is no address of a repository: write hf://owner/name or hf://owner/name@revision."
+        )
+    return found["repo"], found["revision"]
+
+
+def warned(source: Source, name: str) -> Source:
+    """The same; says once when its licence rules out commercial use."""
+    licence = source.config.provenance.get("license") or ""
+    if "-nc" in licence:
+        _warn_of_licence(name, licence)
+    return source
+
+
+@cache
+def _warn_of_licence(name: str, licence: str) -> None:
+    warnings.warn(f"{name}: its licence, {licence}, rules out commercial use.", LicenceWarning, stacklevel=3)
+
+
+def _load(source: Source) -> tuple[Config, checkpoint.Arrays]:
+    assert source.load
+    return source.load()
+
+
+def _with_weights(config: Config, weights: str | os.PathLike[str] | None) -> Source:
+    """An architecture with weights; WeightsMismatch where they are another one's."""
     if weights is None:
-        return source
-    path = Path(weights)
-    if path.is_dir():
-        found = directory.read(path)
-        if found.config.architecture != source.config.architecture:
-            raise KerasCnnError(
-                f"{path} holds weights of {found.config.architecture}, not of {source.config.architecture}: "
-                f"build({str(path)!r}) takes the architecture from the directory."
-            )
-        return found
-    if not path.exists():
-        raise CorruptFile(f"{path}: there is no such file or directory.")
-    return Source(source.config, lambda: convert.read(path, source.config))
+        return Source(config)
+    name = os.fspath(weights)
+    if not Path(name).exists() and "://" not in name and name not in tags() and "@" not in name:
+        raise CorruptFile(f"{name}: there is no such file or directory.")
+    if Path(name).is_file():
+        return Source(config, lambda: directory.finite(*convert.read(name, config)))
+    source = weights_source(name)
+    directory.same_network(source.config, config, name)
+    return source

@@ -1,1 +1,5 @@
-"""Looking at networks and runs."""
+"""What a network costs, and pictures of how it does."""
+
+from keras_cnn.insight.costs import profile
+
+__all__ = ["profile"]

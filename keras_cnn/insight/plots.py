@@ -49,6 +49,26 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], path: str | Path)
     return _save(figure, path)
 
 
+def scaling(rows: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> Path:
+    """Parameters and activation memory over multiply-accumulates, a line a way of scaling (rows of `scaling.spend`
+    at several budgets)."""
+    figure, axes = _figure(1, 2, (9, 3.8))
+    for axis, key, unit, label in (
+        (axes[0], "parameters", 1e6, "parameters in millions"),
+        (axes[1], "activations", 2**20, "activations of one image in MiB"),
+    ):
+        for way in dict.fromkeys(row["way"] for row in rows):
+            mine = sorted((row["macs"] / 1e9, row[key] / unit) for row in rows if row["way"] == way)
+            axis.plot(*zip(*mine, strict=True), marker="o", markersize=3, label=way)
+        axis.set(xlabel="multiply-accumulates in billions", ylabel=label, xscale="log", yscale="log", title=title)
+        for ticks in (axis.xaxis, axis.yaxis):
+            ticks.set_major_formatter("{x:g}")
+            ticks.set_minor_formatter("{x:g}")
+        axis.grid(alpha=0.3, which="both")
+    axes[0].legend(title="scaled by")
+    return _save(figure, path)
+
+
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, and no global state of pyplot
     from matplotlib.figure import Figure

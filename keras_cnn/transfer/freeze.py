@@ -9,6 +9,8 @@ import keras
 from keras_cnn.errors import BadSpec
 from keras_cnn.hub.directory import config_of
 
+CLASSIFIERS = ("head", "aux")
+
 
 def stages(model: Any) -> dict[str, list[Any]]:
     """Layers of each stage, from `stem` to `head`: the first token of a layer's name is its stage.
@@ -20,6 +22,9 @@ def stages(model: Any) -> dict[str, list[Any]]:
     groups: dict[str, list[Any]] = {}
     for layer in model.layers:
         groups.setdefault(layer.name.partition("_")[0], []).append(layer)
+    for name in CLASSIFIERS:  # last, though Keras lists an auxiliary one among the stages that it stands on
+        if name in groups:
+            groups[name] = groups.pop(name)
     return groups
 
 
@@ -32,7 +37,7 @@ def freeze(model: Any, upto: str | None = None) -> Any:
     """
     groups = stages(model)
     names = list(groups)
-    upto = upto or [name for name in names if name != "head"][-1]
+    upto = upto or [name for name in names if name not in CLASSIFIERS][-1]
     for name in names[: _position(names, upto) + 1]:
         for layer in groups[name]:
             layer.trainable = False
@@ -54,7 +59,7 @@ def unfreeze(model: Any, above: str | None = None, *, bn: str | None = None) -> 
     first = 0 if above is None else _position(names, above) + 1
     for name in names[first:]:
         for layer in groups[name]:
-            fixed = bn == "frozen" and name != "head" and isinstance(layer, keras.layers.BatchNormalization)
+            fixed = bn == "frozen" and name not in CLASSIFIERS and isinstance(layer, keras.layers.BatchNormalization)
             layer.trainable = not (fixed or hasattr(layer, "record"))
     return model
 

@@ -25,8 +25,8 @@ def replace_head(model: Any, head: Head, class_names: Sequence[str] = ()) -> Any
     config = config_of(model)
     spec = config.spec.with_(classes=head.classes or None)
     new = assemble(config.as_base().with_(spec=spec, head=head, class_names=tuple(class_names)), model.name)
-    values = {k: v for k, v in checkpoint.arrays(model).items() if not k.startswith("head_")}
-    checkpoint.assign(new, values, skip=[k for k in checkpoint.variables(new) if k.startswith("head_")])
+    values = {k: v for k, v in checkpoint.arrays(model).items() if not k.startswith(checkpoint.OF_CLASSES)}
+    checkpoint.assign(new, values, skip=[k for k in checkpoint.variables(new) if k.startswith(checkpoint.OF_CLASSES)])
     trainable = {layer.name: layer.trainable for layer in model.layers if not layer.name.startswith("head_")}
     for layer in new.layers:
         layer.trainable = trainable.get(layer.name, layer.trainable)

@@ -2,7 +2,9 @@
 
 Run it where torch, torchvision and timm are installed, from the root of the repository:
 
-    python tests/goldens/make.py
+    python tests/goldens/make.py [NAME ...]
+
+Names such as torchvision/efficientnet_b0 go to torchvision.json, all others to logits.json.
 
 keras_cnn is imported for its names and shapes only; Keras is not needed and not used.
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+import torchvision
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
@@ -25,11 +28,20 @@ import seeded  # noqa: E402
 
 from keras_cnn import catalog, convert, tally  # noqa: E402
 from keras_cnn.convert.rename import to_theirs  # noqa: E402
-from keras_cnn.spec import Head  # noqa: E402
 
 SIZES = (64, 75)
 LARGER = {"Inception": (96, 107), "InceptionResNet": (96, 107)}  # their valid windows need room
 CLASSES = 10
+# Built as for their published weights; the auxiliary classifier takes no part in prediction.
+TORCHVISION = {
+    "efficientnet_b0": {},
+    "efficientnet_b5": {},
+    "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
+}
+# Factors on their seeded kernels, without which the image would hardly show in the logits.
+GAINS = {"efficientnet_b0": 1.35, "efficientnet_b5": 1.25, "inception_v3": 2.0}
+# facenet-pytorch is the reference of inception_resnet_v1, classifier behind the embedding.
+FACENET = "inception_resnet_v1"
 
 
 class CifarBlock(nn.Module):
@@ -67,20 +79,30 @@ class CifarResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def reference(name: str, classes: int | None) -> nn.Module:
+def reference(name: str, classes: int | None, source: str = "") -> nn.Module:
     spec = catalog.get(name)
+    if source == "torchvision":
+        return torchvision.models.get_model(name, num_classes=classes or 1000, **TORCHVISION[name])
     if getattr(spec, "shortcut", "") == "pad":
         return CifarResNet(int(name.removeprefix("resnet")))
+    if name == FACENET:
+        from facenet_pytorch import InceptionResnetV1
+
+        return InceptionResnetV1(classify=True, num_classes=classes or 1000)
     return timm.create_model(name, **({"num_classes": classes} if classes else {}))
 
 
 def golden(name: str) -> dict:
+    source, _, name = name.rpartition("/")
     spec = catalog.get(name)
-    parameters = sum(p.numel() for p in reference(name, None).parameters())
-    config = catalog.default_config(name, spec).with_(head=Head(classes=CLASSES))
-    model = reference(name, CLASSES).eval()
+    parameters = sum(p.numel() for p in reference(name, None, source).parameters())
+    config = catalog.default_config(name, spec).with_(head=seeded.head(name, CLASSES))
+    model = reference(name, CLASSES, source).eval()
     fmt = convert.cifar.FORMAT if isinstance(model, CifarResNet) else convert.timm.FORMAT
+    fmt = convert.torchvision.FORMAT if source and spec.family == "EfficientNet" else fmt
+    gain = GAINS[name] if source else 1.0
     values = seeded.arrays(tally.variables(tally.tally(config)))
+    values = {k: v * np.float32(gain) if k.endswith("/kernel") else v for k, v in values.items()}
     theirs, state = to_theirs(values, spec, fmt), model.state_dict()
     assert theirs.keys() == {k for k in state if not k.endswith("num_batches_tracked")}, name
     # A 1x1 convolution as classifier is a dense layer's kernel with two more axes.
@@ -93,23 +115,23 @@ def golden(name: str) -> dict:
         x = torch.tensor(seeded.image(size)).permute(0, 3, 1, 2) / 255.0
         with torch.no_grad():
             logits[str(size)] = [round(v, 6) for v in model((x - mean) / std)[0].tolist()]
-    return {"parameters": parameters, "logits": logits}
+    return {"parameters": parameters, **({"gain": gain} if source else {}), "logits": logits}
 
 
 def main() -> None:
-    path = Path(__file__).with_name("logits.json")
-    goldens = json.loads(path.read_text()) if path.is_file() else {}
     names = sys.argv[1:] or [n for n in catalog.architectures() if not n.startswith("keras_")]
-    for name in names:
-        goldens[name] = golden(name)
-        print(
-            name,
-            goldens[name]["parameters"],
-            max(abs(v) for row in goldens[name]["logits"].values() for v in row),
-            flush=True,
-        )
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in goldens.items())
-    path.write_text("{\n" + lines + "\n}\n")
+    names += [] if sys.argv[1:] else [f"torchvision/{n}" for n in TORCHVISION]
+    for source, file in (("torchvision/", "torchvision.json"), ("", "logits.json")):
+        chosen = [n for n in names if n.startswith(source)]
+        names = [n for n in names if n not in chosen]
+        path = Path(__file__).with_name(file)
+        goldens = json.loads(path.read_text()) if path.is_file() else {}
+        for name in chosen:
+            value = goldens[name.removeprefix(source)] = golden(name)
+            largest = max(abs(v) for row in value["logits"].values() for v in row)
+            print(name, value["parameters"], largest, flush=True)
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in goldens.items())
+        path.write_text("{\n" + lines + "\n}\n")
 
 
 if __name__ == "__main__":

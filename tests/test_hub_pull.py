@@ -1,0 +1,566 @@
+"""Weights from a hub over real HTTP, by the unmodified client: whole and as published, or not at all."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_server import git_sha1
+from huggingface_hub import constants, hf_hub_download
+from repositories import INFO, LFS, NAMES, PREPROCESS, arrays, cached, config, ours, theirs, write
+from safetensors.numpy import load, save
+
+import keras_cnn as kc
+from keras_cnn.errors import (
+    CorruptFile,
+    HubError,
+    HubWarning,
+    KerasCnnError,
+    LicenceWarning,
+    MissingPackage,
+    NoAccess,
+    NotFound,
+    Offline,
+    UnknownModel,
+    UnsafeFile,
+    WeightsMismatch,
+    WeightsWarning,
+)
+from keras_cnn.hub import client, resolve
+from keras_cnn.hub.known import Known, known
+from keras_cnn.hub.pulling import fetch
+from keras_cnn.hub.resolve import parse
+
+NET = "hf://me/net"
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """In the place of conftest's: nothing here needs Keras."""
+
+
+@pytest.fixture(autouse=True)
+def _forget_graphs() -> None:
+    """In the place of conftest's."""
+
+
+@pytest.fixture
+def net(hub, home) -> str:
+    """The commit of a small network of ours."""
+    return hub.create("me/net", ours())
+
+
+def same(source, expected) -> bool:
+    found = source.load()[1]
+    return found.keys() == expected.keys() and all(np.array_equal(found[key], expected[key]) for key in found)
+
+
+def downloads(hub) -> int:
+    return len(hub.seen("GET", rf"{LFS}.*{WEIGHTS}"))
+
+
+def flip(path: Path) -> None:
+    """Change the last byte."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 255]))
+
+
+def offline(monkeypatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+# --- addresses ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address, found",
+    [
+        ("hf://me/net", ("me/net", None)),
+        ("hf://timm/resnet50.a1_in1k@v1.0", ("timm/resnet50.a1_in1k", "v1.0")),
+        ("hf://me/net@refs/pr/1", ("me/net", "refs/pr/1")),
+    ],
+)
+def test_addresses(address, found):
+    assert parse(address) == found
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["hf://", "hf://net", "hf://me/", "hf://me/a/b", "hf://../net", "hf://me/net@", "hf://me/net@../x", "hf://m e/net"],
+)
+def test_bad_addresses(address):
+    with pytest.raises(UnknownModel, match="hf://owner/name"):
+        resolve(address)
+
+
+def test_a_network_is_what_was_published(hub, net):
+    source = resolve(NET)
+    assert same(source, arrays(config()))
+    assert (source.config.class_names, source.config.preprocess) == (NAMES, PREPROCESS)
+    assert source.config.provenance["source"] == f"{NET}@{net}"
+    assert source.config.provenance["metrics"] == {"val accuracy": 0.75}
+
+
+def test_revisions(hub, net):
+    hub.tag("me/net", "v1")
+    new = hub.commit("me/net", ours(factor=2.0))
+    hub.commit("me/net", ours(factor=3.0), branch="try/this")
+    for revision, factor in {"": 2, "@v1": 1, f"@{net}": 1, f"@{new}": 2, "@main": 2, "@try/this": 3}.items():
+        assert same(resolve(NET + revision), arrays(config(), factor)), revision
+
+
+def test_weights_for_an_architecture_by_address(hub, net):
+    assert same(resolve("resnet20", NET), arrays(config()))
+    with pytest.raises(WeightsMismatch, match=r"hf://me/net holds weights of resnet20, not of resnet32"):
+        resolve("resnet32", NET)
+
+
+# --- what is fetched, and when --------------------------------------------------------------------------------------
+
+
+def test_only_what_is_needed_is_fetched(hub, home):
+    files = {**ours(), "pytorch_model.bin": b"x" * 5000, "runs/events": b"y" * 5000, "model.h5": b"z" * 5000}
+    commit = hub.create("me/net", files)
+    done = fetch(NET)
+    assert (done.commit, done.path.name) == (commit, commit)
+    assert sorted(done.files) == ["README.md", "config.json", WEIGHTS] == sorted(p.name for p in done.path.iterdir())
+    for name, facts in done.files.items():
+        assert facts == {"sha256": sha256(files[name]).hexdigest(), "size": len(files[name])}
+
+
+def test_the_configuration_alone_needs_no_weights(hub, net):
+    assert kc.info(NET)["architecture"] == "resnet20"
+    assert not downloads(hub)
+
+
+def test_what_is_cached_is_not_fetched_again(hub, net):
+    kc.pull(NET)
+    hub.requests.clear()
+    resolve(NET).load()
+    assert [path for _, path, _ in hub.requests] == ["/api/models/me/net/revision/main"]
+    hub.requests.clear()
+    resolve(f"{NET}@{net}").load()
+    assert hub.requests == []
+
+
+def test_offline_by_branch_tag_and_commit(hub, net, monkeypatch):
+    hub.tag("me/net", "v1")
+    kc.pull(NET)
+    kc.pull(f"{NET}@v1")
+    hub.requests.clear()
+    offline(monkeypatch)
+    for revision in ("", "@v1", f"@{net}"):
+        assert same(resolve(NET + revision), arrays(config()))
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("revision", ["", "@v1", "@" + "0" * 40])
+def test_offline_and_not_cached(hub, net, monkeypatch, revision):
+    offline(monkeypatch)
+    with pytest.raises(Offline, match=r"keras-cnn pull hf://me/net@.* where there is a network"):
+        resolve(NET + revision)
+    assert hub.requests == []
+
+
+def test_offline_with_the_configuration_alone(hub, net, monkeypatch):
+    resolve(NET)
+    offline(monkeypatch)
+    with pytest.raises(Offline, match=rf"model\.safetensors of hf://me/net@{net} is not in the cache"):
+        resolve(NET).load()
+
+
+def test_an_unreachable_hub(hub, net, home):
+    kc.pull(NET)
+    hub.close()
+    with pytest.warns(HubWarning, match=rf"cannot be reached .* Using the cached commit {net} of main"):
+        assert same(resolve(NET), arrays(config()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert same(resolve(f"{NET}@{net}"), arrays(config()))
+    with pytest.raises(Offline, match="ConnectError"):
+        resolve("hf://me/other")
+
+
+# --- faults ---------------------------------------------------------------------------------------------------------
+
+ONCE = {
+    "truncated": dict(kind="truncate", path=LFS),
+    "corrupted": dict(kind="corrupt", path=LFS),
+    "reset in mid-body": dict(kind="reset", path=LFS),
+    "reset twice": dict(kind="reset", path=LFS, times=2),
+    "stalled": dict(kind="stall", path=LFS, seconds=30),
+    "503 for the body": dict(kind=503, path=LFS, times=2),
+    "503 for the revision": dict(kind=503, path=INFO, times=2),
+    "429 for the revision": dict(kind=429, path=INFO, seconds=7),
+    "429 for the body": dict(kind=429, path=LFS, seconds=7),
+    "reset before the revision": dict(kind="reset", path=INFO, after=0),
+    "503 for the headers": dict(kind=503, method="HEAD"),
+}
+
+
+@pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)
+def test_faults_that_pass(hub, net, waits, monkeypatch, fault):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    met = hub.faults.push(**fault)
+    assert same(resolve(NET), arrays(config()))
+    assert met.times == 0
+    assert cached(Path(constants.HF_HOME), WEIGHTS)[0].read_bytes() == hub.files("me/net")[WEIGHTS]
+    if fault["kind"] == 429:
+        assert max(waits) >= 7
+
+
+LASTING = {
+    "corrupted": (dict(kind="corrupt", path=WEIGHTS), CorruptFile, "came twice with another content"),
+    "503 for the body": (dict(kind=503, path=LFS), HubError, "answered 503 again and again"),
+    "429 for the revision": (dict(kind=429, path=INFO), HubError, r"asks for fewer requests \(429\)"),
+    "reset in mid-body": (dict(kind="reset", path=LFS), Offline, "cannot be reached for me/net"),
+    "token refused": (dict(kind=401, path=INFO), NoAccess, "refused the token"),
+    "403 for the revision": (dict(kind=403, path=INFO, code=""), NoAccess, r"does not let you do this .*\(403\)"),
+    "gated": (dict(kind=403, method="HEAD|GET", path="/resolve/"), NoAccess, "accept its terms at http.*/me/net, then"),
+    "404 for a file": (dict(kind=404, method="HEAD|GET", path="/resolve/"), KerasCnnError, "a file of revision"),
+}
+
+
+@pytest.mark.parametrize("fault, error, sentence", LASTING.values(), ids=LASTING)
+def test_faults_that_last(hub, net, home, waits, fault, error, sentence):
+    hub.faults.push(**fault, times=None)
+    with pytest.raises(error, match=sentence):
+        resolve(NET).load()
+    assert not cached(home, WEIGHTS)
+    assert not [path for path in (home / "hub").rglob("blobs/*") if path.stat().st_size > 5000]
+    hub.faults.clear()
+    assert same(resolve(NET), arrays(config()))
+
+
+def test_a_tampered_cache_is_mended(hub, net, home):
+    kc.pull(NET)
+    path = cached(home, WEIGHTS)[0]
+    flip(path)
+    assert same(resolve(f"{NET}@{net}"), arrays(config()))
+    assert downloads(hub) == 2
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "config.json"])
+def test_a_tampered_cache_is_told_offline(hub, net, home, monkeypatch, name):
+    kc.pull(NET)
+    path = cached(home, name)[0]
+    flip(path)
+    offline(monkeypatch)
+    for revision in ("", f"@{net}"):
+        with pytest.raises(CorruptFile, match=rf"{name} is not the file that the hub has"):
+            resolve(NET + revision).load()
+
+
+@pytest.mark.parametrize("tampered", [False, True])
+def test_a_cache_that_another_program_filled(hub, home, monkeypatch, tampered):
+    """It has no note of ours, but its links are named by the hashes."""
+    hub.create("me/net", theirs("resnet20"))
+    for name in ("config.json", WEIGHTS):
+        path = Path(hf_hub_download("me/net", name))
+    if tampered:
+        flip(path)
+    offline(monkeypatch)
+    if not tampered:
+        assert resolve(NET).load()[1].keys() == arrays(config()).keys()
+        return
+    with pytest.raises(CorruptFile, match="its sha256 differs"):
+        resolve(NET).load()
+
+
+def test_a_damaged_note_is_told(hub, net, home):
+    kc.pull(NET)
+    note = home / "keras_cnn" / "models--me--net" / f"{net}.json"
+    note.write_text("{")
+    with pytest.raises(CorruptFile, match="is damaged: delete it"):
+        resolve(f"{NET}@{net}")
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_private_gated_and_missing(hub, net, monkeypatch):
+    hub.create("you/secret", ours(), private=True)
+    hub.create("you/gated", ours(), gated=True)
+    hub.create("me/empty", {"README.md": b"nothing here"})
+    for address, error, sentence in [
+        ("hf://me/none", NotFound, r"has no model repository me/none: check the name; if it is private, set HF_TOKEN"),
+        ("hf://you/secret", NotFound, r"if it is private, set HF_TOKEN"),
+        ("hf://you/gated", NoAccess, rf"you/gated is gated: accept its terms at {hub.endpoint}/you/gated"),
+        ("hf://me/net@v9", NotFound, r"me/net has no branch, tag or commit 'v9'"),
+        ("hf://me/empty", NotFound, r"me/empty has no config\.json at main"),
+    ]:
+        with pytest.raises(error, match=sentence):
+            resolve(address)
+    monkeypatch.setenv("HF_TOKEN", "hf_you")
+    assert same(resolve("hf://you/secret"), arrays(config()))
+    assert same(resolve("hf://you/gated"), arrays(config()))
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(NoAccess, match="refused the token") as caught:
+        resolve(NET)
+    assert "hf_wrong" not in str(caught.value)
+
+
+def test_a_repository_without_weights(hub, home):
+    hub.create("me/net", {k: v for k, v in theirs("resnet20").items() if k != WEIGHTS})
+    with pytest.raises(CorruptFile, match=r"hf://me/net@\w+ has no model\.safetensors or pytorch_model\.bin"):
+        resolve(NET).load()
+
+
+def test_a_configuration_of_others(hub, home):
+    hub.create("me/net", {**ours(), "config.json": b'{"model_type": "vit"}'})
+    with pytest.raises(CorruptFile, match="neither ours"):
+        resolve(NET)
+
+
+@pytest.mark.parametrize("files", [ours, lambda: theirs("resnet20")], ids=["ours", "timm's"])
+def test_an_empty_file_of_weights(hub, home, files):
+    hub.create("me/net", {**files(), WEIGHTS: b""})
+    with pytest.raises(CorruptFile, match=r"is empty|its sha256 differs"):
+        resolve(NET).load()
+
+
+def test_weights_that_are_not_those_of_the_configuration(hub, home):
+    """Both are as the hub has them; yet the configuration names another hash."""
+    hub.create("me/net", {**ours(factor=2.0), "config.json": ours()["config.json"]})
+    with pytest.raises(CorruptFile, match="its sha256 differs"):
+        resolve(NET).load()
+
+
+def test_nan_is_warned_of(hub, home):
+    values = arrays(config())
+    values["stage1_block1_conv1/kernel"][0, 0, 0, 0] = np.nan
+    hub.create("me/net", ours(values=values))
+    with pytest.warns(
+        WeightsWarning, match=r"1 arrays hold NaN or infinite values, such as stage1_block1_conv1/kernel"
+    ):
+        resolve(NET).load()
+
+
+def test_a_licence_that_is_not_commercial_is_told_once(hub, home):
+    hub.create("me/net", ours(license="cc-by-nc-4.0"))
+    with pytest.warns(LicenceWarning, match="cc-by-nc-4.0, rules out commercial use"):
+        resolve(NET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resolve(NET)
+
+
+# --- a catalogue's tags, local hubs, files on the web ---------------------------------------------------------------
+
+
+@pytest.fixture
+def tag(monkeypatch):
+    """Adds a public tag to the catalogue."""
+
+    def add(source: str, digest: str = "") -> str:
+        conf = config().with_(class_names=(), provenance={"license": "mit", "source": source})
+        line = Known(source=source, hash=digest, top1=None, top1_size=None, config=conf)
+        monkeypatch.setitem(resolve.__globals__, "known", lambda: {**known(), "resnet20.test": line})
+        return "resnet20.test"
+
+    return add
+
+
+def test_a_tag_needs_no_network_before_its_arrays_are_read(hub, net, tag):
+    name = tag(NET)
+    source = resolve(name)
+    assert source.config.preprocess == PREPROCESS and hub.requests == []
+    conf, values = source.load()
+    assert conf.provenance["source"] == f"{NET}@{net}"
+    assert conf.class_names == NAMES
+    assert values.keys() == arrays(config()).keys()
+
+
+def test_a_tag_of_a_repository_of_timm(hub, home, tag):
+    hub.create("timm/resnet20.test", theirs("resnet20", classes=3))
+    conf, values = resolve(tag("hf://timm/resnet20.test")).load()
+    assert conf.preprocess == PREPROCESS  # the catalogue's, not the repository's
+    np.testing.assert_array_equal(values["stem_conv/kernel"], arrays(config())["stem_conv/kernel"])
+
+
+def test_a_tag_whose_repository_holds_another_network(hub, home, tag):
+    hub.create("timm/resnet20.test", theirs("resnet32", classes=3))
+    with pytest.raises(WeightsMismatch, match="holds weights of resnet32, not of resnet20"):
+        resolve(tag("hf://timm/resnet20.test")).load()
+
+
+@pytest.fixture
+def file(hub):
+    """The address of a checkpoint of timm's on the web, and its bytes."""
+    data = theirs("resnet20", classes=3)[WEIGHTS]
+    digest = sha256(data).hexdigest()
+    hub.create("me/files", {WEIGHTS: data})
+    return f"{hub.endpoint}/lfs/me/files/{digest}/checkpoint.safetensors", digest
+
+
+@pytest.mark.parametrize("kind", ["reset", "corrupt", "truncate", 503])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_on_the_web(hub, home, tag, file, waits, kind, whole):
+    url, digest = file
+    name = tag(url, f"sha256:{digest if whole else digest[:8]}")
+    hub.faults.push(kind, path=LFS)
+    for address in (name, url):
+        assert resolve(address).load()[1].keys() == arrays(config()).keys()
+    assert len(hub.seen("GET", LFS)) == 2
+    assert kc.pull(name).name == "checkpoint.safetensors"
+
+
+def test_a_file_on_the_web_with_another_hash(hub, home, tag, file):
+    with pytest.raises(CorruptFile, match="another content than the catalogue says"):
+        resolve(tag(file[0], "md5:" + "0" * 32)).load()
+    assert not list(home.rglob("checkpoint.safetensors"))
+
+
+def test_a_file_on_the_web_offline(hub, home, tag, file, monkeypatch):
+    url, digest = file
+    name = tag(url, f"sha256:{digest}")
+    offline(monkeypatch)
+    with pytest.raises(Offline, match="is not in the cache, and HF_HUB_OFFLINE is set"):
+        resolve(name).load()
+    assert hub.requests == []
+
+
+def test_other_addresses_on_the_web_are_refused():
+    with pytest.raises(UnknownModel, match="only addresses whose hash the catalogue has"):
+        resolve("https://example.com/model.safetensors")
+
+
+def local_hub(root: Path, files: dict[str, bytes], commit: str = "a" * 40) -> Path:
+    """A folder in the layout of the client's cache, without links."""
+    folder = root / "models--me--net"
+    write(files, folder / "snapshots" / commit)
+    write({"main": commit.encode(), "v1": commit.encode()}, folder / "refs")
+    return folder
+
+
+def test_a_local_hub(hub, home, tmp_path, monkeypatch):
+    folder = local_hub(tmp_path / "local", ours())
+    monkeypatch.setenv("KERAS_CNN_HUB", str(tmp_path / "local"))
+    for name in (NET, f"{NET}@v1", f"{NET}@{'a' * 40}", str(folder), f"{folder}@v1"):
+        assert same(resolve(name), arrays(config())), name
+    assert hub.requests == []
+    with pytest.raises(NotFound, match="has no revision 'v2'"):
+        resolve(f"{folder}@v2")
+    (folder / "snapshots" / ("a" * 40) / WEIGHTS).write_bytes(b"tampered")
+    with pytest.raises(CorruptFile, match="its sha256 differs"):
+        resolve(NET).load()
+
+
+def test_what_a_local_hub_lacks_comes_from_the_hub(hub, net, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CNN_HUB", str(tmp_path / "local"))
+    assert same(resolve(NET), arrays(config()))
+
+
+def test_a_directory_is_pulled_by_checking_it(tmp_path):
+    path = write(ours(), tmp_path / "net")
+    assert kc.pull(path) == path
+    (path / WEIGHTS).write_bytes(b"tampered")
+    with pytest.raises(CorruptFile):
+        kc.pull(path)
+
+
+# --- security -------------------------------------------------------------------------------------------------------
+
+
+class Bomb:
+    def __reduce__(self):
+        return print, ("executed",)
+
+
+def test_a_pickle_is_never_executed(hub, home, capsys):
+    files = {"config.json": theirs("resnet20")["config.json"], "pytorch_model.bin": pickle.dumps({"x": Bomb()})}
+    hub.create("me/net", files)
+    with pytest.raises((UnsafeFile, MissingPackage, CorruptFile)):
+        resolve(NET).load()
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_keras_archive_is_not_opened(hub, home):
+    """It may hold a Lambda layer; what is built comes from config.json alone."""
+    hub.create("me/net", {"config.json": ours()["config.json"], "model.keras": b"PK" * 1000})
+    with pytest.raises(NotFound, match=r"has no model\.safetensors"):
+        resolve(NET).load()
+    assert not hub.seen("HEAD|GET", "model.keras")
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/outside", "a/../../b", "..\\outside", "C:\\outside"])
+def test_names_that_leave_their_folder(hub, net, name):
+    hub.commit("me/net", {name: b"x" * 2000})
+    with pytest.raises(UnsafeFile, match="outside its folder"):
+        resolve(NET)
+
+
+def test_names_in_the_configuration_that_leave_their_folder(hub, home):
+    files = ours()
+    values = json.loads(files["config.json"])
+    values["keras_cnn"]["files"]["../../x"] = {"sha256": "0" * 64, "size": 1}
+    hub.create("me/net", {**files, "config.json": json.dumps(values).encode()})
+    with pytest.raises(UnsafeFile, match="outside its folder"):
+        resolve(NET).load()
+
+
+def test_a_commit_that_is_a_path(hub, net, monkeypatch):
+    commits = hub.repos["me/net"].commits
+    commits["main"] = replace(commits[net], sha="../../outside")
+    hub.repos["me/net"].branches.clear()
+    with pytest.raises(HubError, match="it is no hub"):
+        resolve(NET)
+
+
+def test_shapes_are_checked_before_a_graph_is_made(hub, home):
+    files = ours()
+    values = json.loads(files["config.json"])
+    values["keras_cnn"]["head"]["classes"] = values["keras_cnn"]["spec"]["classes"] = 10**9
+    values["keras_cnn"]["class_names"] = []
+    hub.create("me/net", {**files, "config.json": json.dumps(values).encode()})
+    with pytest.raises(WeightsMismatch, match=r"- head_logits/kernel \(64, 1000000000\)"):
+        resolve(NET).load()
+
+
+def test_a_header_that_claims_more_than_the_file_has(hub, home):
+    files = theirs("resnet20")
+    header = json.dumps({"x": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
+    for data in (len(header).to_bytes(8, "little") + header + b"1234", (2**62).to_bytes(8, "little") + b"{}"):
+        hub.create("me/net", {**files, WEIGHTS: data})
+        with pytest.raises(CorruptFile, match="truncated or not a safetensors file"):
+            resolve(NET).load()
+
+
+def test_the_token_is_neither_written_nor_logged(hub, home, net, monkeypatch, caplog, capfd):
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("HF_TOKEN", "hf_me")
+    resolve(NET).load()
+    assert hub.requests
+    assert not [path for path in home.rglob("*") if path.is_file() and b"hf_me" in path.read_bytes()]
+    assert "hf_me" not in caplog.text + "".join(capfd.readouterr())
+
+
+# --- what the client leaves behind is plain -------------------------------------------------------------------------
+
+
+def test_safetensors_alone_reads_the_weights(hub, net):
+    path = kc.pull(NET) / WEIGHTS
+    found = load(path.read_bytes())
+    assert found.keys() == arrays(config()).keys()
+    assert save(found, {"format": "keras"}) == path.read_bytes()
+
+
+def test_small_files_are_checked_by_the_name_that_git_has_for_them(hub, net):
+    hub.faults.push("corrupt", path="/resolve/.*/README.md|/lfs/.*/README.md")
+    done = fetch(NET)
+    assert (done.path / "README.md").read_bytes() == hub.files("me/net")["README.md"]
+    assert git_sha1(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+
+
+def test_waiting_grows(hub, net, waits):
+    hub.faults.push(503, path=INFO, times=None)
+    with pytest.raises(HubError):
+        resolve(NET)
+    assert waits == [0.5, 1.0, 2.0, 4.0] and client.ATTEMPTS == 5
