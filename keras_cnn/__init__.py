@@ -17,7 +17,16 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.scaling import compound_scale, search_coefficients
     from keras_cnn.spec import Head, Preprocess
     from keras_cnn.training import train
-    from keras_cnn.transfer import features, fine_tune, freeze, recalibrate_batchnorm, replace_head, stages, unfreeze
+    from keras_cnn.transfer import (
+        features,
+        fine_tune,
+        freeze,
+        lr_find,
+        recalibrate_batchnorm,
+        replace_head,
+        stages,
+        unfreeze,
+    )
 
 __version__ = "0.1.0"
 
@@ -34,6 +43,7 @@ __all__ = [
     "list_models",
     "load_data",
     "load_image",
+    "lr_find",
     "profile",
     "publish",
     "pull",
@@ -56,7 +66,16 @@ _HOME = {
     "scaling": ["compound_scale", "search_coefficients"],
     "spec": ["Head", "Preprocess"],
     "training": ["train"],
-    "transfer": ["features", "fine_tune", "freeze", "recalibrate_batchnorm", "replace_head", "stages", "unfreeze"],
+    "transfer": [
+        "features",
+        "fine_tune",
+        "freeze",
+        "lr_find",
+        "recalibrate_batchnorm",
+        "replace_head",
+        "stages",
+        "unfreeze",
+    ],
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,19 +75,18 @@ def _networks_table(rows: list[dict[str, Any]]) -> Any:
 
 
 def _weights_table(rows: list[dict[str, Any]]) -> Any:
-    table = terminal.table("", "top-1", "at", "parameters", "MACs", "input", "classes", "licence")
+    table = terminal.table("", "top-1", "parameters", "MACs", "licence")
     for row in rows:
-        known, licence = row.get("top1") is not None, row["license"]
+        known = row.get("top1") is not None
         table.add_row(
             row["name"],
-            f"{row['top1']:.2f} %" if known else "",
-            f"{row['top1_size']} px" if known else "",
+            f"{row['top1']:.2f} % at {row['top1_size']}" if known else "",
             terminal.count(row["parameters"]),
             terminal.count(row["macs"]),
-            str(row["input_shape"][0]),
-            str(row["classes"]),
-            licence if row.get("commercial", True) else f"[red]{licence}: not commercial[/red]",
+            row["license"] + ("" if row.get("commercial", True) else " [red](!)[/red]"),
         )
+    if not all(row.get("commercial", True) for row in rows):
+        table.caption = "(!) not for commercial use"
     return table
 
 
@@ -255,6 +255,35 @@ def train(
 
 
 @app.command()
+def lrfind(
+    data: Annotated[str, DATA],
+    model: Annotated[str, MODEL],
+    weights: Annotated[str | None, WEIGHTS] = None,
+    size: Annotated[int, SIZE] = 0,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Only the head learns, as in the first phase.")] = False,
+    steps: Annotated[int, typer.Option(help="Batches to train on.")] = 100,
+    batch_size: int = 32,
+    picture: Annotated[str, typer.Option("--out", "-o", help="PNG file for the curve.")] = "lrfind.png",
+    skip_bad: Annotated[bool, SKIP_BAD] = False,
+    seed: int = 0,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Suggest a learning rate for fine-tuning, and draw the loss at every rate."""
+    net, loaded = _pretrained(data, model, weights, size, "light", skip_bad, seed, batch_size)
+    from keras_cnn import recipe, transfer
+    from keras_cnn.insight import plots
+
+    (transfer.freeze if frozen else transfer.unfreeze)(net)
+    recipe.compile_(net, recipe.adamw(1e-3))
+    found = transfer.lr_find(net, loaded.train, steps=steps)
+    plots.learning_rates(found, picture)
+    if as_json:
+        return terminal.print_json({**dataclasses.asdict(found), "suggestion": found.suggestion})
+    option = "--head-rate" if frozen else "--rate"
+    terminal.console.print(f"suggestion: {option} {found.suggestion:.2g}; {picture} shows the curve.")
+
+
+@app.command()
 def evaluate(
     data: Annotated[str, DATA],
     model: Annotated[str, MODEL],
@@ -408,19 +437,10 @@ def _finetune(
     as_json: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    from keras_cnn.hub import resolve
-
-    found = resolve(model, weights)
-    config = found.config
-    if found.load is None:
-        terminal.notes.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
-    shape = _shape(config.spec.input_shape, size)
-    preprocess = config.preprocess.at_size(shape[:2])
-    loaded = _load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
-    kc = terminal.framework(seed)
+    net, loaded = _pretrained(data, model, weights, size, augment, skip_bad, seed, batch_size)
+    import keras_cnn as kc
     from keras_cnn import evaluation
 
-    net = kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names)
     first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
     history = kc.fine_tune(
         net,
@@ -433,6 +453,21 @@ def _finetune(
         **options,
     )
     return _results(net, loaded, history.history, out, before=first)
+
+
+def _pretrained(
+    data: str, model: str, weights: str | None, size: int, augment: str, skip_bad: bool, seed: int, batch_size: int
+) -> tuple[Any, Any]:
+    """(network with a head for the data's classes, data seen as the network's weights expect)."""
+    from keras_cnn.hub import resolve
+
+    found = resolve(model, weights)
+    if found.load is None:
+        terminal.notes.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
+    shape = _shape(found.config.spec.input_shape, size)
+    loaded = _load(data, found.config.preprocess.at_size(shape[:2]), shape, batch_size, augment, skip_bad, seed)
+    kc = terminal.framework(seed)
+    return kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names), loaded
 
 
 def _results(
@@ -557,6 +592,7 @@ def _main(
 
 def main(run: Callable[..., Any] = app) -> None:
     """Entry point of the command."""
+    warnings.showwarning = terminal.show_warning
     try:
         run()
     except KeyboardInterrupt:

@@ -112,6 +112,13 @@ def floats(values: list[float]) -> str:
     return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
+def show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+    """Show a warning: ours as a sentence, others with the place that they come from."""
+    ours = category.__module__.startswith("keras_cnn")
+    text = f"note: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno)
+    print(text, end="", file=sys.stderr)
+
+
 def explain(error: BaseException) -> str | None:
     """The sentence for an error that the user can mend; None for a bug."""
     if isinstance(error, KerasCnnError):

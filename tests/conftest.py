@@ -11,8 +11,8 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The client of the hub reads these when it is imported. No test needs the network, or touches a person's cache.
 os.environ |= dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="keras_cnn_tests_")
-for _name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "KERAS_CNN_HUB"):
+os.environ |= {"HF_HOME": tempfile.mkdtemp(prefix="keras_cnn_tests_"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+for _name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "KERAS_CNN_HUB"):
     os.environ.pop(_name, None)
 
 SHARED = Path(__file__).parents[1] / "shared"
@@ -70,6 +70,14 @@ def home(hub, tmp_path, monkeypatch) -> Path:
     for name, value in settings.items():
         monkeypatch.setattr(constants, name, value)
     return home
+
+
+@pytest.fixture
+def net(hub, home) -> str:
+    """The commit of a small network of ours, me/net on the hub."""
+    from repositories import ours
+
+    return hub.create("me/net", ours())
 
 
 @pytest.fixture

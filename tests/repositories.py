@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import seeded
+from huggingface_hub import constants
 from safetensors.numpy import save
 
 from keras_cnn import catalog, tally
@@ -19,6 +20,7 @@ from keras_cnn.spec import Config, Head, Preprocess
 ROOT = Path(__file__).parents[1]
 NAMES = ("ant", "bee", "cow")
 PREPROCESS = Preprocess(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), size=(24, 24), crop=0.9, interpolation="bilinear")
+NET, WEIGHTS = "hf://me/net", "model.safetensors"
 LFS, INFO = r"^/lfs/", r"^/api/models/me/net/revision/"
 
 
@@ -48,10 +50,10 @@ def ours(name: str = "resnet20", factor: float = 1.0, values=None, **facts) -> d
     }
 
 
-def theirs(name: str, classes: int = 10) -> dict[str, bytes]:
+def theirs(name: str, classes: int = 10, gain: float = 1.0) -> dict[str, bytes]:
     """The files of a repository of timm's, as its `save_for_hf` writes them."""
     conf = catalog.default_config(name, catalog.get(name)).with_(head=Head(classes=classes))
-    state = to_theirs(seeded.arrays(tally.variables(tally.tally(conf))), conf.spec, timm.FORMAT)
+    state = to_theirs(seeded.arrays(tally.variables(tally.tally(conf)), gain), conf.spec, timm.FORMAT)
     pre = conf.preprocess
     described = {
         "architecture": name,
@@ -86,3 +88,25 @@ def write(files: dict[str, bytes], folder: Path) -> Path:
 def cached(home: Path, name: str) -> list[Path]:
     """Files and links of a name, in whatever snapshot."""
     return sorted((home / "hub").glob(f"models--*/snapshots/*/{name}"))
+
+
+def same(source, expected) -> bool:
+    """Whether a source gives exactly these arrays."""
+    found = source.load()[1]
+    return found.keys() == expected.keys() and all(np.array_equal(found[key], expected[key]) for key in found)
+
+
+def downloads(hub) -> int:
+    """How often the weights were sent."""
+    return len(hub.seen("GET", rf"{LFS}.*{WEIGHTS}"))
+
+
+def flip(path: Path) -> None:
+    """Change the last byte."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 255]))
+
+
+def offline(monkeypatch) -> None:
+    """As HF_HUB_OFFLINE does it when the client is imported."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

@@ -39,8 +39,10 @@ def array(key: str, shape: tuple[int, ...]) -> np.ndarray:
     return value.astype("float32")
 
 
-def arrays(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    return {key: array(key, tuple(shape)) for key, shape in shapes.items()}
+def arrays(shapes: dict[str, tuple[int, ...]], gain: float = 1.0) -> dict[str, np.ndarray]:
+    """gain: of every kernel, where a network's own signal would fade behind its biases."""
+    scale = lambda key: np.float32(gain if key.endswith("/kernel") else 1)  # noqa: E731
+    return {key: scale(key) * array(key, tuple(shape)) for key, shape in shapes.items()}
 
 
 def head(name: str, classes: int) -> Head:
@@ -53,3 +55,10 @@ def image(size: int, channels: int = 3) -> np.ndarray:
     rng = generator(f"image {size}")
     ramp = np.linspace(0, 180, size)[:, None, None] * rng.uniform(0.3, 1, (1, size, channels))
     return np.clip(ramp + rng.uniform(0, 75, (size, size, channels)), 0, 255).astype("uint8")[None]
+
+
+def images(name: str) -> dict[str, np.ndarray]:
+    """What a variant is shown: an even and an odd size, and the even one inverted, since logits that do not change
+    with the image prove nothing. The Inceptions' valid windows need room."""
+    even, odd = (96, 107) if name.startswith("inception") else (64, 75)
+    return {str(even): image(even), str(odd): image(odd), "inverted": 255 - image(even)}

@@ -86,11 +86,38 @@ def test_list(run):
 def test_info(run, net):
     code, out, _ = run("info", "resnet50")
     assert code == 0
-    for text in ("25.56 M", "4.09 G", "stem, stage1, stage2, stage3, stage4, head", "224x224, crop 0.875, bicubic"):
+    for text in ("25.56 M", "4.11 G", "stem, stage1, stage2, stage3, stage4, head", "224x224, crop 0.875, bicubic"):
         assert text in out
-    assert values(run("info", "resnet50", "--json")) == json.loads(json.dumps(kc.info("resnet50")))
+    told = values(run("info", "resnet50", "--json"))
+    assert [row["way"] for row in told.pop("scaled")] == ["depth", "width", "resolution", "together"]
+    assert told == json.loads(json.dumps(kc.info("resnet50")))
     code, out, _ = run("info", net)
     assert code == 0 and "cat, dog" in out and "mit" in out
+
+
+def test_info_draws_how_a_network_scales(run, tmp_path):
+    picture = tmp_path / "scaling.png"
+    assert run("info", "efficientnet_b0", "--plot", picture)[0] == 0
+    assert Image.open(picture).size[0] > 600
+    code, _, err = run("info", "inception_v3", "--plot", tmp_path / "none.png")
+    assert code == 2 and "inception_v3 has no rule for scaling" in err
+    assert run("info", "resnet18", "--budget", "1")[0] == 2
+
+
+def test_list_sorts_what_is_known_of_public_weights(run):
+    code, out, _ = run("list", "resnet18*", "--pretrained", "--sort", "top1")
+    lines = [line for line in out.splitlines() if line.startswith("resnet18.")]
+    shares = [float(line.split()[1]) for line in lines if "%" in line]
+    assert code == 0 and len(shares) > 5 and shares == sorted(shares, reverse=True)
+    code, _, err = run("list", "--sort", "beauty")
+    assert code == 2 and "choose name, parameters, macs, top1" in err
+
+
+def test_lrfind_suggests_and_draws(run, net, pets, tmp_path):
+    picture = tmp_path / "rates.png"
+    told = values(run("lrfind", pets, "--model", net, "--steps", "8", "--frozen", "--out", picture, "--json"))
+    assert told["suggestion"] in told["rates"] and len(told["losses"]) == len(told["rates"])
+    assert Image.open(picture).size[0] > 400
 
 
 def test_version_and_help(run):
@@ -227,7 +254,7 @@ def unsafe(net: Path, tmp: Path) -> Path:
             "--model resnet32 --weights {file}",
             ["the weights do not fit the network", "- stage1_block4_conv1/kernel (3, 3, 16, 16)"],
         ),
-        (lambda net, tmp: "hf://user/flowers", "--model {file}", ["this version reads local directories only"]),
+        (lambda net, tmp: "hf://user/flowers", "--model {file}", ["is not in the cache, and the hub cannot be asked"]),
     ],
 )
 @pytest.mark.parametrize("verb", ["evaluate {pets}", "predict {pets}/cat/0.png"])

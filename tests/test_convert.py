@@ -434,6 +434,13 @@ def test_a_published_h5_file_gives_the_logits_of_weights_imagenet(tmp_path, monk
 KERAS_B0, KERAS_V3 = ("tf_efficientnet_b0", keras_applications.FORMAT), ("inception_v3", keras_applications.FORMAT)
 
 
+def test_arguments_of_timm_that_make_another_network_are_refused():
+    values = {"architecture": "resnet50", "num_classes": 10, "model_args": {"drop_rate": 0.1, "global_pool": "avg"}}
+    assert timm.config(values).head.classes == 10
+    with pytest.raises(CorruptFile, match=r"resnet50 was built with output_stride=8 in timm"):
+        timm.config({**values, "model_args": {"output_stride": 8}})
+
+
 def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Path:
     """Our seeded weights as a file of keras.applications, pixel statistics included."""
     spec, fmt = catalog.get(name), keras_applications.FORMAT

@@ -15,8 +15,9 @@ import pytest
 from repositories import LFS, ROOT, cached, ours, write
 
 WEIGHTS = "model.safetensors"
-PULL = "import sys, keras_cnn as kc; print(kc.pull(sys.argv[1]))"
-PUBLISH = "import sys, keras_cnn as kc; print(kc.publish(sys.argv[1], 'me/net', tag='v1').commit)"
+LIGHT = "; assert not {'keras', 'tensorflow', 'torch', 'jax'} & sys.modules.keys()"  # no framework is needed
+PULL = "import sys, keras_cnn as kc; print(kc.pull(sys.argv[1]))" + LIGHT
+PUBLISH = "import sys, keras_cnn as kc; print(kc.publish(sys.argv[1], 'me/net', tag='v1').commit)" + LIGHT
 ROUNDS = 6
 
 
@@ -150,6 +151,13 @@ def test_commands(hub, home, environment, tmp_path):
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.startswith("error: me/net at revision v2 is not in the cache") and hub.requests == []
     assert "hf_me" not in dry.stdout + done.stdout + done.stderr + pulled.stdout
+
+
+def test_warnings_are_one_sentence(hub, environment):
+    hub.create("me/net", ours(license="cc-by-nc-4.0"))
+    done = command(environment, "pull", "hf://me/net")
+    assert done.returncode == 0
+    assert done.stderr == "note: hf://me/net: its licence, cc-by-nc-4.0, rules out commercial use.\n"
 
 
 def test_refusals_are_one_sentence(hub, environment, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from repositories import LFS, NAMES, PREPROCESS, arrays, config, ours, write
+from repositories import LFS, NAMES, PREPROCESS, arrays, config, ours, theirs, write
 
 import keras_cnn as kc
 from keras_cnn.errors import BadSpec, Conflict, CorruptFile, HubError, KerasCnnError, NoAccess, Offline, WeightsWarning
@@ -175,6 +175,8 @@ def test_bad_names(hub, run, name):
 def test_damaged_directories(hub, run, tmp_path):
     with pytest.raises(KerasCnnError, match="no such directory"):
         kc.publish(tmp_path / "none", "me/net")
+    with pytest.raises(KerasCnnError, match="is not of ours: build it"):
+        kc.publish(write(theirs("resnet20"), tmp_path / "timm"), "me/net", license="mit")
     (run / WEIGHTS).write_bytes(b"tampered")
     with pytest.raises(CorruptFile, match="its sha256 differs"):
         kc.publish(run, "me/net")

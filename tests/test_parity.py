@@ -47,10 +47,11 @@ def default_or_slow(names):
     return [n if SMALL.fullmatch(n) else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
-def seeded_model(name: str):
-    model = kc.build(name, input_shape=(None, None, 3), head=seeded.head(name, 10))
-    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
-    return model
+def assert_logits(model, name: str, golden: dict):
+    """An even size, an odd one, and an image inverted."""
+    for which, image in seeded.images(name).items():
+        logits, expected = np.asarray(model(image, training=False))[0], golden["logits"][which]
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE, err_msg=f"{name}, {which}")
 
 
 def test_every_variant_has_a_reference():
@@ -59,17 +60,18 @@ def test_every_variant_has_a_reference():
 
 @pytest.mark.parametrize("name", [v for v in VARIANTS if (v if isinstance(v, str) else v.values[0]) in GOLDENS])
 def test_logits_equal_torch(name):
-    model = seeded_model(name)
-    for size, expected in GOLDENS[name]["logits"].items():
-        logits = np.asarray(model(seeded.image(int(size)), training=False))[0]
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE, err_msg=f"{name} at {size} pixels")
+    model = kc.build(name, input_shape=(None, None, 3), head=seeded.head(name, 10))
+    shapes = {key: tuple(v.shape) for key, v in checkpoint.variables(model).items()}
+    checkpoint.assign(model, seeded.arrays(shapes, GOLDENS[name]["gain"]))
+    assert_logits(model, name, GOLDENS[name])
 
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_golden_logits_hang_on_the_image(name):
-    """A golden that another image would fit too shows nothing: two images differ by 100 tolerances or more."""
-    one, other = (np.array(v) for v in GOLDENS[name]["logits"].values())
-    assert np.abs(one - other).max() > 100 * TOLERANCE
+    """A golden that another image would fit too shows nothing: sizes and inversion change it by 100 tolerances."""
+    even, odd, inverted = (np.array(v) for v in GOLDENS[name]["logits"].values())
+    assert np.abs(even - inverted).max() > 100 * TOLERANCE
+    assert np.abs(even - odd).max() > 100 * TOLERANCE
 
 
 @pytest.mark.parametrize("name", GOLDENS)
@@ -78,11 +80,11 @@ def test_parameter_count_equals_torch(name):
     assert tally.parameters(tally.tally(config)) == GOLDENS[name]["parameters"]
 
 
-def undecided(name):
+def undecided(name, gain=1.0):
     """A variant's configuration for any size, and its seeded weights."""
     spec = catalog.get(name).with_(input_shape=(None, None, 3))
     config = catalog.default_config(name, spec).with_(head=Head(classes=10, activation=None))
-    return config, seeded.arrays(tally.variables(tally.tally(config)))
+    return config, seeded.arrays(tally.variables(tally.tally(config)), gain)
 
 
 def through_a_file(state, config):
@@ -121,12 +123,10 @@ def test_logits_equal_keras_applications(name):
 @pytest.mark.parametrize("name", default_or_slow(TORCHVISION))
 def test_logits_and_counts_equal_torchvision(name):
     """Its EfficientNets go by names and an epsilon of their own; its Inception turns ImageNet statistics to -1..1."""
-    (config, values), golden = undecided(name), TORCHVISION[name]
-    values = {k: v * np.float32(golden["gain"]) if k.endswith("/kernel") else v for k, v in values.items()}
+    golden = TORCHVISION[name]
+    config, values = undecided(name, golden["gain"])
     fmt = torchvision.FORMAT if config.spec.family == "EfficientNet" else timm.FORMAT
     ours = through_a_file(to_theirs(values, config.spec, fmt), config)
-    for size, expected in golden["logits"].items():
-        logits = ours(seeded.image(int(size)), training=False)[0]
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE, err_msg=f"{name} at {size} pixels")
+    assert_logits(ours, name, golden)
     config = catalog.default_config(name, catalog.get(name))
     assert tally.parameters(tally.tally(config)) == golden["parameters"]

@@ -106,12 +106,21 @@ FORMAT = Format(
 )
 
 
+# Arguments of timm's builders that change no prediction, or that the rest of the configuration repeats.
+HARMLESS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "pretrained")
+
+
 def config(values: Mapping[str, Any]) -> Config:
     """Our Config of a timm `config.json`, the older form without `pretrained_cfg` included."""
     cfg = {**values, **(values.get("pretrained_cfg") or {})}
     name = values.get("architecture")
     if not isinstance(name, str):
         raise CorruptFile("the configuration names no architecture.")
+    # Other arguments make another network than the name's: its arrays might fit all the same.
+    arguments = (values.get("model_args") or {}).items()
+    if odd := {key: v for key, v in arguments if key not in HARMLESS and (key, v) != ("global_pool", "avg")}:
+        told = ", ".join(f"{key}={value!r}" for key, value in odd.items())
+        raise CorruptFile(f"{name} was built with {told} in timm, which keras_cnn does not reproduce.")
     channels, *size = cfg.get("input_size", (3, 224, 224))
     classes = values.get("num_classes", cfg.get("num_classes", 1000))
     spec: Spec = get(name).with_(input_shape=(*size, channels), classes=classes)

@@ -31,7 +31,7 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
         f"{GENERATED}\n",
         f"# {name}\n",
         f"`{config.architecture}`, {tally.parameters(rows) / 1e6:.2f} M parameters, {config.head.classes} classes. "
-        "A Keras 3 model of [keras_cnn](https://pypi.org/project/keras-cnn/): raw RGB pixels (0..255) in, "
+        "A Keras 3 model of keras_cnn: raw RGB pixels (0..255) in, "
         f"{'probabilities' if config.head.activation else 'scores'} out.\n",
         "## Use\n",
         _snippet(address or f"path/to/{name}"),

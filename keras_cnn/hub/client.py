@@ -102,7 +102,7 @@ def explained(error: BaseException, repo: str, revision: str | None = None) -> B
         ours, sentence = STATUSES[status]
         return ours(sentence.format(**facts))
     if status:
-        return HubError(f"{repo}: {constants.ENDPOINT} answered {status} again and again: try later. ({error})")
+        return HubError(f"{repo}: the hub answered {status}, which no new attempt mended: try later. ({error})")
     if code in CACHE:
         return CacheError(CACHE[code].format(**facts))
     return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -82,9 +83,9 @@ def _valid(folder: Folder) -> Config:
     if not folder.path.is_dir():
         raise KerasCnnError(f"{folder}: there is no such directory.")
     source = read(folder)
-    if WEIGHTS not in folder.names or source.load is None:
+    if "keras_cnn" not in json.loads((folder.path / CONFIG).read_text()) or source.load is None:
         raise KerasCnnError(
-            f"{folder} has no {WEIGHTS}: write the directory with kc.save_pretrained(model, DIRECTORY)."
+            f"{folder} is not of ours: build it, then kc.save_pretrained(model, DIRECTORY), then publish."
         )
     source.load()
     return source.config

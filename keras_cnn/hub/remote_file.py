@@ -36,19 +36,23 @@ class RemoteFile:
 
         Raises Offline, CacheError, CorruptFile: then none is left in the cache.
         """
+        path = self.path
+        if not (path.is_file() and fits(path, (Print(self.hash),))):
+            client.persist(self._obtain, self.url)
+        return path
+
+    def _obtain(self) -> None:
         from huggingface_hub.utils import WeakFileLock
 
         path, prints = self.path, (Print(self.hash),)
-        if path.is_file() and fits(path, prints):
-            return path
-        client.persist(lambda: path.parent.mkdir(parents=True, exist_ok=True), self.url)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(path.with_name(f"{path.name}.lock")):  # one process fetches, the others wait for it
             for _ in range(2):
                 if path.is_file() and fits(path, prints):
-                    return path
+                    return
                 client.persist(self._fetch, self.url)
             if fits(path, prints):
-                return path
+                return
             path.unlink()
         raise CorruptFile(f"{self.url} has another content than the catalogue says ({self.hash}): it was not used.")
 

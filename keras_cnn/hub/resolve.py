@@ -18,7 +18,8 @@ from keras_cnn.hub.snapshot import local_repository, repository
 from keras_cnn.spec import Config, Spec
 
 NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
-ADDRESS = re.compile(rf"hf://(?P<repo>{NAME}/{NAME})(?:@(?P<revision>[^@\s]+))?", re.ASCII)
+# A revision is a path below refs/ in the cache, which it must not leave.
+ADDRESS = re.compile(rf"hf://(?P<repo>{NAME}/{NAME})(?:@(?P<revision>[\w.+-]+(?:/[\w.+-]+)*))?", re.ASCII)
 
 
 def tags() -> list[str]:

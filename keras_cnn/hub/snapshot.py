@@ -57,19 +57,25 @@ class Snapshot(Folder):
             return path
         if not self.remote:
             raise differs(path, f"the hub has as {name} of {self}")
+        client.persist(lambda: self._mend(name, prints), self.repo, self.commit)
+        return path
+
+    def _mend(self, name: str, prints: tuple[Print, ...]) -> None:
         from huggingface_hub.utils import WeakFileLock
 
-        with WeakFileLock(_record(self.repo, self.commit).with_suffix(".lock")):  # one process mends at a time
+        path, lock = self.path / name, _record(self.repo, self.commit).with_suffix(".lock")
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):  # one process mends, the others find it done
             if fits(path, prints):
-                return path
+                return
             self._fetch(name, force=True)
-            if not fits(path, prints):
-                _remove(path)
-                raise CorruptFile(
-                    f"{self}: {name} came twice with another content than the hub says (its sha256 differs), and was "
-                    "removed: try later, or tell the repository's owner."
-                )
-        return path
+            if fits(path, prints):
+                return
+            _remove(path)
+        raise CorruptFile(
+            f"{self}: {name} came twice with another content than the hub says (its sha256 differs), and was removed: "
+            "try later, or tell the repository's owner."
+        )
 
     def origin(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         return {**facts, "source": str(self)}

@@ -49,6 +49,18 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], path: str | Path)
     return _save(figure, path)
 
 
+def learning_rates(found: Any, path: str | Path) -> Path:
+    """The smoothed loss over the rate (a `transfer.finder.Finding`), and the suggested rate."""
+    figure, (axis,) = _figure(1, 1, (5.5, 3.6))
+    axis.plot(found.rates, found.losses)
+    axis.set_ylim(top=2 * found.losses[0] - 0.9 * min(found.losses))  # the rise at the end would hide the fall
+    axis.axvline(found.suggestion, color="gray", linestyle=":", label=f"suggestion {found.suggestion:.2g}")
+    axis.set(xlabel="learning rate", ylabel="loss, smoothed", xscale="log", title="the loss falls fastest at the line")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return _save(figure, path)
+
+
 def scaling(rows: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> Path:
     """Parameters and activation memory over multiply-accumulates, a line a way of scaling (rows of `scaling.spend`
     at several budgets)."""

@@ -27,7 +27,7 @@ def recalibrate_batchnorm(model: Any, data: Any, *, batch_size: int = 128) -> An
     depths = _depths(model)
     for depth in sorted(set(depths.values())):
         layers = [layer for layer in model.layers if depths.get(layer.name) == depth]
-        moments = [moment for layer in layers for moment in ops.moments(layer.input, axes=_axes(layer))]
+        moments = [moment for layer in layers for moment in _moments(layer)]
         probe = keras.Model(model.input, moments)  # mean, variance, mean, variance, ...
         # Called, not predicted with: one function less to trace for every depth.
         means, variances = _population(
@@ -53,15 +53,18 @@ def _depths(model: Any) -> dict[str, int]:
     return found
 
 
-def _axes(layer: Any) -> list[int]:
-    return list(range(len(layer.input.shape) - 1))
+def _moments(layer: Any) -> Any:
+    """Mean and variance of each channel of a layer's input."""
+    return ops.moments(layer.input, axes=list(range(len(layer.input.shape) - 1)))
 
 
 def _population(batches: Iterable[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Mean and variance of each layer over all batches, from those of each batch (Chan et al. 1979)."""
     count, means, variances = 0, [], []
     for size, moments in batches:
-        new_means, new_variances = ([ops.convert_to_numpy(m).astype("float64") for m in moments[i::2]] for i in (0, 1))
+        new_means, new_variances = (
+            [np.asarray(ops.convert_to_numpy(m), "float64") for m in moments[i::2]] for i in (0, 1)
+        )
         if not count:
             count, means, variances = size, new_means, new_variances
             continue

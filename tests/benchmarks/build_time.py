@@ -21,10 +21,10 @@ import keras_cnn as kc
 PAIRS = {"resnet50": "ResNet50", "inception_resnet_v2": "InceptionResNetV2", "tf_efficientnet_b7": "EfficientNetB7"}
 
 
-def seconds(build) -> float:
+def seconds(build, *args, **kwargs) -> float:
     keras.utils.clear_session()
     start = time.perf_counter()
-    build()
+    build(*args, **kwargs)
     return time.perf_counter() - start
 
 
@@ -35,8 +35,7 @@ def main() -> None:
     print(f"{'':<22}{'keras_cnn':>11}{'keras.applications':>20}{'ratio':>8}")
     for ours, theirs in PAIRS.items():
         times = [
-            (seconds(lambda: kc.build(ours)), seconds(lambda: getattr(keras.applications, theirs)(weights=None)))
-            for _ in range(rounds)
+            (seconds(kc.build, ours), seconds(getattr(keras.applications, theirs), weights=None)) for _ in range(rounds)
         ]
         a, b = (statistics.median(column) for column in zip(*times, strict=True))
         print(f"{ours:<22}{a:>9.2f} s{b:>18.2f} s{a / b:>8.2f}", flush=True)

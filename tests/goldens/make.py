@@ -28,9 +28,8 @@ import seeded  # noqa: E402
 
 from keras_cnn import catalog, convert, tally  # noqa: E402
 from keras_cnn.convert.rename import to_theirs  # noqa: E402
+from keras_cnn.spec import Config  # noqa: E402
 
-SIZES = (64, 75)
-LARGER = {"Inception": (96, 107), "InceptionResNet": (96, 107)}  # their valid windows need room
 CLASSES = 10
 # Built as for their published weights; the auxiliary classifier takes no part in prediction.
 TORCHVISION = {
@@ -38,8 +37,6 @@ TORCHVISION = {
     "efficientnet_b5": {},
     "inception_v3": {"aux_logits": False, "transform_input": True, "init_weights": False},
 }
-# Factors on their seeded kernels, without which the image would hardly show in the logits.
-GAINS = {"efficientnet_b0": 1.35, "efficientnet_b5": 1.25, "inception_v3": 2.0}
 # facenet-pytorch is the reference of inception_resnet_v1, classifier behind the embedding.
 FACENET = "inception_resnet_v1"
 
@@ -92,6 +89,10 @@ def reference(name: str, classes: int | None, source: str = "") -> nn.Module:
     return timm.create_model(name, **({"num_classes": classes} if classes else {}))
 
 
+GAINS = [1 + i / 20 for i in range(31)]
+LIVELY = 0.02  # what the inverted image must change at least in the logits
+
+
 def golden(name: str) -> dict:
     source, _, name = name.rpartition("/")
     spec = catalog.get(name)
@@ -100,22 +101,33 @@ def golden(name: str) -> dict:
     model = reference(name, CLASSES, source).eval()
     fmt = convert.cifar.FORMAT if isinstance(model, CifarResNet) else convert.timm.FORMAT
     fmt = convert.torchvision.FORMAT if source and spec.family == "EfficientNet" else fmt
-    gain = GAINS[name] if source else 1.0
-    values = seeded.arrays(tally.variables(tally.tally(config)))
-    values = {k: v * np.float32(gain) if k.endswith("/kernel") else v for k, v in values.items()}
-    theirs, state = to_theirs(values, spec, fmt), model.state_dict()
-    assert theirs.keys() == {k for k in state if not k.endswith("num_batches_tracked")}, name
+    shapes, images = tally.variables(tally.tally(config)), seeded.images(name)
+    even = next(iter(images))
+    for gain in GAINS:
+        fill(model, to_theirs(seeded.arrays(shapes, gain), spec, fmt), name)
+        logits = {which: run(model, images[which], config) for which in (even, "inverted")}
+        if np.abs(logits[even] - logits["inverted"]).max() > LIVELY:
+            break
+    else:
+        raise ValueError(f"{name}: no gain makes the logits hang on the image")
+    logits = {which: logits.get(which, run(model, image, config)) for which, image in images.items()}
+    rounded = {which: [round(float(v), 6) for v in row] for which, row in logits.items()}
+    return {"parameters": parameters, "gain": gain, "logits": rounded}
+
+
+def fill(model: nn.Module, arrays: dict[str, np.ndarray], name: str) -> None:
+    state = model.state_dict()
+    assert arrays.keys() == {k for k in state if not k.endswith("num_batches_tracked")}, name
     # A 1x1 convolution as classifier is a dense layer's kernel with two more axes.
-    model.load_state_dict(
-        {k: torch.tensor(np.ascontiguousarray(v)).reshape(state[k].shape) for k, v in theirs.items()}, strict=False
-    )
+    tensors = {k: torch.tensor(np.ascontiguousarray(v)).reshape(state[k].shape) for k, v in arrays.items()}
+    model.load_state_dict(tensors, strict=False)
+
+
+def run(model: nn.Module, image: np.ndarray, config: Config) -> np.ndarray:
     mean, std = (torch.tensor(v)[:, None, None] for v in (config.preprocess.mean, config.preprocess.std))
-    logits = {}
-    for size in LARGER.get(spec.family, SIZES):
-        x = torch.tensor(seeded.image(size)).permute(0, 3, 1, 2) / 255.0
-        with torch.no_grad():
-            logits[str(size)] = [round(v, 6) for v in model((x - mean) / std)[0].tolist()]
-    return {"parameters": parameters, **({"gain": gain} if source else {}), "logits": logits}
+    x = torch.tensor(image).permute(0, 3, 1, 2) / 255.0
+    with torch.no_grad():
+        return model((x - mean) / std)[0].numpy()
 
 
 def main() -> None:
@@ -129,9 +141,13 @@ def main() -> None:
         for name in chosen:
             value = goldens[name.removeprefix(source)] = golden(name)
             largest = max(abs(v) for row in value["logits"].values() for v in row)
-            print(name, value["parameters"], largest, flush=True)
-        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in goldens.items())
-        path.write_text("{\n" + lines + "\n}\n")
+            print(name, value["parameters"], value["gain"], largest, flush=True)
+            write(path, goldens)
+
+
+def write(path: Path, goldens: dict) -> None:
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in goldens.items())
+    path.write_text("{\n" + lines + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""The learning-rate range test."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_cnn.errors import BadData, BadSpec
+
+
+@dataclass(frozen=True)
+class Finding:
+    """rates, losses (smoothed): one a step. suggestion: the rate at which the loss falls fastest."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    @property
+    def suggestion(self) -> float:
+        fall = np.gradient(self.losses, np.log(self.rates))
+        return self.rates[int(np.argmin(fall))]
+
+
+def lr_find(
+    model: Any, data: Any, *, low: float = 1e-6, high: float = 1.0, steps: int = 100, batch_size: int = 32
+) -> Finding:
+    """Losses at rates that grow from `low` to `high` by equal factors, a batch a step (Smith 2017, 1506.01186).
+
+    A copy is trained, with its own optimiser: the model, the optimiser and their state are not touched.
+    model: compiled, with what is to be frozen frozen. data: batches (images, labels), gone through again where they
+    are fewer than the steps, or a pair of arrays. The test ends early where the loss is four times its best.
+    Raises BadSpec for a model that is not compiled, BadData where there is no batch.
+    """
+    if not model.compiled:
+        raise BadSpec(f"{model.name} is not compiled: its loss and optimiser are what is tested.")
+    copy = _copy(model, low)
+    finding_rates, losses, average = [], [], 0.0
+    for step, (images, labels) in enumerate(itertools.islice(_again(data, batch_size), steps)):
+        rate = low * (high / low) ** (step / max(steps - 1, 1))
+        copy.optimizer.learning_rate = rate
+        loss = float(copy.train_on_batch(images, labels, return_dict=True)["loss"])
+        if not math.isfinite(loss):
+            break
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        finding_rates.append(rate)
+        losses.append(average / (1 - SMOOTHING ** (step + 1)))  # without the pull of the first zero
+        if losses[-1] > 4 * min(losses):
+            break
+    if len(losses) < 2:
+        raise BadData("the learning-rate test needs two batches with a finite loss: give more data, or a lower start.")
+    return Finding(tuple(finding_rates), tuple(losses))
+
+
+SMOOTHING = 0.9
+
+
+def _copy(model: Any, rate: float) -> Any:
+    """The same network, weights, `trainable` flags and compilation, with an optimiser at a constant rate."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    for layer, original in zip(copy.layers, model.layers, strict=True):
+        layer.trainable = original.trainable
+    settings = model.get_compile_config()
+    settings["optimizer"]["config"]["learning_rate"] = rate
+    copy.compile_from_config(settings)
+    return copy
+
+
+def _again(data: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
+    """Batches, from the start again when they end."""
+    if isinstance(data, tuple):
+        images, labels = data
+        starts = range(0, len(images), batch_size)
+        data = [(images[i : i + batch_size], labels[i : i + batch_size]) for i in starts]
+    batches: Iterable[Any] = data
+    while True:
+        count = 0
+        for count, batch in enumerate(batches, 1):  # noqa: B007
+            yield batch
+        if not count:
+            return

@@ -1,0 +1,74 @@
+"""The learning-rate finder: a curve, a sensible suggestion, and a model that was never touched."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+import keras_cnn as kc
+from keras_cnn import checkpoint
+from keras_cnn.errors import BadData, BadSpec
+
+RNG = np.random.default_rng(0)
+LABELS = np.arange(64) % 2
+IMAGES = np.clip(LABELS[:, None, None, None] * 120 + RNG.uniform(0, 100, (64, 16, 16, 3)), 0, 255).astype("uint8")
+
+
+@pytest.fixture
+def model():
+    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3), drop_rate=0.2)
+    kc.freeze(model, upto="stage1")
+    model.compile(keras.optimizers.Adam(0.5), "sparse_categorical_crossentropy", jit_compile=False)
+    model.train_on_batch(IMAGES[:8], LABELS[:8])
+    return model
+
+
+def test_nothing_of_the_model_or_its_optimiser_moves(model):
+    states = [*model.variables, *model.optimizer.variables]
+    before = [np.array(v) for v in states]
+    kc.lr_find(model, (IMAGES, LABELS), steps=12)
+    for variable, value in zip(states, before, strict=True):
+        np.testing.assert_array_equal(np.array(variable), value, err_msg=variable.path)
+    assert float(model.optimizer.learning_rate) == 0.5
+    assert not model.get_layer("stem_conv").trainable
+
+
+def test_the_suggestion_lies_where_the_loss_falls(model):
+    found = kc.lr_find(model, (IMAGES, LABELS), low=1e-6, high=10.0, steps=60)
+    assert 1e-5 < found.suggestion < 1
+    assert found.rates[0] == pytest.approx(1e-6)
+    ratios = np.diff(np.log(found.rates))
+    np.testing.assert_allclose(ratios, ratios[0])
+    assert min(found.losses) < 0.8 * found.losses[0]
+
+
+def test_few_batches_are_gone_through_again(model):
+    found = kc.lr_find(model, [(IMAGES[:16], LABELS[:16]), (IMAGES[16:32], LABELS[16:32])], steps=7, high=1e-3)
+    assert len(found.losses) == 7
+
+
+def test_frozen_layers_stay_frozen_in_the_copy(model):
+    kc.freeze(model)
+    model.get_layer("head_logits").trainable = False
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy", jit_compile=False)
+    found = kc.lr_find(model, (IMAGES[:32], LABELS[:32]), steps=4, high=1.0)
+    assert np.ptp(found.losses) < 0.3  # dropout alone
+
+
+def test_a_model_that_is_not_compiled_and_empty_data_are_told():
+    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    with pytest.raises(BadSpec, match="not compiled"):
+        kc.lr_find(model, (IMAGES, LABELS))
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    with pytest.raises(BadData, match="two batches"):
+        kc.lr_find(model, [])
+
+
+def test_a_schedule_is_replaced_in_the_copy_only(model):
+    from keras_cnn.recipe import OneCycle
+
+    before = checkpoint.arrays(model)
+    model.compile(keras.optimizers.SGD(OneCycle(0.1, 10)), "sparse_categorical_crossentropy", jit_compile=False)
+    assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5
+    assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())
