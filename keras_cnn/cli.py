@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnn import __version__, terminal
+from keras_cnn import __version__, runs, tables, terminal
 from keras_cnn.errors import BadData, KerasCnnError
 
 app = typer.Typer(
@@ -61,33 +61,7 @@ def list_(
         return terminal.print_json(rows)
     if not rows:
         raise KerasCnnError(f"no network fits {pattern!r}: `keras-cnn list` shows all.")
-    terminal.console.print(_weights_table(rows) if pretrained else _networks_table(rows))
-
-
-def _networks_table(rows: list[dict[str, Any]]) -> Any:
-    table = terminal.table("", "parameters", "MACs", "input", "classes")
-    for row in rows:
-        size = "x".join(str(n) for n in row["input_shape"])
-        table.add_row(
-            row["name"], terminal.count(row["parameters"]), terminal.count(row["macs"]), size, str(row["classes"])
-        )
-    return table
-
-
-def _weights_table(rows: list[dict[str, Any]]) -> Any:
-    table = terminal.table("", "top-1", "parameters", "MACs", "licence")
-    for row in rows:
-        known = row.get("top1") is not None
-        table.add_row(
-            row["name"],
-            f"{row['top1']:.2f} % at {row['top1_size']}" if known else "",
-            terminal.count(row["parameters"]),
-            terminal.count(row["macs"]),
-            row["license"] + ("" if row.get("commercial", True) else " [red](!)[/red]"),
-        )
-    if not all(row.get("commercial", True) for row in rows):
-        table.caption = "(!) not for commercial use"
-    return table
+    terminal.console.print(tables.weights(rows) if pretrained else tables.networks(rows))
 
 
 @app.command()
@@ -110,39 +84,9 @@ def info(
         _plot_scaling(name, spec, plot)
     if as_json:
         return terminal.print_json({**facts, "scaled": scaled})
-    pre, provenance = facts["preprocess"], facts["provenance"]
-    rows = {
-        "architecture": facts["architecture"],
-        "stages": ", ".join([*facts["stages"], "head"]),
-        "parameters": terminal.count(facts["parameters"]),
-        "MACs": f"{terminal.count(facts['macs'])} at {'x'.join(str(n) for n in facts['input_shape'])}",
-        "classes": f"{facts['classes']}  {terminal.some(facts['class_names'])}",
-        "evaluation": f"{pre['size'][0]}x{pre['size'][1]}, crop {pre['crop']:g}, {pre['interpolation']}",
-        "mean, std": f"{terminal.floats(pre['mean'])}, {terminal.floats(pre['std'])}",
-        **{
-            key: str(provenance[key])
-            for key in ("source", "license", "data", "command", "limits")
-            if provenance.get(key)
-        },
-        **{key: terminal.number(value) for key, value in provenance.get("metrics", {}).items()},
-    }
-    table = terminal.table(facts["name"], "")
-    for key, value in rows.items():
-        table.add_row(key, value)
-    terminal.console.print(table)
-    columns = {"parameters": terminal.count, "macs": terminal.count, "activations": terminal.mebibytes}
-    stages = terminal.table("\nstage", "layers", "parameters", "MACs", "activations")
-    for stage, costs in facts["profile"].items():
-        stages.add_row(stage, str(costs["layers"]), *(show(costs[key]) for key, show in columns.items()))
-    stages.add_row("all", "", *(show(facts[key]) for key, show in columns.items()))
-    terminal.console.print(stages)
+    terminal.console.print(tables.facts(facts), tables.stages(facts))
     if scaled:
-        ways = terminal.table(f"\n{budget:g} times the MACs by", "layers", "image", "parameters", "MACs", "activations")
-        for row in scaled:
-            ways.add_row(
-                row["way"], str(row["layers"]), str(row["side"]), *(show(row[key]) for key, show in columns.items())
-            )
-        terminal.console.print(ways)
+        terminal.console.print(tables.ways(scaled, budget))
 
 
 def _plot_scaling(name: str, spec: Any, path: str) -> None:
@@ -167,7 +111,7 @@ def demo(
         f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]: "
         "first its head learns, then all of it."
     )
-    results = _finetune(data, model, out, head_epochs=2, epochs=4, batch_size=64, before=True, as_json=as_json)
+    results = runs.finetune(data, model, out, head_epochs=2, epochs=4, batch_size=64, before=True, as_json=as_json)
     _finish(results, out, as_json)
 
 
@@ -191,7 +135,7 @@ def finetune(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Teach a pretrained network your classes."""
-    results = _finetune(
+    results = runs.finetune(
         data,
         model,
         out,
@@ -233,10 +177,10 @@ def train(
 
     spec = catalog.get(model)
     config = catalog.default_config(model, spec)
-    shape = _shape(spec.input_shape, size)
+    shape = runs.shape_at(spec.input_shape, size)
     # Small images are seen whole: a crop would lose what little there is.
     preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
-    loaded = _load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
+    loaded = runs.load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
     kc = terminal.framework(seed)
     net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess, aux=aux or None)
     history = kc.train(
@@ -248,10 +192,10 @@ def train(
         out=out,
         half=half,
         verbose=terminal.verbosity(as_json),
-        command=_command(),
-        data=_data_name(data),
+        command=runs.command(),
+        data=runs.data_name(data),
     )
-    _finish(_results(net, loaded, history.history, out), out, as_json)
+    _finish(runs.score(net, loaded, history.history, out), out, as_json)
 
 
 @app.command()
@@ -269,7 +213,7 @@ def lrfind(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Suggest a learning rate for fine-tuning, and draw the loss at every rate."""
-    net, loaded = _pretrained(data, model, weights, size, "light", skip_bad, seed, batch_size)
+    net, loaded = runs.pretrained(data, model, weights, size, "light", skip_bad, seed, batch_size)
     from keras_cnn import recipe, transfer
     from keras_cnn.insight import plots
 
@@ -299,8 +243,8 @@ def evaluate(
     """Measure a network on labelled images."""
     from keras_cnn import evaluation
 
-    net, config, _ = _model(model, weights, size)
-    loaded = _load(data, config.preprocess, config.spec.input_shape, batch_size, "none", skip_bad, val_split=0.0)
+    net, config, _ = runs.network(model, weights, size)
+    loaded = runs.load(data, config.preprocess, config.spec.input_shape, batch_size, "none", skip_bad, val_split=0.0)
     split = split or next(name for name in ("test", "val", "train") if name in loaded.sizes)
     if split not in loaded.sizes:
         raise BadData(f"{data} has no split {split!r}; it has {', '.join(loaded.sizes)}.")
@@ -309,10 +253,7 @@ def evaluate(
     facts = {"split": split, "correct": result.correct, **result.metrics, "skipped": len(loaded.skipped)}
     if as_json:
         return terminal.print_json(facts)
-    table = terminal.table(f"{model} on {data}", "")
-    for key, value in facts.items():
-        table.add_row(key, terminal.number(value))
-    terminal.console.print(table)
+    terminal.console.print(tables.pairs(f"{model} on {data}", facts))
 
 
 @app.command()
@@ -330,7 +271,7 @@ def predict(
     from keras_cnn import evaluation
     from keras_cnn.data import load_image
 
-    net, config, _ = _model(model, weights, size)
+    net, config, _ = runs.network(model, weights, size)
     batch = np.stack([load_image(image, config.preprocess) for image in images])
     names = config.class_names or tuple(f"class {i}" for i in range(config.head.classes))
     described = config.provenance.get("class_descriptions", {})
@@ -349,10 +290,7 @@ def predict(
     if as_json:
         return terminal.print_json(answers)
     for answer in answers:
-        table = terminal.table(answer["image"], "probability")
-        for guess in answer["top"]:
-            table.add_row(guess["name"], f"{guess['probability']:.1%}")
-        terminal.console.print(table)
+        terminal.console.print(tables.guesses(answer))
 
 
 @app.command()
@@ -394,19 +332,7 @@ def publish(
     _show_files(dataclasses.asdict(done), ("repository", "branch", "commit", "tag", "url"), as_json)
 
 
-# --- what the verbs share -------------------------------------------------------------------------------------------
-
-
-def _model(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
-    """(network, its configuration, the package) at a size."""
-    from keras_cnn.hub import resolve
-
-    spec = resolve(name, weights).config.spec
-    kc = terminal.framework()
-    from keras_cnn.hub.directory import config_of
-
-    net = kc.build(name, weights=weights, input_shape=_shape(spec.input_shape, size))
-    return net, config_of(net), kc
+# --- what they end with ----------------------------------------------------------------------------------------------
 
 
 def _show_files(facts: dict[str, Any], keys: tuple[str, ...], as_json: bool) -> None:
@@ -416,164 +342,19 @@ def _show_files(facts: dict[str, Any], keys: tuple[str, ...], as_json: bool) -> 
     for key in keys:
         if facts[key]:
             terminal.console.print(f"{key}: {facts[key]}", soft_wrap=True, highlight=False)
-    table = terminal.table("file", "bytes", "")
-    for name, record in facts["files"].items():
-        table.add_row(name, f"{record['size']:,}", f"sha256 {record['sha256']}")
-    terminal.console.print(table)
-
-
-def _finetune(
-    data: str,
-    model: str,
-    out: str,
-    *,
-    weights: str | None = None,
-    size: int = 0,
-    augment: str = "light",
-    skip_bad: bool = False,
-    seed: int = 0,
-    batch_size: int = 32,
-    before: bool = False,
-    as_json: bool = False,
-    **options: Any,
-) -> dict[str, Any]:
-    net, loaded = _pretrained(data, model, weights, size, augment, skip_bad, seed, batch_size)
-    import keras_cnn as kc
-    from keras_cnn import evaluation
-
-    first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
-    history = kc.fine_tune(
-        net,
-        loaded.train,
-        loaded.val,
-        out=out,
-        verbose=terminal.verbosity(as_json),
-        command=_command(),
-        data=_data_name(data),
-        **options,
-    )
-    return _results(net, loaded, history.history, out, before=first)
-
-
-def _pretrained(
-    data: str, model: str, weights: str | None, size: int, augment: str, skip_bad: bool, seed: int, batch_size: int
-) -> tuple[Any, Any]:
-    """(network with a head for the data's classes, data seen as the network's weights expect)."""
-    from keras_cnn.hub import resolve
-
-    found = resolve(model, weights)
-    if found.load is None:
-        terminal.notes.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
-    shape = _shape(found.config.spec.input_shape, size)
-    loaded = _load(data, found.config.preprocess.at_size(shape[:2]), shape, batch_size, augment, skip_bad, seed)
-    kc = terminal.framework(seed)
-    return kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names), loaded
-
-
-def _results(
-    net: Any, loaded: Any, history: dict[str, list[float]], out: str, before: float | None = None
-) -> dict[str, Any]:
-    """Score the best epoch on the held-out images, draw the pictures, put the figures on the card."""
-    from keras_cnn import evaluation
-    from keras_cnn.hub import directory, save_pretrained
-    from keras_cnn.insight import plots
-
-    scores = {
-        name: evaluation.evaluate(net, terminal.progress(batches, f"evaluating {name}"))
-        for name, batches in (("val", loaded.val), ("test", loaded.test))
-        if batches is not None
-    }
-    metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
-    # The run wrote these weights and their origin already; the card learns what they scored.
-    written = directory.read(out).config.provenance
-    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
-    plots.learning_curves(history, Path(out) / "curves.png")
-    last = scores.get("test") or scores.get("val")
-    if last:
-        plots.confusion_matrix(last.confusion(), loaded.class_names, Path(out) / "confusion.png")
-    frozen = [
-        v for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False) if phase == 1
-    ]
-    return {
-        "before": before,
-        "head_only": max(frozen) if frozen else None,
-        **metrics,
-        "images": loaded.sizes,
-        "skipped": len(loaded.skipped),
-        "out": out,
-    }
+    terminal.console.print(tables.files(facts["files"]))
 
 
 def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
     if as_json:
         return terminal.print_json(results)
-    titles = {
-        "before": "before: a new head, untrained",
-        "head_only": "the head trained, backbone frozen",
-        "val accuracy": "after: the best epoch",
-        "test accuracy": "after, on the test images",
-    }
-    table = terminal.table("", "accuracy")
-    for key, title in titles.items():
-        if results.get(key) is not None:
-            table.add_row(title, f"{results[key]:.1%}")
-    terminal.console.print(table)
+    terminal.console.print(tables.accuracies(results))
     if results["skipped"]:
         terminal.console.print(f"unreadable images left out: {results['skipped']}")
     terminal.console.print(
         f"{out} holds the weights, a model card, curves.png and confusion.png: keras-cnn predict IMAGE --model {out}",
         soft_wrap=True,
     )
-
-
-def _load(
-    data: str,
-    preprocess: Any,
-    shape: tuple[int | None, int | None, int],
-    batch_size: int,
-    augment: str,
-    skip_bad: bool,
-    seed: int = 0,
-    **options: Any,
-) -> Any:
-    """The data set, decoded; done before the framework starts, so that bad input is told at once."""
-    from keras_cnn import data as data_
-
-    loaded = data_.load_data(
-        data,
-        preprocess,
-        batch_size=batch_size,
-        augment=None if augment == "none" else augment,
-        skip_bad=skip_bad,
-        channels=shape[-1],
-        seed=seed,
-        **options,
-    )
-    if loaded.ignored:
-        terminal.notes.print(
-            f"note: files that are no images were ignored, {len(loaded.ignored)} in all, such as {loaded.ignored[0]}"
-        )
-    return loaded
-
-
-def _shape(shape: tuple[int | None, int | None, int], size: int) -> tuple[int | None, int | None, int]:
-    return (size, size, shape[-1]) if size else shape
-
-
-def _data_name(data: str) -> str:
-    return data if ":" in data or data == "digits" else Path(data).name
-
-
-def _stored_half(out: str) -> bool:
-    """Whether the run stored its kernels as float16."""
-    from keras_cnn import checkpoint
-    from keras_cnn.hub.directory import WEIGHTS as FILE
-
-    return any(v.dtype == "float16" for v in checkpoint.load(Path(out) / FILE).values())
-
-
-def _command() -> str:
-    return " ".join(["keras-cnn", *(arg if arg and " " not in arg else repr(arg) for arg in sys.argv[1:])])
 
 
 def _version(value: bool) -> None:

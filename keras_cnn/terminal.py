@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from keras_cnn.errors import KerasCnnError
 
@@ -77,39 +76,8 @@ def progress(batches: Any, what: str) -> Any:
     return track(batches, what, total=len(batches), console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
-def table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        figures = bool(i and column)  # a long name wraps, so that the figures beside it are never cut
-        table.add_column(column, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
-    return table
-
-
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
-
-
-def count(n: int) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if n >= size:
-            return f"{n / size:.2f} {unit}"
-    return str(n)
-
-
-def mebibytes(n: int) -> str:
-    return f"{n / 2**20:.1f} MiB"
-
-
-def some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-def number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def floats(values: list[float]) -> str:
-    return "(" + ", ".join(f"{v:.4g}" for v in values) + ")"
 
 
 def show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:

@@ -33,7 +33,8 @@ TIERS = (
     ("hub", "describe", "scaling"),
     ("building", "recipe", "evaluation"),
     ("transfer", "training"),
-    ("terminal",),
+    ("terminal", "tables"),
+    ("runs",),
     ("cli",),
 )
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
