@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for editors and type checkers
         recalibrate_batchnorm,
         replace_head,
         stages,
+        trainable_table,
         unfreeze,
     )
 
@@ -53,6 +54,7 @@ __all__ = [
     "search_coefficients",
     "stages",
     "train",
+    "trainable_table",
     "unfreeze",
 ]
 
@@ -74,6 +76,7 @@ _HOME = {
         "recalibrate_batchnorm",
         "replace_head",
         "stages",
+        "trainable_table",
         "unfreeze",
     ],
 }

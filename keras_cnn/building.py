@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn import checkpoint
+from keras_cnn import checkpoint, selection
 from keras_cnn.errors import BadSpec, WeightsMismatch
 from keras_cnn.graph import assemble
 from keras_cnn.hub import resolve
@@ -24,7 +24,7 @@ def build(
     input_shape: tuple[int | None, int | None, int] | None = None,
     classes: int | Sequence[str] | None = None,
     head: Head | None = None,
-    freeze: str | None = None,
+    freeze: str | float | None = None,
     norm: str | None = None,
     act: str | None = None,
     output_stride: int | None = None,
@@ -46,7 +46,8 @@ def build(
         several repeat them, scaled by 3 / channels, so that activations keep their size.
     classes: how many, or their names; 0 for pooled features. Other than the weights', they start a new head.
     head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough.
-    freeze: last stage to freeze, such as "stage3".
+    freeze: what shall not learn, as `keras_cnn.freeze` takes it: the last frozen stage ("stage3"), a share of the
+        backbone's parameters (0.5), or a regular expression for names of layers ("stage[12]_.*").
     norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add", or "concat",
         which starts as the sum, so that pretrained weights serve both.
     aux: Inception's auxiliary classifier: the model then has two outputs; `train` weighs its loss with 0.4, and
@@ -94,9 +95,9 @@ def build(
     if values is not None:
         _load(model, values, keep_head)
     if freeze is not None:
-        from keras_cnn.transfer import freeze as freeze_stages
+        from keras_cnn.transfer import freeze as freeze_part
 
-        freeze_stages(model, upto=freeze)
+        freeze_part(model, **selection.parse(freeze))
     return model
 
 

@@ -67,6 +67,9 @@ def list_(
 @app.command()
 def info(
     name: Annotated[str, typer.Argument(help="Architecture, tag, or weights directory.")],
+    freeze: Annotated[
+        str | None, typer.Option(help="What shall not learn: a stage, a share of the parameters, a regular expression.")
+    ] = None,
     budget: Annotated[float, typer.Option(help="Multiply-accumulates to spend on scaling it up.")] = 2.0,
     plot: Annotated[str | None, typer.Option(help="PNG file for the picture of scaling it up.")] = None,
     as_json: Annotated[bool, JSON] = False,
@@ -76,7 +79,7 @@ def info(
     from keras_cnn.describe import info as describe
     from keras_cnn.hub import resolve
 
-    facts, spec = describe(name), resolve(name).config.spec
+    facts, spec = describe(name, freeze), resolve(name).config.spec
     if budget <= 1:
         raise KerasCnnError(f"--budget {budget:g}: give a multiple of the network's own cost, above 1.")
     scaled = scaling.spend(spec, budget) if scaling.scales(spec) else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_cnn import catalog, tally
+from keras_cnn import catalog, selection, tally
 from keras_cnn.hub import resolve
 from keras_cnn.hub.known import known
 from keras_cnn.hub.resolve import tags
@@ -39,11 +39,13 @@ def summary(name: str) -> dict[str, Any]:
     }
 
 
-def info(name: str) -> dict[str, Any]:
+def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
     """What is known of an architecture, a tag or a weights directory: no graph is built.
 
     The keys of `summary`, and: architecture, family, stages, activations (bytes of all outputs for one image in
-    float32), profile (layers, parameters, macs and activations of each stage), preprocess, class_names, provenance.
+    float32), trainable (parameters that learn), profile (layers, parameters, macs, activations and trainable of each
+    stage), preprocess, class_names, provenance.
+    freeze: what shall not learn, as of `build`: a stage, a share of the parameters, or a regular expression.
 
     >>> import keras_cnn as kc
     >>> kc.info("resnet50")["parameters"]
@@ -51,18 +53,23 @@ def info(name: str) -> dict[str, Any]:
     """
     config = resolve(name).config
     rows = tally.tally(config)
+    sizes = {row.layer: tally.parameters([row]) for row in rows}
+    frozen = set() if freeze is None else selection.lower(sizes, **selection.parse(freeze))
+    trainable = lambda rows: sum(sizes[row.layer] for row in rows if row.layer not in frozen)  # noqa: E731
     return {
         **summary(name),
         "architecture": config.architecture,
         "family": config.spec.family,
         "stages": list(config.spec.stages),
         "activations": tally.activations(rows),
+        "trainable": trainable(rows),
         "profile": {
             stage: {
                 "layers": len(group),
                 "parameters": tally.parameters(group),
                 "macs": tally.macs(group),
                 "activations": tally.activations(group),
+                "trainable": trainable(group),
             }
             for stage, group in tally.by_stage(rows).items()
         },

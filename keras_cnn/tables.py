@@ -90,11 +90,11 @@ def facts(of: Facts) -> Table:
 
 
 def stages(of: Facts) -> Table:
-    """Costs by stage."""
-    rows = table("\nstage", "layers", *COST_TITLES)
+    """Costs by stage, and what of its parameters learns."""
+    rows = table("\nstage", "layers", *COST_TITLES, "trainable")
     for stage, costs in of["profile"].items():
-        rows.add_row(stage, str(costs["layers"]), *_costs(costs))
-    rows.add_row("all", "", *_costs(of))
+        rows.add_row(stage, str(costs["layers"]), *_costs(costs), count(costs["trainable"]))
+    rows.add_row("all", "", *_costs(of), count(of["trainable"]))
     return rows
 
 

@@ -316,13 +316,13 @@ def test_bad_usage_is_exit_code_2(run, arguments, word):
 
 
 def test_a_bug_of_ours_is_no_usage_error(run, monkeypatch):
-    monkeypatch.setattr("keras_cnn.describe.info", lambda name: 1 / 0)
+    monkeypatch.setattr("keras_cnn.describe.info", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("info", "resnet50")
 
 
 def test_a_full_disk_is_told(run, monkeypatch):
-    def full(name):
+    def full(*_):
         raise OSError(28, "No space left on device", "model.safetensors")
 
     monkeypatch.setattr("keras_cnn.describe.info", full)

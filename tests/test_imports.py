@@ -28,7 +28,7 @@ PACKAGE = ROOT / "keras_cnn"
 # A module may import its own tier and those before it.
 TIERS = (
     ("spec", "errors", "layers"),
-    ("builder", "families", "tally", "graph", "checkpoint", "data", "insight"),
+    ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert"),
     ("hub", "describe", "scaling"),
     ("building", "recipe", "evaluation"),
@@ -152,7 +152,10 @@ print("\\n" + json.dumps([code, sorted({name.partition(".")[0] for name in sys.m
 """
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["info", "resnet50"], ["list", "--pretrained", "--json"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["info", "resnet50"], ["info", "resnet50", "--freeze", "0.5"], ["list", "--pretrained", "--json"]],
+)
 def test_list_and_info_load_no_framework(arguments):
     done = python(LOADED, *arguments)
     code, loaded = json.loads(done.stdout.splitlines()[-1])

@@ -3,7 +3,17 @@
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.finder import lr_find
 from keras_cnn.transfer.finetune import fine_tune
-from keras_cnn.transfer.freeze import freeze, stages, unfreeze
+from keras_cnn.transfer.freeze import freeze, stages, trainable_table, unfreeze
 from keras_cnn.transfer.head import features, replace_head
 
-__all__ = ["features", "fine_tune", "freeze", "lr_find", "recalibrate_batchnorm", "replace_head", "stages", "unfreeze"]
+__all__ = [
+    "features",
+    "fine_tune",
+    "freeze",
+    "lr_find",
+    "recalibrate_batchnorm",
+    "replace_head",
+    "stages",
+    "trainable_table",
+    "unfreeze",
+]

@@ -1,15 +1,18 @@
-"""Freezing by stage, through Keras' `trainable` flag and nothing else."""
+"""Freezing by stage, by name or by share, through Keras' `trainable` flag and nothing else."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import keras
 
+from keras_cnn import selection
 from keras_cnn.errors import BadSpec
 from keras_cnn.hub.directory import config_of
-
-CLASSIFIERS = ("head", "aux")
+from keras_cnn.selection import CLASSIFIERS, stage_of
+from keras_cnn.tally import NON_TRAINABLE, tally
 
 
 def stages(model: Any) -> dict[str, list[Any]]:
@@ -19,34 +22,49 @@ def stages(model: Any) -> dict[str, list[Any]]:
     >>> list(kc.stages(kc.build("resnet20")))
     ['stem', 'stage1', 'stage2', 'stage3', 'head']
     """
-    groups: dict[str, list[Any]] = {}
+    groups: dict[str, list[Any]] = {name: [] for name in selection.stages(layer.name for layer in model.layers)}
     for layer in model.layers:
-        groups.setdefault(layer.name.partition("_")[0], []).append(layer)
-    for name in CLASSIFIERS:  # last, though Keras lists an auxiliary one among the stages that it stands on
-        if name in groups:
-            groups[name] = groups.pop(name)
+        groups[stage_of(layer.name)].append(layer)
     return groups
 
 
-def freeze(model: Any, upto: str | None = None) -> Any:
-    """Set `trainable=False` on the stages from the stem up to and including `upto`; others stay as they are.
+def freeze(model: Any, upto: str | None = None, *, match: str | None = None, fraction: float | None = None) -> Any:
+    """Set `trainable=False` on a part of the network; the rest stays as it is.
 
-    upto: a stage name; by default the last one before the head, so that only the head learns. A frozen batch norm
-    is in inference mode: its statistics do not move. Compile again afterwards, as after any change of `trainable`.
-    Returns the model.
+    The part is given in one of three ways; by default it is the backbone, so that only the head learns.
+    upto: a stage: those from the stem up to and including it.
+    match: a regular expression that the whole name of a layer matches, such as "stage[12]_.*".
+    fraction: a share of the backbone's learned parameters, above 0 and at most 1: the layers from the stem upwards,
+        in the order in which the network is written, that together hold at most so much. Only whole layers: it ends
+        before the first that would exceed the share.
+    A frozen batch norm is in inference mode: its statistics do not move. Compile again afterwards, as after any
+    change of `trainable`. Returns the model.
+
+    >>> import keras_cnn as kc
+    >>> model = kc.freeze(kc.build("resnet20"), fraction=0.5)
+    >>> [layer.name for layer in model.layers if layer.trainable and layer.weights][:2]
+    ['stage3_block2_conv1', 'stage3_block2_norm1']
     """
-    groups = stages(model)
-    names = list(groups)
-    upto = upto or [name for name in names if name not in CLASSIFIERS][-1]
-    for name in names[: _position(names, upto) + 1]:
-        for layer in groups[name]:
+    chosen = selection.lower(_sizes(model), upto, match=match, fraction=fraction)
+    for layer in model.layers:
+        if layer.name in chosen:
             layer.trainable = False
     return model
 
 
-def unfreeze(model: Any, above: str | None = None, *, bn: str | None = None) -> Any:
-    """Set `trainable=True` on the stages above `above` (all stages by default); others stay as they are.
+def unfreeze(
+    model: Any,
+    above: str | None = None,
+    *,
+    match: str | None = None,
+    fraction: float | None = None,
+    bn: str | None = None,
+) -> Any:
+    """Set `trainable=True` on a part of the network, by default all of it; the rest stays as it is.
 
+    above: a stage: those above it. match: as of `freeze`.
+    fraction: a share as of `freeze`, from the other end: the head, and the uppermost layers of the backbone that
+        together hold at most so much of its parameters.
     bn: what becomes of batch norm there. "frozen": gamma, beta and statistics stay, in inference mode, the safe
     way to fine-tune on small batches of other data; "train": as ordinary layers. Default: frozen where the weights
     are pretrained, train where they are random. Returns the model; compile it again.
@@ -54,14 +72,75 @@ def unfreeze(model: Any, above: str | None = None, *, bn: str | None = None) -> 
     bn = bn or ("frozen" if pretrained(model) else "train")
     if bn not in ("frozen", "train"):
         raise BadSpec(f"bn={bn!r}: choose 'frozen' or 'train'.")
-    groups = stages(model)
-    names = list(groups)
-    first = 0 if above is None else _position(names, above) + 1
-    for name in names[first:]:
-        for layer in groups[name]:
-            fixed = bn == "frozen" and name not in CLASSIFIERS and isinstance(layer, keras.layers.BatchNormalization)
+    chosen = selection.upper(_sizes(model), above, match=match, fraction=fraction)
+    for layer in model.layers:
+        if layer.name in chosen:
+            fixed = bn == "frozen" and stage_of(layer.name) not in CLASSIFIERS and _is_batchnorm(layer)
             layer.trainable = not (fixed or hasattr(layer, "record"))
     return model
+
+
+class TrainableRow(NamedTuple):
+    """What learns in a stage.
+
+    layers: those with weights. parameters: the learned ones, as `info` counts them, and how many of them are
+    trainable. batchnorm: "frozen" (in inference mode: statistics, gamma and beta stay), "train", "mixed", or "" where
+    there is none.
+    """
+
+    stage: str
+    layers: int
+    parameters: int
+    trainable: int
+    batchnorm: str
+
+
+class TrainableTable(tuple[TrainableRow, ...]):
+    """A row a stage, from the stem to the head; `print` shows them with their total."""
+
+    __slots__ = ()
+
+    @property
+    def total(self) -> TrainableRow:
+        return TrainableRow(
+            "all",
+            sum(row.layers for row in self),
+            sum(row.parameters for row in self),
+            sum(row.trainable for row in self),
+            _agreed(row.batchnorm for row in self),
+        )
+
+    def __str__(self) -> str:
+        figures = [
+            (r.stage, r.layers, f"{r.parameters:,}", f"{r.trainable:,}", r.batchnorm) for r in (*self, self.total)
+        ]
+        lines = [("stage", "layers", "parameters", "trainable", "batch norm"), *figures]
+        return "\n".join("{:<8}{:>6}{:>14}{:>14}  {}".format(*line).rstrip() for line in lines)
+
+
+def trainable_table(model: Any) -> TrainableTable:
+    """How much of each stage learns, as the flags are now.
+
+    >>> import keras_cnn as kc
+    >>> print(kc.trainable_table(kc.build("resnet20", freeze="stage2")))
+    stage   layers    parameters     trainable  batch norm
+    stem         2           464             0  frozen
+    stage1      12        14,016             0  frozen
+    stage2      12        51,072             0  frozen
+    stage3      12       203,520       203,520  train
+    head         1           650           650
+    all         39       269,722       204,170  mixed
+    """
+    return TrainableTable(
+        TrainableRow(
+            name,
+            sum(bool(layer.weights) for layer in layers),
+            sum(map(_learned, layers)),
+            sum(math.prod(v.shape) for layer in layers for v in layer.trainable_weights),
+            _agreed("train" if layer.trainable else "frozen" for layer in layers if _is_batchnorm(layer)),
+        )
+        for name, layers in stages(model).items()
+    )
 
 
 def pretrained(model: Any) -> bool:
@@ -69,7 +148,30 @@ def pretrained(model: Any) -> bool:
     return bool(config_of(model).provenance)
 
 
-def _position(names: list[str], name: str) -> int:
-    if name not in names:
-        raise BadSpec(f"there is no stage {name!r}: this network has {', '.join(names)}.")
-    return names.index(name)
+def _sizes(model: Any) -> dict[str, int]:
+    """Learned parameters of each layer, in the order in which the network is written, as `info` has them.
+
+    Keras lists the layers of parallel branches by their depth instead.
+    """
+    try:
+        rows = tally(config_of(model))
+    except BadSpec:  # not a network of ours: there is Keras' order only
+        rows = ()
+    place = {row.layer: i for i, row in enumerate(rows)}
+    layers = sorted(model.layers, key=lambda layer: place.get(layer.name, len(place)))
+    return {layer.name: _learned(layer) for layer in layers}
+
+
+def _learned(layer: Any) -> int:
+    """Parameters that learn where nothing is frozen: all but the statistics of batch norm."""
+    return sum(math.prod(v.shape) for v in layer.weights if v.name not in NON_TRAINABLE)
+
+
+def _is_batchnorm(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.BatchNormalization)
+
+
+def _agreed(states: Iterable[str]) -> str:
+    """The state that all have, else "mixed"; those that are empty have none."""
+    found = {state for state in states if state}
+    return "mixed" if len(found) > 1 else "".join(found)

@@ -1,0 +1,112 @@
+"""Which layers of a network a stage, a regular expression or a share of the parameters selects.
+
+Told from names and sizes alone, so that `info` knows what freezing leaves to learn without a framework.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from typing import Any
+
+from keras_cnn.errors import BadSpec
+
+Sizes = Mapping[str, int]  # learned parameters of each layer by its name, from the stem upwards
+
+CLASSIFIERS = ("head", "aux")  # on top of the backbone, and no part of it
+
+
+def parse(what: str | float) -> dict[str, Any]:
+    """What `build(freeze=...)` and `info --freeze` are given, as a keyword of `freeze`.
+
+    >>> parse("stage2"), parse("stage[12]_.*"), parse("0.5"), parse(0.5)
+    ({'upto': 'stage2'}, {'match': 'stage[12]_.*'}, {'fraction': 0.5}, {'fraction': 0.5})
+    """
+    try:
+        return {"fraction": float(what)}
+    except ValueError:
+        # No name of a stage holds more than letters and digits, and every name of a layer does: `stage2_conv`.
+        return {"upto" if str(what).isalnum() else "match": what}
+
+
+def stage_of(layer: str) -> str:
+    """The stage of a layer: the first token of its name."""
+    return layer.partition("_")[0]
+
+
+def stages(layers: Iterable[str]) -> list[str]:
+    """Stages from the stem upwards; the classifiers last, though Keras lists an auxiliary one below the top."""
+    found = dict.fromkeys(map(stage_of, layers))
+    return [name for name in found if name not in CLASSIFIERS] + [name for name in CLASSIFIERS if name in found]
+
+
+def lower(
+    sizes: Sizes, upto: str | None = None, *, match: str | None = None, fraction: float | None = None
+) -> set[str]:
+    """What `freeze` freezes: the stages up to and including `upto`, by default the backbone; the layers whose names
+    match; or the first layers of the backbone that hold at most `fraction` of its parameters.
+
+    >>> sorted(lower({"stem_conv": 10, "stage1_conv": 40, "stage1_norm": 10, "head_logits": 20}, fraction=0.9))
+    ['stage1_conv', 'stem_conv']
+    """
+    _check_alone(upto=upto, match=match, fraction=fraction)
+    if match is not None:
+        return _matching(sizes, match)
+    if fraction is not None:
+        return _first(_backbone(sizes), fraction)
+    return set(_backbone(sizes)) if upto is None else _up_to(sizes, upto)
+
+
+def upper(
+    sizes: Sizes, above: str | None = None, *, match: str | None = None, fraction: float | None = None
+) -> set[str]:
+    """What `unfreeze` unfreezes: the stages above `above`, by default all; the layers whose names match; or the
+    classifiers and the last layers of the backbone that hold at most `fraction` of its parameters.
+    """
+    _check_alone(above=above, match=match, fraction=fraction)
+    if match is not None:
+        return _matching(sizes, match)
+    if fraction is not None:
+        backbone = _backbone(sizes)
+        return _first(dict(reversed(backbone.items())), fraction) | (sizes.keys() - backbone)
+    return set(sizes) if above is None else sizes.keys() - _up_to(sizes, above)
+
+
+def _backbone(sizes: Sizes) -> dict[str, int]:
+    return {layer: size for layer, size in sizes.items() if stage_of(layer) not in CLASSIFIERS}
+
+
+def _up_to(sizes: Sizes, stage: str) -> set[str]:
+    names = stages(sizes)
+    if stage not in names:
+        raise BadSpec(f"there is no stage {stage!r}: this network has {', '.join(names)}.")
+    lowest = names[: names.index(stage) + 1]
+    return {layer for layer in sizes if stage_of(layer) in lowest}
+
+
+def _matching(sizes: Sizes, pattern: str) -> set[str]:
+    weighted = [layer for layer, size in sizes.items() if size]
+    such = f"layers are named like {', '.join([*weighted[:1], *weighted[len(weighted) // 2 :][:1], *weighted[-1:]])}."
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise BadSpec(f"{pattern!r} is not a regular expression ({error}): {such}") from None
+    if not any(map(expression.fullmatch, weighted)):
+        raise BadSpec(f"{pattern!r} matches no layer with weights: {such}")
+    return {layer for layer in sizes if expression.fullmatch(layer)}
+
+
+def _first(sizes: Sizes, fraction: float) -> set[str]:
+    """The first layers that hold at most a share of all parameters: whole layers, up to the first that is too much."""
+    if not 0 < fraction <= 1:
+        raise BadSpec(f"{fraction:g} is no share of the parameters: give a number above 0 and at most 1.")
+    most = fraction * sum(sizes.values())
+    return {layer for layer, held in zip(sizes, accumulate(sizes.values()), strict=True) if held <= most}
+
+
+def _check_alone(**given: Any) -> None:
+    """At most one way to select."""
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise BadSpec(f"{' and '.join(names)} are given: select by one of {', '.join(given)}.")
