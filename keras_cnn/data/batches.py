@@ -8,18 +8,17 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
 from keras_cnn.data.images import MODES, decode, resize_and_crop
 from keras_cnn.data.index import Source, Split, Splits, index
-from keras_cnn.errors import BadData, BadImage, BadSpec, MissingPackage
+from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.spec import Preprocess
-
-AUGMENTS = {None: (), "shift": ("shift",), "light": ("shift", "flip")}
 
 log = logging.getLogger("keras_cnn")
 
@@ -88,7 +87,9 @@ class Data:
 
     train, val, test: tf.data.Dataset of (uint8 (batch, height, width, channels), int32 (batch,)), the last batch
     smaller; val and test (None where absent) in order, train in another order for each pass, given by the seed.
-    arrays(name): a split as numpy, without TensorFlow. skipped: names of unreadable images left out so far.
+    Where augment="heavy" mixes images, the labels of train are float32 (batch, classes), each class' share.
+    plain: train in order, not augmented, its labels int32. arrays(name): a split as numpy, without TensorFlow.
+    skipped: names of unreadable images left out so far.
     """
 
     splits: Splits
@@ -131,6 +132,10 @@ class Data:
         return self._batches("train", self._pass)
 
     @cached_property
+    def plain(self) -> Any:
+        return self._batches("train")
+
+    @cached_property
     def val(self) -> Any:
         return self._batches("val") if self.splits.val else None
 
@@ -142,9 +147,27 @@ class Data:
         """Make the next pass over train that of `epoch`, counted from 0: order and augmentation resume exactly."""
         self._pass.assign(epoch)
 
+    def subset(self, per_class: int, seed: int = 0) -> Data:
+        """The same data with at most per_class training images of each class, in order; nothing is decoded again.
+
+        The images are the first of a permutation given by seed: those of a smaller subset are in the larger.
+        Raises BadSpec for fewer than one.
+        """
+        if per_class < 1:
+            raise BadSpec(f"per_class={per_class!r}: give 1 or more.")
+        images, split = self.held.get("train"), self.splits.train
+        bad = set(images.skipped if images else ())
+        sources, labels = [source for source in split.sources if source.name not in bad], self._labels("train")
+        draws = np.random.default_rng(seed)
+        classes = [draws.permutation(np.flatnonzero(labels == c)) for c in range(len(self.class_names))]
+        kept = np.sort(np.concatenate([some[:per_class] for some in classes]))
+        train = Split(tuple(sources[i] for i in kept), labels[kept])
+        held = {**self.held, "train": Arrays(images.images[kept], train.labels)} if images else self.held
+        return replace(self, splits=replace(self.splits, train=train), held=held, skipped=list(self.skipped))
+
     @cached_property
     def _pass(self) -> Any:
-        tf = _tensorflow()
+        tf = tensorflow()
         with tf.device("CPU:0"):
             return tf.Variable(0, trainable=False, dtype=tf.int64)
 
@@ -152,7 +175,7 @@ class Data:
         return self.held[name].labels if name in self.held else getattr(self.splits, name).labels
 
     def _batches(self, name: str, counter: Any = None) -> Any:
-        tf = _tensorflow()
+        tf = tensorflow()
         labels = self._labels(name)
         count = len(labels)
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
@@ -180,11 +203,15 @@ class Data:
                 batches = picks.map(lambda e, i: (e, *read(i), tf.gather(labels, i)), **parallel)
                 batches = batches.filter(lambda e, readable, x, y: readable) if self.skip_bad else batches
                 batches = batches.batch(self.batch_size).map(lambda e, _, x, y: (e[0], x, y))
-            transforms = AUGMENTS[self.augment] if counter is not None else ()
-            if self.splits.chiral:
-                transforms = tuple(kind for kind in transforms if kind != "flip")
+            augment = augmenter(
+                AUGMENTS[self.augment if counter is not None else None],
+                channels=self.channels,
+                classes=len(self.class_names),
+                seed=self.seed,
+                chiral=self.splits.chiral,
+            )
             batches = batches.enumerate().map(
-                lambda step, batch: (_augment(batch[1], transforms, self.seed, batch[0], step), batch[2]), **parallel
+                lambda step, batch: augment(batch[1], batch[2], batch[0], step), **parallel
             )
             if name in self.held or not self.skip_bad:
                 batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / self.batch_size)))
@@ -192,7 +219,7 @@ class Data:
 
     def _reader(self, split: Split) -> Callable[[Any], tuple[Any, Any]]:
         """Graph function from an index to (readable, image)."""
-        tf = _tensorflow()
+        tf = tensorflow()
         shape = (*self.preprocess.size, self.channels)
 
         def read(i: int) -> tuple[bool, np.ndarray]:
@@ -224,8 +251,14 @@ def load_data(
 
     data, val_split, seed: see `index`. preprocess: a `Preprocess`, or the network that the data is for.
     channels: 1, 3 or 4, by default those of preprocess.mean.
-    augment: None; "shift" by up to a tenth of the size, the border reflected; "light", which also mirrors half of the
-    images (not of glyphs such as digits). Only train is augmented; all randomness follows from (seed, pass, step).
+    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the last:
+        None;
+        "shift": by up to a tenth of the size, the border reflected;
+        "light": half of the images mirrored (not of glyphs such as digits);
+        "medium": two operations of RandAugment (1909.13719) on each image, a gray rectangle over a quarter of them
+        (Random Erasing, 1708.04896);
+        "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels
+        become shares of classes. Alpha, a fourth channel, keeps its values; it is only moved and mixed.
     skip_bad: leave unreadable images out, log them and list them in `Data.skipped`, instead of raising BadImage.
     cache_bytes: memory for decoded splits, the smallest first; others are decoded anew for each pass (there, BadImage
     surfaces as the tf.errors.InvalidArgumentError that quotes it).
@@ -263,32 +296,3 @@ def load_data(
 
 def _counts(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
     return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))
-
-
-def _augment(images: Any, transforms: tuple[str, ...], seed: int, epoch: Any, step: Any) -> Any:
-    """Whole-pixel flips and shifts, as a choice of rows, then of columns, for each image: exact, and always uint8."""
-    if not transforms:
-        return images
-    tf = _tensorflow()
-    height, width = images.shape[1:3]
-    key = tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
-    mirror, down, right = tf.unstack(tf.random.stateless_uniform([3, tf.shape(images)[0]], key))
-
-    def moved(size: int, chance: Any) -> Any:
-        most = size // 10 if "shift" in transforms else 0
-        shift = tf.cast(chance * (2 * most + 1), tf.int32) - most
-        places = tf.abs(tf.range(size) + shift[:, None])
-        return size - 1 - tf.abs(size - 1 - places)  # the border is reflected
-
-    rows, columns = moved(height, down), moved(width, right)
-    if "flip" in transforms:
-        columns = tf.where(mirror[:, None] < 0.5, width - 1 - columns, columns)
-    return tf.gather(tf.gather(images, rows, batch_dims=1), columns, axis=2, batch_dims=1)
-
-
-def _tensorflow() -> Any:
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise MissingPackage("tf.data needs TensorFlow; pip install tensorflow, or use Data.arrays().") from error
-    return tensorflow

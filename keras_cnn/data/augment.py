@@ -1,0 +1,229 @@
+"""Augmentation of training batches in tf.data, by Keras' own layers and with randomness that follows from a key."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from keras_cnn.errors import MissingPackage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """What happens to a training batch, in this order.
+
+    shift: by up to a tenth of the size, in whole pixels, the border reflected. flip: half of the images are mirrored.
+    operations, magnitude: RandAugment's N, and M as a share of the ranges of `WARPS` and `TONES`.
+    erase: share of the images that lose a rectangle. mix: MixUp or CutMix, either for half of the batches.
+    """
+
+    shift: bool = False
+    flip: bool = False
+    operations: int = 0
+    magnitude: float = 0.0
+    erase: float = 0.0
+    mix: bool = False
+
+
+AUGMENTS = {
+    None: Level(),
+    "shift": Level(shift=True),
+    "light": Level(shift=True, flip=True),
+    "medium": Level(shift=True, flip=True, operations=2, magnitude=0.5, erase=0.25),
+    "heavy": Level(shift=True, flip=True, operations=2, magnitude=1.0, erase=0.25, mix=True),
+}
+
+# The operations of RandAugment: layers of Keras, and their arguments at magnitude m. keras.layers.RandAugment itself
+# (3.15) draws one pair for the whole batch, computes every operation for every image, turns and brightens in one
+# direction only, and at a low factor posterises the most. Two operations are left out, as no magnitude makes them mild:
+# Equalization, which blows up the noise of a photograph of one colour (and takes a batch for one image), and
+# Solarization, whose lowest threshold cannot be set.
+WARPS: dict[str, Callable[[float], dict[str, Any]]] = {
+    "RandomShear": lambda m: {"x_factor": 0.3 * m, "y_factor": 0.3 * m},
+    "RandomTranslation": lambda m: {"height_factor": 0.3 * m, "width_factor": 0.3 * m},
+    "RandomRotation": lambda m: {"factor": 30 / 360 * m},
+}
+TONES: dict[str, Callable[[float], dict[str, Any]]] = {
+    "RandomBrightness": lambda m: {"factor": 0.3 * m},
+    "RandomColorDegeneration": lambda m: {"factor": 0.9 * m},
+    "RandomContrast": lambda m: {"factor": (0.7 * m, 0.7 * m)},
+    "RandomSharpness": lambda m: {"factor": (0.5 - 0.45 * m, 0.5 + 0.45 * m)},
+    "RandomPosterization": lambda m: {"factor": (8 - round(4 * m), 8)},  # bits that stay
+    "AutoContrast": lambda m: {},
+}
+GRAY = 128.0  # fills erased rectangles: nearly as good as noise in 1708.04896, and cheaper to draw
+MIXUP, CUTMIX = 0.2, 1.0  # alpha of the beta distributions, as in 2110.00476, table 2
+
+Change = Callable[[Any, Any], Any]  # uint8 images and a seed generator to uint8 images
+
+
+def augmenter(level: Level, *, channels: int, classes: int, seed: int, chiral: bool = False) -> Callable[..., Any]:
+    """Graph function (images, labels, epoch, step) -> (images, labels), for a data set of tf.data to map.
+
+    images: uint8 (batch, height, width, channels), before and after. labels: int32 (batch,); where the level mixes,
+    they become float32 (batch, classes), the shares of the classes. epoch, step: int64 scalars, which with seed give
+    all randomness: neither other draws nor parallel calls matter. channels: 1, 3 or 4; the fourth, alpha, is moved and
+    mixed with the others, but keeps its values; one alone has no colour to lose. chiral: glyphs, which are not
+    mirrored; where RandAugment moves one, the border's pixels go on and no reflection shows.
+
+    RandAugment (1909.13719, section 3) draws N operations for each image anew; as Keras' layers do, each then draws its
+    strength from the range that ends at M. Random Erasing: 1708.04896, "Our Approach". MixUp: 1710.09412, section 2.
+    CutMix: 1905.04899, section 3; either mixes images in pairs, with a share drawn for each pair.
+    """
+    tf = tensorflow()
+    changes: list[Change] = []
+    if level.operations:
+        changes += level.operations * [_rand_augment(level.magnitude, channels, "nearest" if chiral else "reflect")]
+    if level.erase:
+        changes.append(_erase(level.erase, channels))
+    mix = _mix(classes) if level.mix else None
+
+    @tf.autograph.experimental.do_not_convert
+    def augment(images: Any, labels: Any, epoch: Any, step: Any) -> tuple[Any, Any]:
+        key = tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
+        images = move(images, key, shift=level.shift, flip=level.flip and not chiral)
+        if changes or mix:  # else Keras is not needed
+            draws = _draws(key)
+            for change in changes:
+                images = change(images, draws)
+            if mix:
+                images, labels = mix(images, labels, draws)
+        return images, labels
+
+    return augment
+
+
+def move(images: Any, key: Any, *, shift: bool, flip: bool) -> Any:
+    """Whole-pixel flips and shifts, as a choice of rows, then of columns, for each image: exact, and always uint8."""
+    if not (shift or flip):
+        return images
+    tf = tensorflow()
+    height, width = images.shape[1:3]
+    mirror, down, right = tf.unstack(tf.random.stateless_uniform([3, tf.shape(images)[0]], key))
+
+    def moved(size: int, chance: Any) -> Any:
+        most = size // 10 if shift else 0
+        by = tf.cast(chance * (2 * most + 1), tf.int32) - most
+        places = tf.abs(tf.range(size) + by[:, None])
+        return size - 1 - tf.abs(size - 1 - places)  # the border is reflected
+
+    rows, columns = moved(height, down), moved(width, right)
+    if flip:
+        columns = tf.where(mirror[:, None] < 0.5, width - 1 - columns, columns)
+    return tf.gather(tf.gather(images, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+def _rand_augment(magnitude: float, channels: int, border: str) -> Change:
+    """One operation for each image, all as likely."""
+    warps = [_change(_layer(name, fill_mode=border, **at(magnitude))) for name, at in WARPS.items()]
+    tones = [_colours_only(_change(_layer(name, **at(magnitude))), channels) for name, at in TONES.items()]
+    operations = warps + tones
+    return _one_of(operations, [1 / len(operations)] * len(operations))
+
+
+def _erase(share: float, channels: int) -> Change:
+    """A rectangle of some of the images turns gray."""
+    erasing = _layer("RandomErasing", factor=(1.0, 1.0), fill_value=GRAY)
+    return _one_of([lambda images, draws: images, _colours_only(_change(erasing), channels)], [1 - share, share])
+
+
+def _one_of(changes: list[Change], chances: list[float]) -> Change:
+    """One of the changes for each image; each computes only the images that drew it."""
+    tf = tensorflow()
+    bounds = list(itertools.accumulate(chances))[:-1]
+
+    def change(images: Any, draws: Any) -> Any:
+        count = tf.shape(images)[0]
+        chance = tf.random.stateless_uniform([count], draws.next())
+        chosen = tf.searchsorted(tf.constant(bounds, tf.float32), chance, side="right")
+        places = tf.dynamic_partition(tf.range(count), chosen, len(changes))
+        parts = tf.dynamic_partition(images, chosen, len(changes))
+        changed = [one(part, draws) for one, part in zip(changes, parts, strict=True)]
+        return tf.ensure_shape(tf.dynamic_stitch(places, changed), images.shape)
+
+    return change
+
+
+def _mix(classes: int) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """MixUp or CutMix of a batch with itself, in another order."""
+    tf = tensorflow()
+    mixup, cutmix = _layer("MixUp", alpha=MIXUP), _layer("CutMix", factor=(CUTMIX, CUTMIX))
+
+    def mix(images: Any, labels: Any, draws: Any) -> tuple[Any, Any]:
+        images, labels = tf.cast(images, tf.float32), tf.one_hot(labels, classes)
+
+        def by(layer: Any) -> tuple[Any, Any]:
+            drawn = layer.get_random_transformation(images, seed=draws)
+            return layer.transform_images(images, drawn), layer.transform_labels(labels, drawn)
+
+        first = tf.random.stateless_uniform([], draws.next()) < 0.5
+        mixed, shares = tf.cond(first, lambda: by(mixup), lambda: by(cutmix))
+        return _pixels(mixed), shares
+
+    return mix
+
+
+def _layer(name: str, **arguments: Any) -> Any:
+    """A layer of Keras that computes with TensorFlow, whatever backend and precision the network has."""
+    import keras
+
+    if name != "AutoContrast":  # nothing random about it
+        arguments["seed"] = 0  # never used, but without it Keras draws one from Python's generator, as kernels do
+    layer = getattr(keras.layers, name)(dtype="float32", data_format="channels_last", **arguments)
+    layer.backend.set_backend("tensorflow")
+    return layer
+
+
+def _change(layer: Any) -> Change:
+    """A layer of Keras from uint8 to uint8: pixels are rounded after every operation, as image libraries do."""
+    tf = tensorflow()
+
+    def change(images: Any, draws: Any) -> Any:
+        images = tf.cast(images, tf.float32)
+        return _pixels(layer.transform_images(images, layer.get_random_transformation(images, seed=draws)))
+
+    return change
+
+
+def _colours_only(change: Change, channels: int) -> Change:
+    """The change of an image's colours, which leaves alpha as it is."""
+    if channels < 4:
+        return change
+    tf = tensorflow()
+    return lambda images, draws: tf.concat([change(images[..., :3], draws), images[..., 3:]], -1)
+
+
+def _pixels(images: Any) -> Any:
+    tf = tensorflow()
+    return tf.saturate_cast(tf.round(images), tf.uint8)
+
+
+def _draws(key: Any) -> Any:
+    """A seed generator without state: its n-th seed follows from the key and n, counted while the graph is traced.
+
+    Keras' own counts in a variable, which would make a batch depend on those before it, and on races between them.
+    """
+    import keras
+
+    tf = tensorflow()
+
+    class Draws(keras.random.SeedGenerator):
+        def __init__(self) -> None:  # not that of SeedGenerator, which makes the variable
+            self.count = 0
+
+        def next(self, ordered: bool = True) -> Any:
+            self.count += 1
+            return tf.random.experimental.stateless_fold_in(key, self.count)
+
+    return Draws()
+
+
+def tensorflow() -> Any:
+    """TensorFlow, imported where it is first needed; Any, as its types are incomplete."""
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise MissingPackage("tf.data needs TensorFlow; pip install tensorflow, or use Data.arrays().") from error
+    return tensorflow
