@@ -29,6 +29,7 @@ MODEL = typer.Option("--model", "-m", help="Architecture, tag, or weights direct
 WEIGHTS = typer.Option(help="Checkpoint for the architecture: .safetensors, .pth, .th, .h5.")
 SIZE = typer.Option(help="Side of the square images in pixels; 0 is what the weights say.")
 OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures and log.")
+AUGMENT = typer.Option(help="Of training images: none, shift, light, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")
 JSON = typer.Option("--json", help="Print JSON.")
 
@@ -125,38 +126,73 @@ def finetune(
     out: Annotated[str, OUT],
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
-    epochs: Annotated[int, typer.Option(help="Epochs with the backbone unfrozen; 0 trains the head only.")] = 15,
+    schedule: Annotated[str, typer.Option(help="What learns when: two-phase, gradual, all or head.")] = "two-phase",
     head_epochs: Annotated[int, typer.Option(help="Epochs of the head alone.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs of what follows.")] = 15,
+    head_rate: Annotated[float, typer.Option(help="Peak learning rate of the head alone.")] = 1e-2,
+    rate: Annotated[float, typer.Option(help="Peak learning rate of what follows.")] = 5e-4,
+    decay: Annotated[float, typer.Option(help="Rate of a stage as a share of that of the stage above.")] = 1.0,
+    cycle: Annotated[str, typer.Option(help="Course of the rate in a phase: one-cycle or cosine.")] = "one-cycle",
+    above: Annotated[str | None, typer.Option(help="Only stages above this one ever learn.")] = None,
+    bn: Annotated[str | None, typer.Option(help="Batch norm of what learns: frozen, train or recalibrate.")] = None,
+    probe: Annotated[bool, typer.Option(help="Start the head from a linear probe, if that is better.")] = True,
+    views: Annotated[int, typer.Option(help="Augmented views that the head alone sees; 0: the images.")] = 0,
+    weight_decay: Annotated[float, typer.Option(help="Pull of the weights towards zero.")] = 0.05,
+    l2sp: Annotated[float, typer.Option(help="Pull of the backbone towards its pretrained weights instead.")] = 0.0,
+    ema: Annotated[float, typer.Option(help="Momentum of a running mean of the weights; 0 for none.")] = 0.0,
+    patience: Annotated[int | None, typer.Option(help="End a phase after so many epochs without a new best.")] = None,
+    balance: Annotated[bool, typer.Option("--balance", help="Weigh classes inversely to their images.")] = False,
+    augment: Annotated[str, AUGMENT] = "light",
     batch_size: int = 32,
-    rate: Annotated[float, typer.Option(help="Peak learning rate with the backbone unfrozen.")] = 5e-4,
-    head_rate: Annotated[float, typer.Option(help="Peak learning rate of the head alone.")] = 3e-2,
-    above: Annotated[str | None, typer.Option(help="Unfreeze only the stages above this one.")] = None,
-    bn: Annotated[str | None, typer.Option(help="Batch norm of the unfrozen stages: frozen or train.")] = None,
-    augment: Annotated[str, typer.Option(help="none, shift or light.")] = "light",
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
+    study: Annotated[bool, typer.Option("--study", help="Compare scratch and transfer at several sizes.")] = False,
+    sizes: Annotated[str, typer.Option(help="With --study: training images a class; 0 for all.")] = "10,50,0",
+    seeds: Annotated[int, typer.Option(help="With --study: how often each is repeated.")] = 3,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Teach a pretrained network your classes."""
+    source = {"weights": weights, "size": size, "augment": augment, "skip_bad": skip_bad, "batch_size": batch_size}
+    if study:
+        per_class = _numbers("--sizes", sizes)
+        found = runs.study(
+            data, model, out, **source, sizes=per_class, seeds=range(seeds), epochs=epochs, as_json=as_json
+        )
+        return terminal.print_json(found) if as_json else terminal.console.print(tables.study(found, out))
     results = runs.finetune(
         data,
         model,
         out,
-        weights=weights,
-        size=size,
-        augment=augment,
-        skip_bad=skip_bad,
+        **source,
         seed=seed,
-        epochs=epochs,
+        schedule=schedule,
         head_epochs=head_epochs,
-        batch_size=batch_size,
-        rate=rate,
+        epochs=epochs,
         head_rate=head_rate,
+        rate=rate,
+        decay=decay,
+        cycle=cycle,
         above=above,
         bn=bn,
+        probe=probe,
+        views=views,
+        weight_decay=weight_decay,
+        l2sp=l2sp,
+        ema=ema,
+        patience=patience,
+        class_weight="balanced" if balance else None,
+        resume=resume,
         as_json=as_json,
     )
     _finish(results, out, as_json)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise KerasCnnError(f"{option} {text}: give whole numbers with commas between them.") from None
 
 
 @app.command()
@@ -168,7 +204,7 @@ def train(
     epochs: int = 10,
     batch_size: int = 128,
     rate: Annotated[float, typer.Option(help="Peak learning rate, for batches of 128.")] = 0.2,
-    augment: Annotated[str, typer.Option(help="none, shift or light.")] = "light",
+    augment: Annotated[str, AUGMENT] = "light",
     aux: Annotated[bool, typer.Option("--aux", help="With Inception v3's auxiliary classifier.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Write kernels as float16.")] = False,
     skip_bad: Annotated[bool, SKIP_BAD] = False,

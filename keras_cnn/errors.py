@@ -69,6 +69,10 @@ class CacheError(KerasCnnError):
     """The cache cannot be written: the disk is full, or the folder read-only."""
 
 
+class CacheWarning(UserWarning):
+    """A cache cannot be used; the work goes on without it."""
+
+
 class HubWarning(UserWarning):
     """The hub cannot be reached, and a cached revision stands in for it."""
 

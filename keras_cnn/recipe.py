@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cnn.errors import BadData, NotFinite
+from keras_cnn.errors import BadData, BadImage, KerasCnnError, NotFinite
 from keras_cnn.graph import jit_compile
 from keras_cnn.hub.directory import save_pretrained
 
@@ -20,27 +20,29 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up to `peak`, then a cosine to zero (Smith 2018, 1803.09820, with the usual cosine descent).
 
     peak: the highest rate. steps: of the whole run. warmup: share of the steps spent rising.
+    start: the optimiser's step at which the cycle begins: more than 0 for an optimiser that has trained before.
     """
 
-    def __init__(self, peak: float, steps: int, warmup: float = 0.2) -> None:
-        self.peak, self.steps, self.warmup = peak, steps, warmup
+    def __init__(self, peak: float, steps: int, warmup: float = 0.2, start: int = 0) -> None:
+        self.peak, self.steps, self.warmup, self.start = peak, steps, warmup, start
 
     def __call__(self, step: Any) -> Any:
-        step = cast(Any, ops.cast(step, "float32"))
+        step = cast(Any, ops.cast(step, "float32")) - self.start
         rise = max(round(self.warmup * self.steps), 1)  # whole steps, so that the peak is met and not passed
         fall = max(self.steps - rise, 1.0)
         turn = cast(Any, ops.cos(math.pi * cast(Any, ops.clip((step - rise) / fall, 0.0, 1.0))))
         return self.peak * cast(Any, ops.where(step < rise, (step + 1) / rise, 0.5 * (1 + turn)))
 
     def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup}
+        return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "start": self.start}
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
 class SmoothedCrossentropy(keras.losses.Loss):
-    """Cross-entropy of integer labels and probabilities with label smoothing (1512.00567, section 7).
+    """Cross-entropy of labels and probabilities with label smoothing (1512.00567, section 7).
 
-    labels (batch,) integers; probabilities (batch, classes). Keras smooths one-hot labels only.
+    labels: (batch,) integers, or (batch, classes) shares where images are mixed. probabilities: (batch, classes).
+    Keras has one loss for either, and smooths the second only.
     """
 
     def __init__(self, smoothing: float = 0.1, name: str = "crossentropy", **kwargs: Any) -> None:
@@ -48,12 +50,26 @@ class SmoothedCrossentropy(keras.losses.Loss):
         self.smoothing = smoothing
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
-        one_hot = ops.one_hot(labels, y_pred.shape[-1], dtype=y_pred.dtype)
-        return keras.losses.categorical_crossentropy(one_hot, y_pred, label_smoothing=self.smoothing)
+        shares = _shares(y_true, y_pred.shape[-1], y_pred.dtype)
+        return keras.losses.categorical_crossentropy(shares, y_pred, label_smoothing=self.smoothing)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "smoothing": self.smoothing}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class Accuracy(keras.metrics.CategoricalAccuracy):
+    """Share of images whose most probable class is the label's, or the largest share's where images are mixed."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        return super().update_state(_shares(y_true, y_pred.shape[-1], y_pred.dtype), y_pred, sample_weight)
+
+
+def _shares(labels: Any, classes: int, dtype: Any) -> Any:
+    """Labels as (batch, classes) shares: (batch,) or (batch, 1) integers become one-hot, shares stay."""
+    if len(labels.shape) == 2 and labels.shape[1] == classes > 1:
+        return ops.cast(labels, dtype)
+    return ops.one_hot(ops.reshape(ops.cast(labels, "int32"), (-1,)), classes, dtype=dtype)
 
 
 def sgd(rate: Any, weight_decay: float = 5e-3) -> keras.optimizers.Optimizer:
@@ -62,9 +78,13 @@ def sgd(rate: Any, weight_decay: float = 5e-3) -> keras.optimizers.Optimizer:
     return _spare_vectors(optimizer)
 
 
-def adamw(rate: Any, weight_decay: float = 0.01) -> keras.optimizers.Optimizer:
-    """AdamW with the gradient's norm held to 1: with batch norm in inference mode nothing else tames a large step."""
-    return _spare_vectors(keras.optimizers.AdamW(rate, weight_decay=weight_decay, global_clipnorm=1.0))
+def adamw(rate: Any, weight_decay: float = 0.01, ema: float = 0.0) -> keras.optimizers.Optimizer:
+    """AdamW with the gradient's norm held to 1: with batch norm in inference mode nothing else tames a large step.
+
+    ema: momentum of a running mean of the weights; 0 for none.
+    """
+    average: Any = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    return _spare_vectors(keras.optimizers.AdamW(rate, weight_decay=weight_decay, global_clipnorm=1.0, **average))
 
 
 def _spare_vectors(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -82,7 +102,7 @@ def compile_(model: Any, optimizer: keras.optimizers.Optimizer, smoothing: float
         optimizer,
         [SmoothedCrossentropy(smoothing) for _ in range(outputs)],
         loss_weights=[1.0, AUX_WEIGHT][:outputs],
-        metrics=[["accuracy"], []][:outputs],
+        metrics=[[Accuracy(name="accuracy")], []][:outputs],
         jit_compile=jit_compile(),
     )
 
@@ -112,31 +132,46 @@ class StopOnNaN(keras.callbacks.Callback):
 class Best(keras.callbacks.Callback):
     """Remembers the weights of the best epoch, over several `fit` calls, and writes them as weights directory.
 
-    monitor: a logged value that should grow; without validation data it is absent and the last epoch counts as best.
+    network: whose weights; `fit` may train a part of it. monitor: a logged value that should grow; without validation
+    data it is absent and the last epoch counts as best. patience: epochs without a new best after which `fit` ends.
     out: the directory, written at each new best; provenance goes into its configuration and card.
     """
 
     def __init__(
-        self, out: str | Path | None = None, monitor: str = "val_accuracy", half: bool = False, **provenance: Any
+        self,
+        network: Any,
+        out: str | Path | None = None,
+        monitor: str = "val_accuracy",
+        half: bool = False,
+        patience: int | None = None,
+        **provenance: Any,
     ):
         super().__init__()
-        self.out, self.monitor, self.half, self.provenance = out, monitor, half, provenance
-        self.value, self.weights = -math.inf, None
+        self.network, self.out, self.monitor, self.half = network, out, monitor, half
+        self.patience, self.provenance = patience, provenance
+        self.value, self.weights, self.since = -math.inf, None, 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        logs = of_head(self.model, logs or {})
+        before = self.value
+        self.offer(of_head(self.network, logs or {}))
+        self.since = 0 if self.value > before else self.since + 1
+        if self.patience is not None and self.since >= self.patience:
+            cast(Any, self.model).stop_training = True
+
+    def offer(self, logs: dict[str, Any]) -> None:
+        """Take the network's present weights as best, unless these figures are worse; of equals, the last counts."""
         if logs.get(self.monitor, math.inf) < self.value:
             return
-        self.value = logs.get(self.monitor, -math.inf)
-        self.weights = cast(Any, self.model).get_weights()
+        self.value = float(logs.get(self.monitor, -math.inf))
+        self.weights = self.network.get_weights()
         if self.out is not None:
             metrics = {k: float(v) for k, v in logs.items() if k != "learning_rate"}
-            save_pretrained(self.model, self.out, half=self.half, metrics=metrics, **self.provenance)
+            save_pretrained(self.network, self.out, half=self.half, metrics=metrics, **self.provenance)
 
-    def restore(self, model: Any) -> None:
-        """Give the model the weights of the best epoch."""
+    def restore(self) -> None:
+        """Give the network the weights of the best epoch."""
         if self.weights is not None:
-            model.set_weights(self.weights)
+            self.network.set_weights(self.weights)
 
 
 def steps(data: Any, epochs: int, batch_size: int) -> int:
@@ -156,10 +191,17 @@ def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwarg
     kwargs.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
     if len(model.outputs) > 1:
         data, val = _for_both(data), _for_both(val)
-    if isinstance(data, tuple):
-        history = model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
-    else:
-        history = model.fit(data, validation_data=val, **kwargs)
+    try:
+        if isinstance(data, tuple):
+            history = model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
+        else:
+            history = model.fit(data, validation_data=val, **kwargs)
+    except Exception as error:
+        # An image that is read anew for each pass and has gone: tf.data hands on what the decoder raised as text.
+        _, found, sentence = str(error).partition("BadImage: ")
+        if not found or isinstance(error, KerasCnnError):
+            raise
+        raise BadImage(sentence.splitlines()[0]) from None
     history.history = of_head(model, history.history)
     return history
 
@@ -169,4 +211,6 @@ def _for_both(data: Any) -> Any:
     twice = lambda images, labels: (images, (labels, labels))  # noqa: E731
     if data is None:
         return None
+    if isinstance(data, keras.utils.PyDataset):  # knows how many outputs there are
+        return data
     return twice(*data) if isinstance(data, tuple) else data.map(twice)

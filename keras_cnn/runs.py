@@ -6,6 +6,7 @@ The data is decoded before a framework starts, so that bad input is told at once
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +62,52 @@ def finetune(
     first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
     history = kc.fine_tune(
         net,
-        loaded.train,
-        loaded.val,
+        loaded,
         out=out,
+        seed=seed,
         verbose=terminal.verbosity(as_json),
         command=command(),
         data=data_name(data),
         **options,
     )
-    return score(net, loaded, history.history, out, before=first)
+    found = history.baselines
+    baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
+    return {**baselines, **score(net, loaded, history.history, out, before=first)}
+
+
+def study(
+    data: str,
+    model: str,
+    out: str,
+    *,
+    weights: str | None,
+    size: int,
+    augment: str,
+    skip_bad: bool,
+    batch_size: int,
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    epochs: int,
+    as_json: bool,
+) -> list[dict[str, Any]]:
+    """Learn the data from scratch and from pretrained weights, at several sizes."""
+    net, loaded = pretrained(data, model, weights, size, augment, skip_bad, 0, batch_size)
+    import keras_cnn as kc
+    from keras_cnn.transfer import expectations
+
+    config = kc.config_of(net)
+    shape = config.spec.input_shape
+
+    def build(trained: bool) -> Any:
+        if trained:
+            return kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names)
+        return kc.build(
+            config.architecture, input_shape=shape, classes=loaded.class_names, preprocess=config.preprocess
+        )
+
+    told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": terminal.verbosity(as_json)}
+    rows = kc.study(build, loaded, out, **told)
+    return [line._asdict() for line in expectations.summarise(rows)]
 
 
 def score(
@@ -94,7 +132,9 @@ def score(
     if last:
         plots.confusion_matrix(last.confusion(), loaded.class_names, Path(out) / "confusion.png")
     frozen = [
-        v for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False) if phase == 1
+        v
+        for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False)
+        if phase == "head"
     ]
     return {
         "before": before,

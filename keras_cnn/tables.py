@@ -118,6 +118,8 @@ def accuracies(results: Facts) -> Table:
     """Before and after a run."""
     titles = {
         "before": "before: a new head, untrained",
+        "nearest_neighbours": "nearest neighbours among the features",
+        "linear_probe": "a linear probe of the features",
         "head_only": "the head trained, backbone frozen",
         "val accuracy": "after: the best epoch",
         "test accuracy": "after, on the test images",
@@ -126,6 +128,18 @@ def accuracies(results: Facts) -> Table:
     for key, title in titles.items():
         if results.get(key) is not None:
             rows.add_row(title, f"{results[key]:.1%}")
+    return rows
+
+
+def study(lines: Sequence[Facts], out: str) -> Table:
+    """Summaries of `transfer.expectations.summarise`."""
+    rows = table("images", "method", "first epoch", "gain an epoch", "best epoch", "spread")
+    last = None
+    for line in lines:
+        shares = [f"{line[key]:.1%}" for key in ("first", "slope", "best", "spread")]
+        rows.add_row(str(line["images"]) if line["images"] != last else "", line["method"], *shares)
+        last = line["images"]
+    rows.caption = f"{out} holds the learning curves: study.csv, summary.csv, study.png"
     return rows
 
 

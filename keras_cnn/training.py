@@ -35,7 +35,7 @@ def train(
     """
     schedule = recipe.OneCycle(rate, recipe.steps(train, epochs, batch_size))
     recipe.compile_(model, recipe.sgd(schedule, weight_decay), smoothing)
-    best = recipe.Best(out, half=half, **provenance)
+    best = recipe.Best(model, out, half=half, **provenance)
     callbacks: list[Any] = [recipe.StopOnNaN(out), best]
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
@@ -44,5 +44,5 @@ def train(
             keras.callbacks.BackupAndRestore(str(Path(out) / "backup")),
         ]
     history = recipe.fit(model, train, val, batch_size=batch_size, epochs=epochs, callbacks=callbacks, verbose=verbose)
-    best.restore(model)
+    best.restore()
     return history

@@ -12,6 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The client of the hub reads these when it is imported. No test needs the network, or touches a person's cache.
 os.environ |= dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS"), "1")
 os.environ |= {"HF_HOME": tempfile.mkdtemp(prefix="keras_cnn_tests_"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+os.environ["KERAS_CNN_CACHE"] = tempfile.mkdtemp(prefix="keras_cnn_features_")
 for _name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "KERAS_CNN_HUB"):
     os.environ.pop(_name, None)
 

@@ -193,7 +193,10 @@ def test_predict(run, net, pets):
         ("finetune {pets} --model resnet5 --out {tmp}/out", "Did you mean resnet5"),
         ("finetune {tmp}/bad --model {net} --out {tmp}/out", "bad.png"),
         ("finetune {pets} --model {net} --out {tmp}/out --above stage9", "there is no stage 'stage9'"),
-        ("finetune {pets} --model {net} --out {tmp}/out --bn on", "bn='on': choose 'frozen' or 'train'."),
+        (
+            "finetune {pets} --model {net} --out {tmp}/out --bn on",
+            "bn='on': choose one of 'frozen', 'train', 'recalibrate'.",
+        ),
         ("finetune {pets} --model {net} --out {tmp}/out --augment odd", "augment='odd': choose one of"),
         ("finetune {pets} --model {net} --out {tmp}/out --batch-size 0", "batch_size=0: give 1 or more."),
         ("finetune {pets} --model resnet20 --weights {net}/config.json --out {tmp}/out", "known weight files end in"),
@@ -353,6 +356,38 @@ def test_finetune_leaves_a_weights_directory_and_pictures(run, net, pets, tmp_pa
     assert "keras-cnn finetune" in card and "val accuracy" in card
     facts = values(run("evaluate", pets, "--model", out, "--skip-bad", "--json"))
     assert (facts["skipped"], facts["images"]) == (1, 12)
+
+
+def test_finetune_tells_baselines_first(run, net, pets, tmp_path):
+    options = ["--schedule", "head", "--head-epochs", 1, "--batch-size", 4, "--size", 24, "--balance"]
+    code, printed, err = run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options)
+    assert code == 0, err
+    assert printed.index("your data, these features,") < printed.index("the head learns")
+    facts = values(run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options, "--json"))
+    assert 0 <= facts["linear_probe"] <= facts["val accuracy"] <= 1 and 0 <= facts["nearest_neighbours"] <= 1
+
+
+def test_finetune_can_study_what_transfer_brings(run, net, pets, tmp_path):
+    out = tmp_path / "study"
+    options = ["--study", "--sizes", "2,0", "--seeds", 1, "--epochs", 1, "--batch-size", 4, "--size", 24]
+    code, printed, err = run("finetune", pets, "--model", net, "--out", out, *options)
+    assert code == 0, err
+    assert all(word in printed for word in ("scratch", "linear probe", "frozen head", "gradual", "default", "spread"))
+    assert {path.name for path in out.iterdir()} == {"study.csv", "summary.csv", "study.json", "study.png"}
+    code, _, err = run("finetune", pets, "--model", net, "--out", out, "--study", "--sizes", "few")
+    assert code == 2 and "--sizes few: give whole numbers" in err
+
+
+def test_defaults_of_the_command_are_those_of_the_function():
+    import inspect
+
+    from keras_cnn.cli import finetune
+    from keras_cnn.transfer import fine_tune
+
+    command, function = (inspect.signature(f).parameters for f in (finetune, fine_tune))
+    shared = command.keys() & function.keys() - {"out"}
+    assert len(shared) > 15
+    assert {name: command[name].default for name in shared} == {name: function[name].default for name in shared}
 
 
 # --- as people start it ---------------------------------------------------------------------------------------------

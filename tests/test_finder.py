@@ -72,3 +72,16 @@ def test_a_schedule_is_replaced_in_the_copy_only(model):
     model.compile(keras.optimizers.SGD(OneCycle(0.1, 10)), "sparse_categorical_crossentropy", jit_compile=False)
     assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5
     assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())
+
+
+def test_rates_by_stage_keep_their_proportions(model):
+    from keras_cnn.recipe import OneCycle
+    from keras_cnn.transfer.finder import _copy
+
+    adams = {"stage2_.*": keras.optimizers.SGD(OneCycle(0.2, 10)), "stage3_.*": keras.optimizers.SGD(0.1)}
+    optimizer = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.4), adams))
+    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+    assert sorted(share for _, share in _copy(model)[1]) == pytest.approx([0.25, 0.5, 1.0])
+    before = checkpoint.arrays(model)
+    assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5
+    assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())

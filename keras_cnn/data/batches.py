@@ -52,7 +52,7 @@ def arrays(split: Split, preprocess: Preprocess, *, channels: int | None = None,
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and resizes without holding the GIL
     try:
         starts = range(0, count, 64)
-        for _ in _progress(pool.map(fill, starts), len(starts), f"decoding {count} images"):
+        for _ in progress(pool.map(fill, starts), len(starts), f"decoding {count} images"):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
@@ -72,7 +72,8 @@ def _load(source: Source, preprocess: Preprocess, channels: int, skip_bad: bool)
         return None
 
 
-def _progress(steps: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+def progress(steps: Iterable[Any], total: int | None, what: str) -> Iterable[Any]:
+    """The same steps, with a bar on a terminal."""
     if not sys.stderr.isatty():
         return steps
     from rich.console import Console

@@ -19,7 +19,9 @@ def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path) ->
             if key in history:
                 axis.plot(range(1, len(history[key]) + 1), history[key], marker="o", markersize=3, label=label)
         for change in changes:
-            axis.axvline(change, color="gray", linestyle=":", label="backbone unfrozen")
+            axis.axvline(
+                change, color="gray", linestyle=":", label="more is unfrozen" if change == changes[0] else None
+            )
         axis.set(xlabel="epoch", title=name)
         axis.grid(alpha=0.3)
     axes[1].set_ylim(None, 1)
@@ -78,6 +80,44 @@ def scaling(rows: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> 
             ticks.set_minor_formatter("{x:g}")
         axis.grid(alpha=0.3, which="both")
     axes[0].legend(title="scaled by")
+    return _save(figure, path)
+
+
+def expectations(rows: Sequence[Any], path: str | Path) -> Path:
+    """Learning curves of a `transfer.expectations.study`, a panel a size, and the best epochs over the sizes; bands
+    and bars are the standard deviation over the seeds."""
+    sizes, methods = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("images", "method"))
+    figure, axes = _figure(1, len(sizes) + 1, (4 * (len(sizes) + 1), 4))
+    best: dict[str, list[tuple[int, float, float]]] = {method: [] for method in methods}
+    for axis, images in zip(axes, sizes, strict=False):
+        for number, method in enumerate(methods):
+            runs: dict[int, list[float]] = {}
+            for row in rows:
+                if (row.images, row.method) == (images, method):
+                    runs.setdefault(row.seed, []).append(row.accuracy)
+            if not runs:
+                continue
+            shortest = min(map(len, runs.values()))
+            curves = np.array([run[:shortest] for run in runs.values()])
+            mean, spread, color = curves.mean(0), curves.std(0), f"C{number}"
+            epochs = np.arange(1, shortest + 1)
+            if shortest == 1:  # a probe has no epochs
+                axis.axhline(mean[0], color=color, linestyle="--", label=method)
+            else:
+                axis.plot(epochs, mean, color=color, label=method)
+                axis.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
+            peaks = curves.max(1)
+            best[method].append((images, float(peaks.mean()), float(peaks.std())))
+        axis.set(xlabel="epoch", title=f"{images} training images")
+    for number, (method, points) in enumerate(best.items()):
+        if points:
+            axes[-1].errorbar(*zip(*points, strict=True), color=f"C{number}", marker="o", capsize=3, label=method)
+    axes[-1].set(xlabel="training images", xscale="log", title="best epoch")
+    axes[-1].legend(fontsize=8)
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.sharey(axes[0])
+    axes[0].set_ylabel("validation accuracy")
     return _save(figure, path)
 
 

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.recipe import OneCycle
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,12 @@ def lr_find(
     """
     if not model.compiled:
         raise BadSpec(f"{model.name} is not compiled: its loss and optimiser are what is tested.")
-    copy = _copy(model, low)
+    copy, shares = _copy(model)
     finding_rates, losses, average = [], [], 0.0
     for step, (images, labels) in enumerate(itertools.islice(_again(data, batch_size), steps)):
         rate = low * (high / low) ** (step / max(steps - 1, 1))
-        copy.optimizer.learning_rate = rate
+        for optimizer, share in shares:
+            optimizer.learning_rate = rate * share
         loss = float(copy.train_on_batch(images, labels, return_dict=True)["loss"])
         if not math.isfinite(loss):
             break
@@ -60,16 +62,33 @@ def lr_find(
 SMOOTHING = 0.9
 
 
-def _copy(model: Any, rate: float) -> Any:
-    """The same network, weights, `trainable` flags and compilation, with an optimiser at a constant rate."""
+def _copy(model: Any) -> tuple[Any, list[tuple[Any, float]]]:
+    """(the same network, weights, flags and compilation; its optimisers, each with its share of the rate).
+
+    Where stages have optimisers of their own, their rates keep their proportions: the highest is the one tested.
+    """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for layer, original in zip(copy.layers, model.layers, strict=True):
         layer.trainable = original.trainable
     settings = model.get_compile_config()
-    settings["optimizer"]["config"]["learning_rate"] = rate
+    settings["optimizer"] = _constant(settings["optimizer"])
     copy.compile_from_config(settings)
-    return copy
+    optimizers = getattr(copy.optimizer, "optimizers", [copy.optimizer])
+    rates = [float(optimizer.learning_rate) for optimizer in optimizers]
+    return copy, [(optimizer, rate / max(rates)) for optimizer, rate in zip(optimizers, rates, strict=True)]
+
+
+def _constant(settings: Any) -> Any:
+    """An optimiser's configuration, or one of several, with a constant rate in place of each schedule."""
+    if not isinstance(settings, dict):
+        return settings
+    settings = {key: _constant(value) for key, value in settings.items()}
+    rate = settings.get("learning_rate")
+    if isinstance(rate, dict):
+        schedule: Any = keras.saving.deserialize_keras_object(rate)
+        settings["learning_rate"] = schedule.peak if isinstance(schedule, OneCycle) else float(schedule(0))
+    return settings
 
 
 def _again(data: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:

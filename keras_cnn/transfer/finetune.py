@@ -1,14 +1,37 @@
-"""Fine-tuning in two phases: the head first, on a frozen backbone, then the upper stages at a lower rate."""
+"""Fine-tuning: the phases of a schedule, on features that are computed once wherever the network is frozen below."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
+import numpy as np
+from keras import ops
 
-from keras_cnn import recipe
-from keras_cnn.transfer.freeze import freeze, unfreeze
+from keras_cnn import evaluation, recipe
+from keras_cnn.errors import BadSpec, NotFinite
+from keras_cnn.selection import CLASSIFIERS, stage_of
+from keras_cnn.transfer import frozen, probing
+from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
+from keras_cnn.transfer.examples import Examples
+from keras_cnn.transfer.freeze import freeze, stages, unfreeze
+from keras_cnn.transfer.given import Batches, Given
+from keras_cnn.transfer.phases import WARMUPS, Phase, StageOptimizers, plan
+from keras_cnn.transfer.progress import Keeper, Values
+
+
+class TuningHistory(keras.callbacks.History):
+    """A Keras History over several `fit` calls. baselines: what the features gave before any training, if measured."""
+
+    baselines: probing.Baselines | None = None
+
+
+BATCHNORM = {None: None, "frozen": "frozen", "train": "train", "recalibrate": "train"}  # what `unfreeze` is told
 
 
 def fine_tune(
@@ -16,57 +39,311 @@ def fine_tune(
     train: Any,
     val: Any = None,
     *,
+    schedule: str = "two-phase",
     head_epochs: int = 5,
     epochs: int = 15,
-    head_rate: float = 3e-2,
+    head_rate: float = 1e-2,
     rate: float = 5e-4,
+    decay: float = 1.0,
+    cycle: str = "one-cycle",
     above: str | None = None,
     bn: str | None = None,
+    probe: bool = True,
+    views: int = 0,
+    cache: bool | str | Path = True,
+    weight_decay: float = 0.05,
+    l2sp: float = 0.0,
+    ema: float = 0.0,
+    patience: int | None = None,
+    class_weight: str | Mapping[int, float] | None = None,
     smoothing: float = 0.1,
     batch_size: int = 32,
+    seed: int = 0,
     out: str | Path | None = None,
     half: bool = False,
+    resume: bool = False,
     callbacks: list[Any] | None = None,
     verbose: int | str = "auto",
     **provenance: Any,
-) -> keras.callbacks.History:
+) -> TuningHistory:
     """Teach a pretrained network new classes.
 
-    First the head alone, for head_epochs with AdamW at head_rate: a random head would send noise into good features.
-    Then all stages above `above` (by default all, whatever was frozen before) for `epochs` with AdamW at `rate`.
-    Both phases run one cycle.
+    train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, integer
+    labels) with a length, each with such a `val`. batch_size is for arrays. While the whole backbone is frozen it is
+    run once: the head learns on its features of `Data` or arrays, of images as at prediction, however the data is
+    augmented (see `views`). Lower stages that are frozen are run once too where the data is not augmented.
 
-    train, val: data sets of batches (images, integer labels) with a length, or pairs of arrays (then batch_size).
-    bn: "frozen" or "train"; by default batch norm of pretrained weights stays in inference mode, as `unfreeze` says.
-    out: gets the best epoch as weights directory, at once when it is reached. epochs=0 trains the head only.
+    schedule: what learns when, one cycle of the rate a phase; each phase starts from the best epoch so far.
+        "two-phase": the head, then all stages. "gradual": the head; then a stage more each epoch, from the top; then
+        all (1801.06146, section 3.3). "all": all from the start. "head": the head alone.
+        Only stages above `above` ever learn.
+    head_epochs, head_rate: epochs and peak rate of the head alone. epochs, rate: of what follows; each stage learns
+        `decay` times as fast as the one above it, by an AdamW of its own; 0.7 where few images are like those that the
+        features were learnt from. cycle: "one-cycle" rises for a fifth of a
+        phase, "cosine" for a twentieth.
+    bn: of batch norm in stages that learn: "frozen" (gamma, beta and statistics stay: the default where weights are
+        pretrained), "train", or "recalibrate": train, then take the statistics of all training images.
+    probe: start a head of one dense layer from logistic regression on the features where that is better than the
+        head as it is (2202.10054: a head that fits already spares the features the noise of a random one).
+    views: while the backbone is frozen, how many augmented views of each image of `Data` the head sees, in turn; 0 is
+        the image itself. cache: keep features on disk, in `transfer.cache.folder()` or a folder that is named.
+    l2sp: strength of the pull towards the pretrained weights (1802.01483, eq. 2), there in place of weight decay.
+    ema: momentum of a running mean of the weights, which is then what is validated and kept; 0 for none.
+    patience: epochs without a better validation accuracy after which a phase ends.
+    class_weight: weights of the loss by class, or "balanced": inversely to the number of images.
+    out: gets the best epoch as weights directory, at once when it is reached; and, while the run lasts, its state.
+        resume: go on from that state, with the same call; Data and arrays then end with the same weights as if
+        nothing had happened, on one machine with deterministic operations.
+
     The model ends with the weights of its best epoch by validation accuracy, compiled, and with the flags of the last
-    phase. Returns a Keras History of both phases; `history["phase"]` holds 1 or 2 for each epoch.
-    Raises NotFinite when the loss is not a number.
+    phase. Returns a Keras History over all phases; its `history["phase"]` has the name of each epoch's, its `baselines`
+    what a linear probe and nearest neighbours gave before, as `probe` does (printed unless verbose=0).
+    While features are learnt on, callbacks see the part above them as their model.
+    Raises NotFinite when the loss is not a number, BadData where data and head disagree, BadSpec for bad options.
     """
-    best = recipe.Best(out, half=half, **provenance)
-    history = keras.callbacks.History()
-    history.set_model(model)
-    history.on_train_begin()
+    options = dict(
+        schedule=schedule,
+        head_epochs=head_epochs,
+        epochs=epochs,
+        head_rate=head_rate,
+        rate=rate,
+        decay=decay,
+        cycle=cycle,
+        above=above,
+        bn=bn,
+        probe=probe,
+        views=views,
+        weight_decay=weight_decay,
+        l2sp=l2sp,
+        ema=ema,
+        patience=patience,
+        class_weight=class_weight,
+        smoothing=smoothing,
+        seed=seed,
+    )
+    _one_of("cycle", cycle, WARMUPS)
+    _one_of("bn", bn, BATCHNORM)
+    names = list(stages(model))
+    rates = {"head_epochs": head_epochs, "epochs": epochs, "head_rate": head_rate, "rate": rate, "decay": decay}
+    phases = plan(schedule, names, **rates, above=above)
+    if resume and out is None:
+        raise BadSpec("resume=True needs out: the directory of the run that is to go on.")
+    given = Given(train, val, batch_size, seed)
+    given.check(model)
+    run = _Run(
+        model=model,
+        given=given,
+        phases=phases,
+        options=options,
+        class_weight=_class_weight(class_weight, given),
+        place=cache,
+        best=recipe.Best(model, out, half=half, patience=patience, **provenance),
+        optimizers=StageOptimizers(weight_decay, ema, spare_backbone=l2sp > 0),
+        callbacks=list(callbacks or []),
+        verbose=verbose,
+    )
+    return run.complete(resume)
 
-    def run(phase: int, epochs: int, optimizer: keras.optimizers.Optimizer) -> None:
-        if not epochs:
+
+@dataclass(kw_only=True)
+class _Run:
+    """One call of `fine_tune`: what its phases share."""
+
+    model: Any
+    given: Given
+    phases: tuple[Phase, ...]
+    options: dict[str, Any]
+    class_weight: dict[int, float] | None
+    place: bool | str | Path
+    best: recipe.Best
+    optimizers: StageOptimizers
+    callbacks: list[Any]
+    verbose: int | str
+    number: int = 0  # of the phase
+    history: TuningHistory = field(default_factory=TuningHistory)
+
+    def __post_init__(self) -> None:
+        about = {**self.options, "architecture": self.model.name, "steps": self.given.steps}
+        self.keeper = Keeper(self.best.out, about, self._state)
+        self.history.set_model(self.model)
+        self.history.on_train_begin()
+
+    def complete(self, resume: bool) -> TuningHistory:
+        state = self.keeper.load() if resume else None
+        try:
+            with _pulled(self.model, self.options["l2sp"]):
+                if self.options["probe"] and self.phases and not state:
+                    self._start_head()
+                for number, phase in enumerate(self.phases):
+                    if not state or number >= state[1]["phase"]:
+                        self.number = number
+                        self._fit(phase, state)
+                        state = None
+        except NotFinite:
+            self.keeper.remove()  # going on would end there again
+            raise
+        if self.options["bn"] == "recalibrate":
+            self._recalibrate()
+        self.keeper.remove()
+        return self.history
+
+    def _fit(self, phase: Phase, state: tuple[Values, dict[str, Any]] | None) -> None:
+        """Train for a phase, or for what is left of it after `state`, and go back to the best epoch."""
+        self._choose(phase)
+        learner, data, val = self._task(phase)
+        first = self._go_on(*state) if state else self._enter(phase)
+        steps, warmup = phase.epochs * self.given.steps, WARMUPS[self.options["cycle"]]
+        optimizer = self.optimizers.of_phase(phase, steps, warmup)
+        recipe.compile_(learner, optimizer, self.options["smoothing"])
+        done = sum(before.epochs for before in self.phases[: self.number])
+        if self.verbose:
+            print(f"phase {self.number + 1} of {len(self.phases)}: {phase}")
+        averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.options["ema"] else []
+        follow = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self.given.seek(data, done + epoch),
+            on_epoch_end=lambda epoch, logs: self._record(phase, logs or {}),
+        )
+        recipe.fit(
+            learner,
+            data,
+            val,
+            epochs=phase.epochs,
+            initial_epoch=first,
+            class_weight=self.class_weight,
+            # The mean weights are put in place before they are judged, and taken out before the state is written.
+            callbacks=[recipe.StopOnNaN(self.best.out), *averaged, self.keeper, self.best, follow, *self.callbacks],
+            verbose=self.verbose,
+        )
+        self.best.restore()
+        if learner is not self.model:
+            recipe.compile_(self.model, optimizer, self.options["smoothing"])
+
+    def _choose(self, phase: Phase) -> None:
+        """Set the flags of a phase."""
+        frozen_ones = [name for name in stages(self.model) if name not in (*phase.rates, *CLASSIFIERS)]
+        freeze(self.model)
+        unfreeze(self.model, frozen_ones[-1] if frozen_ones else None, bn=BATCHNORM[self.options["bn"]])
+
+    def _task(self, phase: Phase) -> tuple[Any, Any, Any]:
+        """(what learns, its training data, its validation data): on features where that comes to the same."""
+        only_head = not phase.rates.keys() - set(CLASSIFIERS)
+        views = self.options["views"] if only_head else 0
+        parts = frozen.divide(self.model) if only_head or not self.given.augmented else None
+        found = self.given.features(parts[0], self.place, views) if parts else None
+        if not parts or not found:
+            return self.model, self.given.images(len(self.model.outputs)), self.given.val
+        train, val = found
+        return parts[1], Examples(train, self.given.batch_size, self.given.seed, len(self.model.outputs)), val
+
+    def _start_head(self) -> None:
+        """Give a head of one dense layer the weights of a linear probe, unless those that it has are better."""
+        lower, head = frozen.backbone(self.model)
+        dense = [layer for layer in head.layers if layer.weights]
+        found = self.given.features(lower, self.place) if len(lower.output.shape) == 2 else None
+        if not found:
             return
-        recipe.compile_(model, optimizer, smoothing)
-        watchers = [recipe.StopOnNaN(out), best, *(callbacks or [])]
-        done = recipe.fit(
-            model, train, val, batch_size=batch_size, epochs=epochs, callbacks=watchers, verbose=verbose
-        ).history
-        for i in range(len(done["loss"])):  # a callback may have stopped early
-            history.on_epoch_end(len(history.epoch), {"phase": phase, **{k: v[i] for k, v in done.items()}})
+        (train,), val = found
+        linear, self.history.baselines = probing.measure(train, val, self.model.outputs[0].shape[-1])
+        if self.verbose and self.history.baselines:
+            print(self.history.baselines)
+        if len(dense) != 1 or not isinstance(dense[0], keras.layers.Dense):
+            return
+        score = lambda: evaluation.evaluate(head, Batches(*(val or train))).metrics["accuracy"]  # noqa: E731
+        before, kept = score(), dense[0].get_weights()
+        dense[0].set_weights([linear.kernel, linear.bias])
+        after = score()
+        if before >= after:
+            dense[0].set_weights(kept)
+        if val:
+            self.best.offer({"val_accuracy": max(before, after)})
 
-    def cycle(peak: float, epochs: int) -> recipe.OneCycle:
-        return recipe.OneCycle(peak, recipe.steps(train, epochs, batch_size))
+    def _enter(self, phase: Phase) -> int:
+        self.optimizers.enter(self.model, phase)
+        self.best.since = 0
+        return 0
 
-    unfreeze(model, above, bn=bn)  # bad names are told before anything is trained; the head learns in both phases
-    freeze(model)
-    run(1, head_epochs, recipe.adamw(cycle(head_rate, head_epochs)))
-    if epochs:
-        unfreeze(model, above, bn=bn)
-        run(2, epochs, recipe.adamw(cycle(rate, epochs), weight_decay=0.05))
-    best.restore(model)
-    return history
+    def _go_on(self, values: Values, facts: dict[str, Any]) -> int:
+        """Put everything back as it was when an epoch of a phase began; returns which."""
+        self.optimizers.build(self.model, facts["starts"])
+        self.optimizers.starts = facts["starts"]
+        for key, variable in self._variables().items():
+            variable.assign(values[key])
+        self.best.value, self.best.since = facts["value"], facts["since"]
+        self.best.weights = [values[f"best/{i}"] for i in range(facts["best"])] or None
+        for logs in facts["history"]:
+            self.history.on_epoch_end(len(self.history.epoch), logs)
+        return facts["epoch"]
+
+    def _state(self, epoch: int) -> tuple[Values, dict[str, Any]]:
+        best = self.best.weights or []
+        values = {key: np.asarray(ops.convert_to_numpy(v.value)) for key, v in self._variables().items()}
+        values |= {f"best/{i}": value for i, value in enumerate(best)}
+        columns = self.history.history
+        return values, {
+            "phase": self.number,
+            "epoch": epoch,
+            "starts": self.optimizers.starts,
+            "value": self.best.value,
+            "since": self.best.since,
+            "best": len(best),
+            "history": [{key: values[i] for key, values in columns.items()} for i in self.history.epoch],
+        }
+
+    def _variables(self) -> dict[str, Any]:
+        network = {f"network/{i}": v for i, v in enumerate(self.model.variables)}
+        return network | {f"optimizer/{key}": v for key, v in self.optimizers.variables.items()}
+
+    def _record(self, phase: Phase, logs: dict[str, Any]) -> None:
+        logs = {key: float(value) for key, value in recipe.of_head(self.model, logs).items()}
+        self.history.on_epoch_end(len(self.history.epoch), {"phase": phase.name, **logs})
+
+    def _recalibrate(self) -> None:
+        """Exact statistics for the best weights; these are what is kept, since they were asked for."""
+        recalibrate_batchnorm(self.model, self.given.plain())
+        self.best.value = -math.inf
+        held_out = self.given.held_out()
+        scores = evaluation.evaluate(self.model, held_out).metrics if held_out is not None else {}
+        self.best.offer({f"val_{key}": scores[key] for key in ("accuracy",) if key in scores})
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class PullTo(keras.regularizers.Regularizer):
+    """`strength` times the squared distance of weights from `start` (L2-SP: 1802.01483, eq. 2)."""
+
+    def __init__(self, start: Any, strength: float) -> None:
+        self.start, self.strength = np.asarray(start), strength
+
+    def __call__(self, x: Any) -> Any:
+        return self.strength * cast(Any, ops.sum(ops.square(x - ops.cast(self.start, x.dtype))))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"start": self.start.tolist(), "strength": self.strength}
+
+
+@contextlib.contextmanager
+def _pulled(model: Any, strength: float) -> Iterator[None]:
+    """Pull the backbone's weights to what they are now, for as long as this lasts."""
+    backbone = [layer for layer in model.layers if stage_of(layer.name) not in CLASSIFIERS]
+    variables = [v for layer in backbone for v in layer.weights] if strength else []
+    for variable in variables:
+        variable.regularizer = PullTo(ops.convert_to_numpy(variable.value), strength)
+    try:
+        yield
+    finally:
+        for variable in variables:
+            variable.regularizer = None
+
+
+def _class_weight(wanted: str | Mapping[int, float] | None, given: Given) -> dict[int, float] | None:
+    if wanted is None or isinstance(wanted, Mapping):
+        return dict(wanted) if wanted else None
+    labels = given.labels()
+    if wanted != "balanced" or labels is None:
+        raise BadSpec(f"class_weight={wanted!r}: give a weight for each class, or, with Data or arrays, 'balanced'.")
+    counts = np.bincount(labels)
+    return {label: len(labels) / (np.count_nonzero(counts) * count) for label, count in enumerate(counts) if count}
+
+
+def _one_of(name: str, value: Any, choices: Mapping[Any, Any]) -> None:
+    if value not in choices:
+        raise BadSpec(f"{name}={value!r}: choose one of {', '.join(map(repr, filter(None, choices)))}.")

@@ -1,0 +1,151 @@
+"""The labelled images of a run, in whatever form they were given: `Data`, arrays, or a data set of batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from operator import length_hint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cnn import recipe
+from keras_cnn.data import Data
+from keras_cnn.data.batches import progress
+from keras_cnn.errors import BadData
+from keras_cnn.transfer.cache import BATCH, Store, features
+from keras_cnn.transfer.examples import Examples, Pair
+
+MEMORY = 2 << 30  # bytes of features that are held at once
+
+
+class Given:
+    """train: `Data`, a pair of arrays, or a data set of batches; val: a pair, a data set, or None (that of `Data`).
+
+    Only `Data` and arrays can be seen again just as they were: only with them are features computed once.
+    """
+
+    def __init__(self, train: Any, val: Any, batch_size: int, seed: int) -> None:
+        self.train, self.seed = train, seed
+        self.batch_size = train.batch_size if isinstance(train, Data) else batch_size
+        self.val = train.val if isinstance(train, Data) and val is None else val
+        self.again = isinstance(train, Data | tuple)
+        self._featured: dict[Any, Any] = {}
+
+    @property
+    def augmented(self) -> bool:
+        return isinstance(self.train, Data) and self.train.augment is not None
+
+    @property
+    def count(self) -> int:
+        """Training images; for a data set, batches."""
+        if isinstance(self.train, tuple):
+            return len(self.train[0])
+        return self.train.sizes["train"] if isinstance(self.train, Data) else recipe.steps(self.train, 1, 1)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return math.ceil(self.count / self.batch_size) if self.again else self.count
+
+    def check(self, model: Any) -> None:
+        """Raise BadData where the network has other classes than the data."""
+        classes, found = model.outputs[0].shape[-1], None
+        if isinstance(self.train, Data):
+            found = len(self.train.class_names)
+        elif isinstance(self.train, tuple) and np.ndim(self.train[1]) == 1:
+            found = max(classes, int(np.max(self.train[1])) + 1)  # the last classes may have no images
+        if found not in (None, classes):
+            raise BadData(
+                f"the data has {found} classes, the network's head {classes}: build the network with "
+                "classes=data.class_names, or give it another head with replace_head."
+            )
+
+    def labels(self) -> np.ndarray | None:
+        """Integer labels of the training images, where they can be told."""
+        if isinstance(self.train, Data):
+            counts = list(self.train.counts["train"].values())
+            return np.repeat(np.arange(len(counts)), counts)
+        return np.asarray(self.train[1]) if self.again else None
+
+    def images(self, outputs: int) -> Any:
+        """What Keras' `fit` is given, for images."""
+        if isinstance(self.train, tuple):
+            return Examples([self.train], self.batch_size, self.seed, outputs)
+        return self.train.train if isinstance(self.train, Data) else self.train
+
+    def seek(self, data: Any, number: int) -> None:
+        """Make the next pass over what `fit` is given that of this number, where the data knows passes."""
+        if isinstance(data, Examples):
+            data.seek(number)
+        elif isinstance(self.train, Data):
+            self.train.seek(number)
+
+    def plain(self) -> Iterable[Pair]:
+        """Training images in order, not augmented, in batches; of a data set of batches, as it gives them."""
+        if isinstance(self.train, tuple):
+            return Batches(*self.train)
+        if isinstance(self.train, Data):
+            held = self.train.held.get("train")
+            return Batches(held.images, held.labels) if held else self.train.plain
+        return self.train
+
+    def held_out(self) -> Any:
+        """Validation images in order, in batches; None where there are none."""
+        return Batches(*self.val) if isinstance(self.val, tuple) else self.val
+
+    def features(
+        self, network: Any, place: bool | str | Path = False, views: int = 0
+    ) -> tuple[list[Pair], Pair | None] | None:
+        """([(features, labels) of each view], those of validation): what a frozen network says of all images.
+
+        None where images cannot be seen again as they were, or where their features would fill the memory.
+        """
+        shape = network.output_shape[1:]
+        if not self.again or None in shape or self.count * max(views, 1) * math.prod(shape) * 4 > MEMORY:
+            return None
+        if (network.output.name, views) not in self._featured:
+            store = Store(network, None if place is True else place) if place else None
+            passes = [self.plain()] if not views else map(self._view, range(views))
+            train = [featurise(network, batches, store) for batches in passes]
+            held_out = self.held_out()
+            val = None if held_out is None else featurise(network, held_out, store)
+            self._featured = {(network.output.name, views): (train, val)}  # the last, for the phase after the probe
+        return self._featured[(network.output.name, views)]
+
+    def _view(self, number: int) -> Iterable[Pair]:
+        """The images of a pass, augmented where the data is."""
+        if not isinstance(self.train, Data):
+            return self.plain()
+        self.train.seek(number)
+        return self.train.train
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Arrays in batches, in order, as often as wanted."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.inputs) / BATCH)
+
+    def __iter__(self) -> Iterator[Pair]:
+        for start in range(0, len(self.inputs), BATCH):
+            yield self.inputs[start : start + BATCH], np.asarray(self.labels[start : start + BATCH])
+
+
+def featurise(network: Any, batches: Any, store: Store | None) -> Pair:
+    """Features and labels of batches of labelled images."""
+    labels = []
+
+    def images() -> Iterator[Any]:
+        for inputs, truth in batches:
+            labels.append(np.asarray(truth))
+            yield inputs
+
+    found = features(network, progress(images(), length_hint(batches) or None, "computing features"), store)
+    return found, np.concatenate(labels)

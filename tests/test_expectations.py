@@ -1,0 +1,63 @@
+"""The study of what transfer learning brings: every run once, resumable, and figures that follow from its rows."""
+
+from __future__ import annotations
+
+import csv
+
+import images
+import keras
+import numpy as np
+import pytest
+
+import keras_cnn as kc
+from keras_cnn.errors import BadSpec
+from keras_cnn.transfer import expectations
+from keras_cnn.transfer.expectations import Row, summarise
+
+
+@pytest.fixture
+def data(tmp_path):
+    counts = {f"{split}/{name}": count for split, count in (("train", 6), ("val", 4)) for name in "ab"}
+    return kc.load_data(images.folder(tmp_path / "pets", counts, (16, 16)), build(True), batch_size=4, augment="light")
+
+
+def build(pretrained):
+    keras.utils.set_random_seed(int(pretrained))
+    return kc.build("resnet20", input_shape=(16, 16, 3), classes=["a", "b"])
+
+
+def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tmp_path, monkeypatch):
+    out, told = (
+        tmp_path / "study",
+        {"epochs": 1, "scratch_epochs": 2, "methods": ["scratch", "linear probe", "default"]},
+    )
+    rows = kc.study(build, data, out, sizes=[2], seeds=[0, 1], **told)
+    curves = {(row.method, row.seed): row.images for row in rows}
+    assert curves == {(method, seed): 4 for method in told["methods"] for seed in (0, 1)}
+    assert [row.epoch for row in rows if (row.method, row.seed) == ("scratch", 1)] == [1, 2]
+    assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
+
+    ran = []
+    tune = expectations.fine_tune
+    monkeypatch.setattr(expectations, "fine_tune", lambda *args, **kwargs: ran.append(kwargs) or tune(*args, **kwargs))
+    monkeypatch.setattr(expectations, "train", None)  # nothing is to be trained from scratch again
+    more = kc.study(build, data, out, sizes=[2, 0], seeds=[0, 1], **{**told, "methods": ["linear probe", "default"]})
+    assert more[: len(rows)] == rows and len(ran) == 2
+    assert {row.images for row in more[len(rows) :]} == {12}
+    with (out / "study.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["accuracy"]) for line in lines] == [row.accuracy for row in more]
+    with pytest.raises(BadSpec, match="a study with other epochs"):
+        kc.study(build, data, out, **{**told, "epochs": 3})
+    with pytest.raises(BadSpec, match="no method 'luck'"):
+        kc.study(build, data, out, methods=["luck"])
+
+
+def test_summaries_are_means_over_the_seeds():
+    curves = {0: [0.2, 0.3, 0.6, 0.5], 1: [0.4, 0.5, 0.6, 0.9]}
+    rows = [Row(10, 50, seed, "x", i, value) for seed, curve in curves.items() for i, value in enumerate(curve, 1)]
+    (line,) = summarise([*rows])
+    assert (line.size, line.images, line.method, line.runs) == (10, 50, "x", 2)
+    assert line.first == pytest.approx(0.3) and line.best == pytest.approx(0.75)
+    assert line.slope == pytest.approx((0.4 / 2 + 0.2 / 2) / 2)
+    assert line.spread == pytest.approx(np.std([0.6, 0.9], ddof=1), abs=1e-4)

@@ -1,0 +1,303 @@
+"""Features that are computed once: where a network is cut, what is kept on disk, and when it is not used."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_cnn as kc
+from keras_cnn.errors import CacheWarning
+from keras_cnn.transfer import cache, frozen
+from keras_cnn.transfer.examples import Examples
+from keras_cnn.transfer.given import Batches
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 255, (20, 16, 16, 3), "uint8")
+SHAPE = {"input_shape": (16, 16, 3), "classes": 3}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_graphs():
+    yield
+    keras.backend.clear_session()
+
+
+@pytest.fixture(scope="module")
+def net():
+    return kc.build("resnet20", freeze="stage3", **SHAPE)
+
+
+@pytest.fixture(scope="module")
+def lower(net):
+    return frozen.divide(net)[0]
+
+
+class Counting:
+    """A network that counts the images it is shown."""
+
+    def __init__(self, network):
+        self.network, self.seen, self.output_shape = network, 0, network.output_shape
+
+    def predict_on_batch(self, images):
+        self.seen += len(images)
+        return self.network.predict_on_batch(images)
+
+
+# --- the cut --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name,freeze,last",
+    [
+        ("resnet20", "stage3", "head_pool"),
+        ("resnet20", "stage2", "stage2_block3"),
+        ("efficientnet_b0", "top", "head_pool"),
+        ("inception_v3", "stage2", "stage2"),
+        ("resnet18", "stage[12]_.*|stem_.*", "stage2_block2"),
+    ],
+)
+def test_a_network_is_cut_as_high_as_it_is_frozen(name, freeze, last):
+    size = 96 if name == "inception_v3" else 32
+    model = kc.build(name, input_shape=(size, size, 3), classes=3, freeze=freeze)
+    lower, upper = frozen.divide(model)
+    assert lower.output._keras_history.operation.name.startswith(last)
+    images = RNG.integers(0, 255, (2, size, size, 3), "uint8")
+    expected = np.asarray(model(images, training=False))
+    np.testing.assert_allclose(np.asarray(upper(lower(images, training=False), training=False)), expected, atol=1e-6)
+    assert {v.path for v in upper.trainable_variables} == {v.path for v in model.trainable_variables}
+    # What is below the cut gives the same in training: that is why it may be computed once.
+    np.testing.assert_array_equal(np.asarray(lower(images, training=True)), np.asarray(lower(images, training=False)))
+
+
+def test_nothing_is_cut_where_the_stem_learns_or_chance_rules():
+    assert frozen.divide(kc.build("resnet20", **SHAPE)) is None
+    assert frozen.divide(kc.freeze(kc.build("resnet20", drop_path_rate=0.5, **SHAPE), upto="stem"))
+    model = kc.build("resnet20", drop_path_rate=0.5, freeze="stage3", **SHAPE)
+    low = frozen.divide(model)[0].output._keras_history.operation.name
+    assert low.startswith("stage1_block1")  # the first block's rate is 0, the next one's is not
+
+
+def test_the_backbone_ends_below_the_whole_head():
+    model = kc.build("resnet20", input_shape=(16, 16, 3), head=kc.Head(classes=3, hidden=(8,), dropout=0.5))
+    lower, upper = frozen.backbone(model)
+    assert lower.output_shape == (None, 64) and [v.path for v in upper.weights] == [
+        v.path for v in model.weights if v.path.startswith("head")
+    ]
+
+
+# --- the order of batches -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count,batch", [(7, 3), (8, 4), (1, 4)])
+def test_every_epoch_has_all_examples_in_an_order_of_its_own(count, batch):
+    inputs, labels = np.arange(count * 2).reshape(count, 2), np.arange(count)
+
+    def epochs(data, number):
+        found = []
+        for epoch in range(data.epoch, data.epoch + number):
+            data.seek(epoch)
+            found.append(np.concatenate([data[i][1] for i in range(len(data))]))
+        return found
+
+    first = epochs(Examples([(inputs, labels)], batch, seed=3), 4)
+    assert all(sorted(epoch) == list(labels) for epoch in first)
+    late = Examples([(inputs, labels)], batch, seed=3)
+    late.seek(2)
+    np.testing.assert_array_equal(epochs(late, 2), first[2:])
+    if count > 5:
+        assert len({tuple(epoch) for epoch in first}) == 4
+    assert np.array_equal(epochs(Examples([(inputs, labels)], batch), 1)[0], labels)
+
+
+def test_fit_sees_the_epochs_in_turn():
+    seen = []
+
+    class Watched(Examples):
+        def __getitem__(self, index):
+            if index == len(self) - 1:
+                seen.append(self.epoch)
+            return super().__getitem__(index)
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    data = Watched([(np.zeros((9, 2), "float32"), np.zeros((9, 1), "float32"))], 2, seed=0)
+    data.seek(5)
+    follow = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: data.seek(epoch))
+    model.fit(data, initial_epoch=1, epochs=4, verbose=0, callbacks=[follow])
+    assert seen[-3:] == [1, 2, 3] and set(seen) <= {1, 2, 3, 5}  # Keras peeks at a batch before the first epoch
+
+
+def test_views_take_turns():
+    data = Examples([(np.full(4, view), np.full(4, view)) for view in range(2)], 4, seed=0)
+    found = []
+    for epoch in range(5):
+        data.seek(epoch)
+        found.append(int(data[0][0][0]))
+    assert found == [0, 1, 0, 1, 0]
+
+
+# --- the store ------------------------------------------------------------------------------------------------------
+
+
+def test_each_image_is_computed_once(lower, tmp_path):
+    network, store = Counting(lower), cache.Store(lower, tmp_path)
+    first = cache.features(network, [IMAGES[:8], IMAGES[8:16]], store)
+    assert network.seen == 16
+    again = cache.features(network, [IMAGES[4:]], cache.Store(lower, tmp_path))
+    assert network.seen == 20  # the four that are new
+    np.testing.assert_array_equal(again[:12], first[4:])
+    np.testing.assert_allclose(again, lower.predict(IMAGES[4:], verbose=0), atol=1e-6)
+
+
+def test_other_pixels_weights_numerics_or_cuts_are_other_features(net, lower, tmp_path):
+    digests = {cache.digest(lower)}
+    digests.add(cache.digest(frozen.divide(kc.build("resnet20", freeze="stage2", **SHAPE))[0]))
+    other = kc.build("resnet20", freeze="stage3", **SHAPE)
+    other.set_weights(net.get_weights())
+    assert cache.digest(frozen.divide(other)[0]) in digests  # the same network, built again
+    kernel = other.get_layer("stem_conv").kernel
+    kernel.assign(kernel * np.float32(1 + 1e-6))
+    digests.add(cache.digest(frozen.divide(other)[0]))
+    pixels = kc.Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, size=(16, 16))
+    other = kc.build("resnet20", freeze="stage3", preprocess=pixels, **SHAPE)
+    other.set_weights(net.get_weights())
+    digests.add(cache.digest(frozen.divide(other)[0]))
+    assert len(digests) == 4
+    one = IMAGES[:1].copy()
+    one[0, 3, 3, 1] ^= 1
+    store, network = cache.Store(lower, tmp_path), Counting(lower)
+    cache.features(network, [IMAGES[:1]], store)
+    cache.features(network, [one], store)
+    assert network.seen == 2
+
+
+def test_a_damaged_row_is_computed_anew(lower, tmp_path):
+    store = cache.Store(lower, tmp_path)
+    expected = cache.features(lower, [IMAGES[:3]], store)
+    with sqlite3.connect(store.path) as rows:
+        image, value = rows.execute("SELECT image, value FROM features").fetchone()
+        rows.execute("UPDATE features SET value = ? WHERE image = ?", (value[:9] + b"x" + value[10:], image))
+    network = Counting(lower)
+    np.testing.assert_array_equal(cache.features(network, [IMAGES[:3]], cache.Store(lower, tmp_path)), expected)
+    assert network.seen == 1
+
+
+def test_a_damaged_file_is_told_and_started_anew(lower, tmp_path):
+    path = cache.Store(lower, tmp_path).path
+    path.write_bytes(b"no database" * 1000)
+    with pytest.warns(CacheWarning, match="computed, but not kept"):
+        cache.features(lower, [IMAGES[:3]], cache.Store(lower, tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CacheWarning)
+        store = cache.Store(lower, tmp_path)
+        cache.features(lower, [IMAGES[:3]], store)
+    assert len(store.get([cache._key(image) for image in IMAGES[:3]])) == 3
+
+
+def test_the_networks_used_longest_ago_make_room(lower, tmp_path):
+    stores = {}
+    for upto in ("stage1", "stage2"):
+        network = frozen.divide(kc.build("resnet20", freeze=upto, **SHAPE))[0]
+        stores[upto] = cache.Store(network, tmp_path)
+        cache.features(network, [IMAGES[:2]], stores[upto])
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    store = cache.Store(lower, tmp_path, limit=size)
+    cache.features(lower, [IMAGES[:2]], store)
+    assert not stores["stage1"].path.exists() and stores["stage2"].path.exists() and store.path.exists()
+
+
+@pytest.mark.parametrize("fault", ["limit", "read-only", "full"])
+def test_without_room_or_rights_features_are_computed_and_it_is_told_once(lower, tmp_path, fault, monkeypatch):
+    limit = 1000 if fault == "limit" else cache.LIMIT
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if fault == "read-only":
+            (tmp_path / "taken").write_text("a file where the folder should be: root may write anywhere else")
+            store = cache.Store(lower, tmp_path / "taken", limit)
+        else:
+            store = cache.Store(lower, tmp_path, limit)
+        if fault == "full":  # SQLite's own limit gives the error of a full disk
+            connect = sqlite3.connect
+
+            def small(*args, **kwargs):
+                rows = connect(*args, **kwargs)
+                rows.execute("PRAGMA max_page_count = 2")
+                return rows
+
+            monkeypatch.setattr(sqlite3, "connect", small)
+        found = [cache.features(lower, [IMAGES], store) for _ in range(2)]
+    ours = [warning for warning in told if warning.category is CacheWarning]
+    assert len(ours) == 1 and "KERAS_CNN_CACHE" in str(ours[0].message) and str(tmp_path) in str(ours[0].message)
+    assert ("full" in str(ours[0].message)) == (fault == "full")
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mount")
+def test_a_full_disk_is_told(lower, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting needs rights that are not here")
+    try:
+        store = cache.Store(lower, disk)
+        images = RNG.integers(0, 255, (400, 16, 16, 3), "uint8")
+        with pytest.warns(CacheWarning, match="full"):
+            found = cache.features(lower, Images(images), store)
+        np.testing.assert_allclose(found, lower.predict(images, verbose=0), atol=1e-6)
+        assert store.get([cache._key(images[0])]) == {}  # from now on without
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def Images(images):
+    return (inputs for inputs, _ in Batches(images, np.zeros(len(images))))
+
+
+WRITER = """
+import sys, numpy as np
+from keras_cnn.transfer import cache
+class Network:
+    output_shape = (None, 64)
+    def predict_on_batch(self, images):
+        return images.reshape(len(images), -1)[:, :64].astype("float32") + np.float32(0.5)
+cache.digest = lambda network: "0" * 64
+store = cache.Store(Network(), sys.argv[1])
+images = np.random.default_rng(1).integers(0, 255, (4000, 8, 8, 1), "uint8")
+batches = (images[i : i + 50] for i in range(0, 4000, 50))
+found = cache.features(Network(), batches, store)
+assert store.usable and (found == Network().predict_on_batch(images)).all()
+print("done", flush=True)
+"""
+
+
+def test_many_processes_share_a_file_and_one_that_is_killed_leaves_it_whole(tmp_path):
+    start = lambda: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-W", "error::UserWarning", "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE
+    )
+    killed = start()
+    database = tmp_path / ("0" * 32 + ".sqlite")
+    while not database.exists() or database.stat().st_size < 200_000:
+        assert killed.poll() is None
+    killed.kill()
+    killed.wait()
+    others = [start() for _ in range(3)]
+    assert [other.wait() for other in others] == [0, 0, 0]
+    with sqlite3.connect(database) as rows:
+        assert rows.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert rows.execute("SELECT count(*) FROM features").fetchone() == (4000,)
+
+
+def test_the_folder_is_that_of_the_environment(monkeypatch):
+    monkeypatch.setenv("KERAS_CNN_CACHE", "/somewhere/else")
+    assert cache.folder() == Path("/somewhere/else")
+    monkeypatch.delenv("KERAS_CNN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache.folder() == Path("/cache/keras_cnn/features")

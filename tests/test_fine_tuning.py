@@ -1,0 +1,494 @@
+"""Schedules, rates by stage, resuming and the other choices of `fine_tune`; the plain call is in test_transfer.py."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import images
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import keras_cnn as kc
+from keras_cnn import checkpoint, recipe
+from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
+from keras_cnn.transfer import probing
+from keras_cnn.transfer.phases import SCHEDULES, Phase, StageOptimizers, plan
+
+NAMES = ["stem", "stage1", "stage2", "stage3", "head"]
+QUIET = {"verbose": 0, "batch_size": 16, "cache": False}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_graphs():
+    yield
+    keras.backend.clear_session()
+
+
+def pair(count: int = 32, classes: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Noise whose brightness is the class."""
+    rng, labels = np.random.default_rng(seed), np.arange(count) % classes
+    pixels = rng.integers(0, 60, (count, 16, 16, 3)) + (190 // (classes - 1)) * labels[:, None, None, None]
+    return pixels.astype("uint8"), labels.astype("int32")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    keras.utils.set_random_seed(1)
+    net = kc.build("resnet20", input_shape=(16, 16, 3), classes=3)
+    return kc.save_pretrained(net, tmp_path_factory.mktemp("weights") / "net", source="a test")
+
+
+@pytest.fixture
+def net(weights):
+    return kc.build(weights, classes=["dark", "light"])
+
+
+def moved(before, model) -> set[str]:
+    return {key for key, value in checkpoint.arrays(model).items() if not np.array_equal(value, before[key])}
+
+
+# --- schedules ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    schedule=st.sampled_from(SCHEDULES),
+    head_epochs=st.integers(0, 5),
+    epochs=st.integers(0, 20),
+    rate=st.floats(1e-6, 1),
+    decay=st.floats(0.1, 1),
+    above=st.sampled_from([None, *NAMES[:-1]]),
+)
+def test_every_schedule_spends_its_epochs_and_only_ever_adds_stages(schedule, head_epochs, epochs, rate, decay, above):
+    told = {"head_epochs": head_epochs, "epochs": epochs, "head_rate": 0.3, "rate": rate, "decay": decay}
+    phases = plan(schedule, NAMES, **told, above=above)
+    learning = NAMES[NAMES.index(above) + 1 : -1] if above else NAMES[:-1]
+    with_head = head_epochs if schedule != "all" else 0
+    assert sum(phase.epochs for phase in phases) == with_head + (epochs if schedule != "head" and learning else 0)
+    assert all(phase.epochs > 0 for phase in phases)
+    for before, after in itertools.pairwise(phases):
+        assert before.rates.keys() < after.rates.keys()
+    for phase in phases:
+        assert phase.rates.keys() <= {*learning, "head"}
+        if phase.name == "head":
+            assert phase.rates == {"head": 0.3}
+            continue
+        below = [phase.rates[name] for name in reversed(learning) if name in phase.rates]
+        np.testing.assert_allclose(below, [rate * decay ** (i + 1) for i in range(len(below))])
+        assert phase.rates["head"] == rate
+    if phases and schedule in ("gradual", "two-phase") and epochs and learning:
+        assert set(phases[-1].rates) == {*learning, "head"}
+
+
+def test_gradual_unfreezing_goes_down_a_stage_an_epoch():
+    told = {"head_epochs": 2, "epochs": 6, "head_rate": 1.0, "rate": 1.0, "decay": 0.5}
+    assert [(phase.name, phase.epochs) for phase in plan("gradual", NAMES, **told)] == [
+        *[("head", 2), ("stage3", 1), ("stage2", 1), ("stage1", 1), ("all", 3)]
+    ]
+
+
+@pytest.mark.parametrize(
+    "told,names",
+    [
+        ({"schedule": "slow"}, ["gradual", "two-phase", "all", "head"]),
+        ({"cycle": "round"}, ["one-cycle", "cosine"]),
+        ({"above": "stage9"}, NAMES[:-1]),
+        ({"bn": "off"}, ["frozen", "train", "recalibrate"]),
+        ({"class_weight": "fair"}, ["balanced"]),
+    ],
+)
+def test_bad_options_name_the_choices_before_anything_moves(net, told, names):
+    before = checkpoint.arrays(net)
+    with pytest.raises(BadSpec) as error:
+        kc.fine_tune(net, pair(), pair(), **told, **QUIET)
+    assert all(name in str(error.value) for name in names) and moved(before, net) == set()
+
+
+def test_stages_learn_when_their_phase_comes(net):
+    states = [checkpoint.arrays(net)]
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: states.append(checkpoint.arrays(net)))
+    kc.fine_tune(net, pair(), schedule="gradual", head_epochs=1, epochs=4, probe=False, callbacks=[watch], **QUIET)
+    changed = [
+        {key.partition("_")[0] for key, value in after.items() if not np.array_equal(value, before[key])}
+        for before, after in itertools.pairwise(states)
+    ]
+    assert changed == [set(NAMES[-n:]) for n in (1, 2, 3, 4, 5)]
+
+
+# --- rates by stage -------------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_of_each_stage_is_its_rate(net):
+    """Adam's first step is the rate, whatever the gradient: so rates by stage are real, as scaled gradients are not."""
+    phase = Phase("all", 1, {name: 0.1 * 0.5**i for i, name in enumerate(reversed(NAMES))})
+    optimizers = StageOptimizers(weight_decay=0.0)
+    kc.unfreeze(net)
+    optimizers.enter(net, phase)
+    optimizer = optimizers.of_phase(phase, steps=1, warmup=1.0)
+    for inner in optimizers.optimizers.values():
+        inner.global_clipnorm = None
+    before = {v.path: np.array(v) for v in net.trainable_variables}
+    gradients = [keras.ops.ones_like(v) * 1e3 ** (i % 2) for i, v in enumerate(net.trainable_variables)]
+    optimizer.apply(gradients, net.trainable_variables)
+    for variable in net.trainable_variables:
+        step = before[variable.path] - np.array(variable)
+        np.testing.assert_allclose(step, phase.rates[variable.path.partition("_")[0]], rtol=2e-3)
+
+
+def test_moments_survive_a_change_of_freezing(net):
+    seen = {}
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            head = self.model.optimizer.optimizers[0]
+            seen[len(seen)] = {v.path: np.array(v) for v in head.variables}
+
+        def on_train_end(self, logs=None):
+            self.last = {v.path: np.array(v) for v in self.model.optimizer.optimizers[0].variables}
+
+    watch = Watch()
+    ends = []
+    keep = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: ends.append(getattr(watch, "last", None)))
+    kc.fine_tune(net, pair(), schedule="two-phase", head_epochs=2, epochs=1, callbacks=[keep, watch], **QUIET)
+    assert all(not value.any() for value in seen[0].values())
+    assert seen[1].keys() == ends[1].keys() and all((seen[1][path] == ends[1][path]).all() for path in seen[1])
+    assert any(path.endswith("momentum") and value.any() for path, value in seen[1].items())
+
+
+def test_a_cycle_may_begin_late():
+    first, late = recipe.OneCycle(0.4, 50), recipe.OneCycle(0.4, 50, start=70)
+    assert [float(first(step)) for step in range(50)] == [float(late(step + 70)) for step in range(50)]
+
+
+def test_a_model_that_was_fine_tuned_is_saved_and_loaded_with_its_optimisers(net, tmp_path):
+    kc.fine_tune(net, pair(), pair(), head_epochs=1, epochs=1, schedule="two-phase", **QUIET)
+    net.save(tmp_path / "net.keras")
+    again = keras.saving.load_model(tmp_path / "net.keras")
+    np.testing.assert_array_equal(again.predict(pair()[0], verbose=0), net.predict(pair()[0], verbose=0))
+    states = [[np.array(v) for v in model.optimizer.variables if v.path.endswith("momentum")] for model in (net, again)]
+    assert len(states[0]) == len(net.trainable_variables) and all(map(np.array_equal, *states))
+    again.fit(*pair(), batch_size=16, verbose=0)
+
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("above", ["stage2", "stage3"])
+def test_features_computed_once_come_to_the_same_as_the_whole_network(weights, tmp_path, above, monkeypatch):
+    """The same epochs, batches and weights, whether the frozen part is run once or in every epoch."""
+    from keras_cnn.transfer import frozen
+
+    found = []
+    for divided in (True, False):
+        keras.utils.set_random_seed(3)
+        model = kc.build(weights, classes=["dark", "light"])
+        if not divided:
+            monkeypatch.setattr(frozen, "divide", lambda model: None)
+        history = kc.fine_tune(
+            model, pair(), pair(24, seed=1), above=above, head_epochs=2, epochs=2, schedule="two-phase", **QUIET
+        )
+        found.append((history.history, checkpoint.arrays(model)))
+    (one, weights_one), (two, weights_two) = found
+    assert one["phase"] == two["phase"]
+    np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-4)
+    for key, value in weights_one.items():
+        np.testing.assert_allclose(value, weights_two[key], atol=2e-4, err_msg=key)
+
+
+def test_a_frozen_backbone_is_run_once(net, tmp_path, monkeypatch):
+    from keras_cnn.transfer import cache
+
+    counted = []
+    real = cache.features
+
+    def counting(network, batches, store=None):
+        counted.append(0)
+
+        def count():
+            for batch in batches:
+                counted[-1] += len(batch)
+                yield batch
+
+        return real(network, count(), store)
+
+    monkeypatch.setattr("keras_cnn.transfer.given.features", counting)
+    kc.fine_tune(net, pair(48), pair(20), head_epochs=6, epochs=0, **{**QUIET, "cache": tmp_path})
+    assert counted == [48, 20]
+    assert len(list(tmp_path.glob("*.sqlite"))) == 1
+
+
+def test_views_are_augmented_and_as_many_as_wanted(weights, tmp_path):
+    folder = images.folder(tmp_path / "pets", {"a": 9, "b": 9}, size=(16, 16))
+    model = kc.build(weights, classes=["a", "b"])
+    data = kc.load_data(folder, model, augment="light", batch_size=4)
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None)
+    watch.on_epoch_begin = lambda epoch, logs=None: seen.append(watch.model.input.shape[1:])
+    history = kc.fine_tune(model, data, views=2, head_epochs=4, epochs=0, cache=tmp_path, callbacks=[watch], verbose=0)
+    assert seen == [(64,)] * 4 and len(history.epoch) == 4
+    from keras_cnn.transfer import frozen
+    from keras_cnn.transfer.given import Given
+
+    kc.freeze(model)
+    lower = frozen.divide(model)[0]
+    train, _ = Given(data, None, 4, 0).features(lower, tmp_path, 2)
+    for number, (features, labels) in enumerate(train):
+        data.seek(number)
+        batches = [(np.asarray(x), np.asarray(y)) for x, y in data.train]
+        expected = np.concatenate([np.asarray(lower(x)) for x, _ in batches])
+        np.testing.assert_allclose(features, expected, atol=1e-5)
+        np.testing.assert_array_equal(labels, np.concatenate([y for _, y in batches]))
+
+
+def test_an_augmented_backbone_learns_on_images(weights, tmp_path):
+    folder = images.folder(tmp_path / "pets", {"a": 6, "b": 6}, size=(16, 16))
+    model = kc.build(weights, classes=["a", "b"])
+    shapes = []
+    watch = keras.callbacks.LambdaCallback()
+    watch.on_epoch_begin = lambda epoch, logs=None: shapes.append(watch.model.input_shape[1:])
+    data = kc.load_data(folder, model, augment="heavy", batch_size=4)
+    told = {"above": "stage2", "schedule": "two-phase", "head_epochs": 1, "epochs": 1, "cache": False, "verbose": 0}
+    history = kc.fine_tune(model, data, callbacks=[watch], **told).history
+    assert shapes == [(64,), (16, 16, 3)] and np.isfinite(history["loss"]).all()
+
+
+# --- the probe ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes,labels", [(2, [0, 1]), (3, [0, 1, 2]), (5, [1, 3, 4]), (4, [0, 3])])
+def test_a_probe_is_the_logistic_regression_it_folds(classes, labels):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    truth = rng.choice(labels, 90)
+    features = (rng.normal(size=(90, 6)) + truth[:, None] * np.arange(6) / 4 + 5).astype("float32")
+    linear = probing.fit(features, truth, classes)
+    scores = linear(features)
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    centred = features - features.mean(0)
+    expected = LogisticRegression(C=probing.STRENGTH, max_iter=500)
+    expected.fit(centred / np.linalg.norm(centred, axis=1).mean(), truth)
+    found = expected.predict_proba(centred / np.linalg.norm(centred, axis=1).mean())
+    np.testing.assert_allclose(shares[:, sorted(labels)], found, atol=2e-3)
+    assert set(scores.argmax(1)) <= set(labels)
+
+
+def test_the_head_starts_from_the_probe_and_is_never_worse(net):
+    before = net.get_layer("head_logits").get_weights()
+    found = kc.probe(net, pair(64), pair(32, seed=1), cache=False)
+    assert found.linear > 0.9 and found.knn > 0.9 and found.images == 64
+    assert all((a == b).all() for a, b in zip(before, net.get_layer("head_logits").get_weights(), strict=True))
+    history = kc.fine_tune(net, pair(64), pair(32, seed=1), head_epochs=1, head_rate=1e-9, epochs=0, **QUIET)
+    assert (history.baselines.linear, history.baselines.knn) == (found.linear, found.knn)
+    accuracy = float((net.predict(pair(32, seed=1)[0], verbose=0).argmax(1) == pair(32, seed=1)[1]).mean())
+    assert accuracy >= found.linear
+
+
+def test_a_probe_needs_something_to_validate_on(net):
+    with pytest.raises(BadData, match="validation images"):
+        kc.probe(net, pair(), cache=False)
+
+
+def test_a_better_head_stays(weights):
+    model = kc.build(weights, classes=["dark", "light"])
+    kc.fine_tune(model, pair(64), pair(32, seed=1), head_epochs=3, epochs=2, schedule="two-phase", **QUIET)
+    before = model.get_layer("head_logits").get_weights()
+    kc.fine_tune(model, pair(4), pair(32, seed=1), head_epochs=0, epochs=0, **QUIET)
+    kept = model.get_layer("head_logits").get_weights()
+    assert all((a == b).all() for a, b in zip(before, kept, strict=True))
+
+
+# --- regularisation -------------------------------------------------------------------------------------------------
+
+
+def test_l2sp_pulls_to_the_pretrained_weights_and_leaves_no_trace(weights):
+    distances = {}
+    for strength in (0.0, 10.0):
+        keras.utils.set_random_seed(0)
+        model = kc.build(weights, classes=["dark", "light"])
+        before = checkpoint.arrays(model)
+        told = {"schedule": "all", "epochs": 4, "l2sp": strength, "weight_decay": 0.0, "probe": False, "rate": 1e-2}
+        kc.fine_tune(model, pair(64), **told, **QUIET)
+        kernels = [key for key in before if key.endswith("/kernel") and not key.startswith("head")]
+        after = checkpoint.arrays(model)
+        distances[strength] = sum(float(((after[key] - before[key]) ** 2).sum()) for key in kernels)
+        assert model.losses == []
+    assert distances[10.0] < 0.3 * distances[0.0]
+
+
+def test_mean_weights_are_what_is_validated_and_kept(weights, tmp_path):
+    model = kc.build(weights, classes=["dark", "light"])
+    told = {"schedule": "two-phase", "head_epochs": 1, "epochs": 3, "ema": 0.9, "out": tmp_path / "out"}
+    history = kc.fine_tune(model, pair(64), pair(), **told, **QUIET).history
+    kept = kc.build(tmp_path / "out")
+    assert moved(checkpoint.arrays(kept), model) == set()
+    accuracy = float((model.predict(pair()[0], verbose=0).argmax(1) == pair()[1]).mean())
+    assert accuracy == pytest.approx(max(history["val_accuracy"]))
+    means = [v for o in model.optimizer.optimizers for v in o.variables if v.path.endswith("average")]
+    assert len(means) == len(model.trainable_variables)
+
+
+def test_patience_ends_a_phase(net):
+    told = {"schedule": "head", "head_epochs": 20, "patience": 2, "head_rate": 1e-12}
+    assert len(kc.fine_tune(net, pair(), pair(), **told, **QUIET).epoch) == 2
+
+
+def test_rare_classes_weigh_as_much_as_common_ones():
+    from keras_cnn.transfer.finetune import _class_weight
+    from keras_cnn.transfer.given import Given
+
+    labels = np.array([0] * 6 + [1] * 2 + [3] * 4)
+    found = _class_weight("balanced", Given((np.zeros((12, 1)), labels), None, 4, 0))
+    assert found == {0: pytest.approx(12 / 18), 1: pytest.approx(2.0), 3: pytest.approx(1.0)}
+    assert _class_weight({0: 2.0}, Given((np.zeros((2, 1)), labels[:2]), None, 4, 0)) == {0: 2.0}
+
+
+def test_class_weights_reach_the_loss(net):
+    """A class that weighs nothing is never learnt."""
+    told = {"schedule": "head", "head_epochs": 10, "class_weight": {0: 0.0, 1: 1.0}, "probe": False}
+    kc.fine_tune(net, pair(64), **told, **QUIET)
+    assert set(net.predict(pair(64)[0], verbose=0).argmax(1)) == {1}
+
+
+def test_recalibrated_statistics_are_those_of_the_training_images(weights):
+    model = kc.build(weights, classes=["dark", "light"])
+    history = kc.fine_tune(model, pair(48), pair(), schedule="all", epochs=2, bn="recalibrate", **QUIET)
+    assert history.history["phase"] == ["all", "all"]
+    stem = keras.Model(model.input, model.get_layer("stem_norm").input)
+    values = stem.predict(pair(48)[0], verbose=0)
+    layer = model.get_layer("stem_norm")
+    np.testing.assert_allclose(np.array(layer.moving_mean), values.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(np.array(layer.moving_variance), values.var((0, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_batch_norm_is_bit_equal_after_all_phases(net):
+    before = checkpoint.arrays(net)
+    kc.fine_tune(net, pair(), pair(), schedule="gradual", head_epochs=1, epochs=4, rate=1e-2, **QUIET)
+    assert not {key for key in moved(before, net) if "_norm" in key}
+    assert {key.partition("_")[0] for key in moved(before, net)} == set(NAMES)
+
+
+# --- bad data -------------------------------------------------------------------------------------------------------
+
+
+def test_one_image_a_class_is_enough_where_there_is_something_to_validate_on(weights, tmp_path):
+    counts = {"train/a": 1, "train/b": 1, "val/a": 3, "val/b": 3}
+    folder = images.folder(tmp_path / "pets", counts, size=(16, 16))
+    model = kc.build(weights, classes=["a", "b"])
+    data = kc.load_data(folder, model, augment="light")
+    history = kc.fine_tune(model, data, head_epochs=1, epochs=1, schedule="two-phase", cache=False, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    with pytest.raises(BadData, match="no class has two images"):
+        kc.load_data(images.folder(tmp_path / "one", {"a": 1, "b": 1}), model)
+
+
+def test_a_head_for_other_classes_is_told_before_anything_moves(weights, tmp_path):
+    folder = images.folder(tmp_path / "pets", {name: 3 for name in "abcdef"}, size=(16, 16))
+    model = kc.build(weights, classes=5)
+    before = checkpoint.arrays(model)
+    with pytest.raises(BadData, match=r"the data has 6 classes, the network's head 5: .*classes=data\.class_names"):
+        kc.fine_tune(model, kc.load_data(folder, model), **QUIET)
+    with pytest.raises(BadData, match="the data has 6 classes, the network's head 5"):
+        kc.fine_tune(model, pair(24, classes=6), **QUIET)
+    assert moved(before, model) == set()
+
+
+def test_images_that_vanish_during_training_are_named(weights, tmp_path):
+    folder = images.folder(tmp_path / "pets", {"a": 6, "b": 6}, size=(16, 16))
+    model = kc.build(weights, classes=["a", "b"])
+    data = kc.load_data(folder, model, batch_size=4, cache_bytes=0)
+    gone = sorted((folder / "a").iterdir())
+    vanish = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: [file.unlink() for file in gone])
+    with pytest.raises(BadImage, match=r"a/.*\.png: the file cannot be read"):
+        kc.fine_tune(model, data, schedule="all", epochs=2, probe=False, callbacks=[vanish], verbose=0)
+
+
+def test_a_loss_that_is_no_number_leaves_the_state_of_the_last_good_epoch(weights, tmp_path):
+    out = tmp_path / "out"
+    model = kc.build(weights, classes=["dark", "light"])
+    told = {"schedule": "two-phase", "head_epochs": 1, "epochs": 2, "rate": 1e30, "out": out}
+    with pytest.raises(NotFinite, match="last good weights are in"):
+        kc.fine_tune(model, pair(), pair(), **told, **QUIET)
+    assert all(np.isfinite(value).all() for value in checkpoint.arrays(kc.build(out)).values())
+
+
+# --- resuming -------------------------------------------------------------------------------------------------------
+
+RUN = """
+import json, os, sys, time
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras, tensorflow as tf
+import keras_cnn as kc
+from keras_cnn.transfer import progress
+
+tf.config.experimental.enable_op_determinism()
+told = json.loads(sys.argv[1])
+progress.EVERY = 0.0
+keras.utils.set_random_seed(int(sys.argv[2]))
+model = kc.build(told.pop("weights"), head=kc.Head(classes=2, dropout=0.3))
+data = kc.load_data(told.pop("data"), model, augment="light", batch_size=8)
+class Slow(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        print("step", flush=True)
+        time.sleep(0.03)
+kc.fine_tune(model, data, callbacks=[Slow()], verbose=0, **told)
+"""
+
+
+def run(told, seed=0):
+    return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(told), str(seed)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "l2sp": 0.01, "schedule": "gradual", "bn": "recalibrate"}])
+def test_a_run_that_is_killed_ends_with_the_same_weights(weights, tmp_path, extra):
+    folder = images.folder(tmp_path / "pets", {"a": 25, "b": 25}, size=(16, 16))
+    told = {"weights": str(weights), "data": str(folder), "head_epochs": 2, "epochs": 4, "schedule": "two-phase"}
+    told |= {"cache": str(tmp_path / "cache"), **extra}
+    whole = run({**told, "out": str(tmp_path / "whole")})
+    killed = {**told, "out": str(tmp_path / "killed"), "resume": True}
+    whole.communicate()
+    assert whole.returncode == 0
+    # Killed in the head's second epoch, then amid an epoch of the whole network; 5 steps an epoch.
+    for seed, steps in ((0, 8), (1, 13), (2, None)):  # the seed of the process does not matter to one that goes on
+        process = run(killed, seed)
+        for _ in range(steps or 0):
+            assert process.stdout.readline() == "step\n"
+        if steps:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == (-signal.SIGKILL if steps else 0)
+        assert (tmp_path / "killed" / "progress.safetensors").exists() == bool(steps)
+    ends = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("killed", "whole")]
+    assert ends[0] == ends[1]
+
+
+def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
+    class Crash(RuntimeError):
+        pass
+
+    def crash(epoch, logs):
+        raise Crash
+
+    told = {"schedule": "two-phase", "head_epochs": 1, "epochs": 1, "out": tmp_path / "out", **QUIET}
+    with pytest.raises(Crash):
+        kc.fine_tune(
+            kc.build(weights, classes=["dark", "light"]),
+            pair(),
+            pair(),
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=crash)],
+            **told,
+        )
+    with pytest.raises(BadSpec, match=r"rate was 0.0005 and is 0.1.*progress\.safetensors"):
+        kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, rate=0.1, **told)
+    history = kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, **told)
+    assert history.history["phase"] == ["head", "all"]
+    assert not (tmp_path / "out" / "progress.safetensors").exists()
