@@ -362,7 +362,7 @@ def test_finetune_tells_baselines_first(run, net, pets, tmp_path):
     options = ["--schedule", "head", "--head-epochs", 1, "--batch-size", 4, "--size", 24, "--balance"]
     code, printed, err = run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options)
     assert code == 0, err
-    assert printed.index("your data, these features,") < printed.index("the head learns")
+    assert printed.index("your data, these features,") < printed.index("head learns")
     facts = values(run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options, "--json"))
     assert 0 <= facts["linear_probe"] <= facts["val accuracy"] <= 1 and 0 <= facts["nearest_neighbours"] <= 1
 

@@ -72,10 +72,10 @@ def test_every_schedule_spends_its_epochs_and_only_ever_adds_stages(schedule, he
     phases = plan(schedule, NAMES, **told, above=above)
     learning = NAMES[NAMES.index(above) + 1 : -1] if above else NAMES[:-1]
     with_head = head_epochs if schedule != "all" else 0
-    assert sum(phase.epochs for phase in phases) == with_head + (epochs if schedule != "head" and learning else 0)
+    assert sum(phase.epochs for phase in phases) == with_head + (epochs if schedule != "head" else 0)
     assert all(phase.epochs > 0 for phase in phases)
     for before, after in itertools.pairwise(phases):
-        assert before.rates.keys() < after.rates.keys()
+        assert before.rates.keys() < after.rates.keys() or not learning
     for phase in phases:
         assert phase.rates.keys() <= {*learning, "head"}
         if phase.name == "head":

@@ -29,8 +29,7 @@ class Phase:
     rates: dict[str, float]
 
     def __str__(self) -> str:
-        what = {"head": "the head learns", "all": "all stages learn"}
-        return what.get(self.name, f"{self.name} and above learn")
+        return f"{', '.join(self.rates)} {'learns' if len(self.rates) == 1 else 'learn'}"
 
 
 def plan(
@@ -64,7 +63,7 @@ def plan(
     steps = list(layerwise)[:-1] if schedule == "gradual" else []
     for i, name in enumerate(steps[: max(epochs - 1, 0)]):
         phases.append(Phase(name, 1, {stage: r for stage, r in every.items() if stage not in learning[: -i - 1]}))
-    if schedule != "head" and learning:
+    if schedule != "head":
         phases.append(Phase("all", epochs - len(phases[1:]), every))
     return tuple(phase for phase in phases if phase.epochs)
 
