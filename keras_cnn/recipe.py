@@ -189,6 +189,8 @@ def steps(data: Any, epochs: int, batch_size: int) -> int:
 def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwargs: Any) -> keras.callbacks.History:
     """Keras `fit` on a data set of batches or on a pair (images, labels) of arrays."""
     kwargs.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
+    if isinstance(val, tuple) and val[0].ndim == 2:  # features: a batch costs more than what is in it
+        kwargs.setdefault("validation_batch_size", 256)
     if len(model.outputs) > 1:
         data, val = _for_both(data), _for_both(val)
     try:

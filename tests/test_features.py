@@ -40,13 +40,13 @@ def lower(net):
 
 
 class Counting:
-    """A network that counts the images it is shown."""
+    """A network that counts the images it is shown; padding is black."""
 
     def __init__(self, network):
         self.network, self.seen, self.output_shape = network, 0, network.output_shape
 
     def predict_on_batch(self, images):
-        self.seen += len(images)
+        self.seen += sum(image.any() for image in images)
         return self.network.predict_on_batch(images)
 
 

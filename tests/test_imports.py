@@ -29,7 +29,7 @@ PACKAGE = ROOT / "keras_cnn"
 TIERS = (
     ("spec", "errors", "layers"),
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
-    ("catalog", "convert"),
+    ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),
     ("building", "recipe", "evaluation"),
     ("transfer", "training"),
@@ -44,7 +44,7 @@ UPWARD = {
 }
 FRAMEWORKS = ("keras", "tensorflow", "torch", "jax")
 # Modules that may import a framework when they are imported; all others do so where they use it, if at all.
-WITH_KERAS = {"layers", "graph", "recipe", "training", "transfer"}
+WITH_KERAS = {"deploy", "layers", "graph", "recipe", "training", "transfer"}
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from keras_cnn import checkpoint
 from keras_cnn.errors import CacheWarning
 
 LIMIT = 10 << 30  # bytes on disk, of all networks together
-BATCH = 128
+BATCH = 32  # images that a network is shown at once
 
 
 def folder() -> Path:
@@ -131,18 +131,18 @@ def features(network: Any, images: Iterable[Any], store: Store | None = None) ->
         keys = [_key(image) for image in batch]
         found = store.get(keys) if store else {}
         missing = [i for i, key in enumerate(keys) if key not in found]
-        if missing:
-            computed = np.asarray(network.predict_on_batch(batch[missing]), "float32")
-            new = {keys[i]: value for i, value in zip(missing, computed, strict=True)}
+        for start in range(0, len(missing), BATCH):
+            some = missing[start : start + BATCH]
+            # Always of one size, since another one would have to be traced, which costs seconds.
+            padded = np.zeros((BATCH, *batch.shape[1:]), batch.dtype)
+            padded[: len(some)] = batch[some]
+            computed = np.asarray(network.predict_on_batch(padded), "float32")
+            new = {keys[i]: value for i, value in zip(some, computed, strict=False)}
             if store:
                 store.put(new)
             found |= new
         outputs.append(np.stack([found[key] for key in keys]))
     return np.concatenate(outputs)
-
-
-def in_batches(images: np.ndarray) -> Iterator[np.ndarray]:
-    yield from (images[start : start + BATCH] for start in range(0, len(images), BATCH))
 
 
 def _key(image: np.ndarray) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from operator import length_hint
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from keras_cnn import recipe
 from keras_cnn.data import Data
 from keras_cnn.data.batches import progress
+from keras_cnn.deploy import fold
 from keras_cnn.errors import BadData
 from keras_cnn.transfer.cache import BATCH, Store, features
 from keras_cnn.transfer.examples import Examples, Pair
@@ -138,6 +140,20 @@ class Batches:
             yield self.inputs[start : start + BATCH], np.asarray(self.labels[start : start + BATCH])
 
 
+class _Folded:
+    """A network for prediction only, made when it is first needed: features on disk need none."""
+
+    def __init__(self, network: Any) -> None:
+        self.network = network
+
+    @cached_property
+    def folded(self) -> Any:
+        return fold(self.network)
+
+    def predict_on_batch(self, images: Any) -> Any:
+        return self.folded.predict_on_batch(images)
+
+
 def featurise(network: Any, batches: Any, store: Store | None) -> Pair:
     """Features and labels of batches of labelled images."""
     labels = []
@@ -147,5 +163,5 @@ def featurise(network: Any, batches: Any, store: Store | None) -> Pair:
             labels.append(np.asarray(truth))
             yield inputs
 
-    found = features(network, progress(images(), length_hint(batches) or None, "computing features"), store)
+    found = features(_Folded(network), progress(images(), length_hint(batches) or None, "computing features"), store)
     return found, np.concatenate(labels)
