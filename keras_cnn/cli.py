@@ -135,7 +135,7 @@ def finetune(
     cycle: Annotated[str, typer.Option(help="Course of the rate in a phase: one-cycle or cosine.")] = "one-cycle",
     above: Annotated[str | None, typer.Option(help="Only stages above this one ever learn.")] = None,
     bn: Annotated[str | None, typer.Option(help="Batch norm of what learns: frozen, train or recalibrate.")] = None,
-    probe: Annotated[bool, typer.Option(help="Start the head from a linear probe, if that is better.")] = True,
+    probe: Annotated[bool, typer.Option(help="Measure the features first, and never end worse.")] = True,
     views: Annotated[int, typer.Option(help="Augmented views that the head alone sees; 0: the images.")] = 0,
     weight_decay: Annotated[float, typer.Option(help="Pull of the weights towards zero.")] = 0.05,
     l2sp: Annotated[float, typer.Option(help="Pull of the backbone towards its pretrained weights instead.")] = 0.0,

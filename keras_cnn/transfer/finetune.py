@@ -83,8 +83,8 @@ def fine_tune(
         phase, "cosine" for a twentieth.
     bn: of batch norm in stages that learn: "frozen" (gamma, beta and statistics stay: the default where weights are
         pretrained), "train", or "recalibrate": train, then take the statistics of all training images.
-    probe: start a head of one dense layer from logistic regression on the features where that is better than the
-        head as it is (2202.10054: a head that fits already spares the features the noise of a random one).
+    probe: measure logistic regression and nearest neighbours on the features first; the network never ends worse than
+        with the first of them as its head (where that is one dense layer), or than it was.
     views: while the backbone is frozen, how many augmented views of each image of `Data` the head sees, in turn; 0 is
         the image itself. cache: keep features on disk, in `transfer.cache.folder()` or a folder that is named.
     l2sp: strength of the pull towards the pretrained weights (1802.01483, eq. 2), there in place of weight decay.
@@ -160,6 +160,7 @@ class _Run:
     callbacks: list[Any]
     verbose: int | str
     number: int = 0  # of the phase
+    spare: tuple[float, list[np.ndarray]] | None = None  # validation accuracy and weights without any training
     history: TuningHistory = field(default_factory=TuningHistory)
 
     def __post_init__(self) -> None:
@@ -172,8 +173,8 @@ class _Run:
         state = self.keeper.load() if resume else None
         try:
             with _pulled(self.model, self.options["l2sp"]):
-                if self.options["probe"] and self.phases and not state:
-                    self._start_head()
+                if self.options["probe"] and self.phases:
+                    self._probe()
                 for number, phase in enumerate(self.phases):
                     if not state or number >= state[1]["phase"]:
                         self.number = number
@@ -182,6 +183,9 @@ class _Run:
         except NotFinite:
             self.keeper.remove()  # going on would end there again
             raise
+        if self.spare and self.spare[0] > self.best.value:
+            self.model.set_weights(self.spare[1])
+            self.best.offer({"val_accuracy": self.spare[0]})
         if self.options["bn"] == "recalibrate":
             self._recalibrate()
         self.keeper.remove()
@@ -235,8 +239,11 @@ class _Run:
         train, val = found
         return parts[1], Examples(train, self.given.batch_size, self.given.seed, len(self.model.outputs)), val
 
-    def _start_head(self) -> None:
-        """Give a head of one dense layer the weights of a linear probe, unless those that it has are better."""
+    def _probe(self) -> None:
+        """Measure what the features give, and remember the head that they are best with, to be kept if none beats it.
+
+        It is no start for the head: one that fits so tightly sends large gradients down, and the network ends worse.
+        """
         lower, head = frozen.backbone(self.model)
         dense = [layer for layer in head.layers if layer.weights]
         found = self.given.features(lower, self.place) if len(lower.output.shape) == 2 else None
@@ -244,18 +251,21 @@ class _Run:
             return
         (train,), val = found
         linear, self.history.baselines = probing.measure(train, val, self.model.outputs[0].shape[-1])
-        if self.verbose and self.history.baselines:
-            print(self.history.baselines)
-        if len(dense) != 1 or not isinstance(dense[0], keras.layers.Dense):
+        if not val or not self.history.baselines:
             return
-        score = lambda: evaluation.evaluate(head, Batches(*(val or train))).metrics["accuracy"]  # noqa: E731
-        before, kept = score(), dense[0].get_weights()
-        dense[0].set_weights([linear.kernel, linear.bias])
-        after = score()
-        if before >= after:
-            dense[0].set_weights(kept)
-        if val:
-            self.best.offer({"val_accuracy": max(before, after)})
+        if self.verbose:
+            print(self.history.baselines)
+        self.spare = self._accuracy(head, val), self.model.get_weights()
+        if len(dense) == 1 and isinstance(dense[0], keras.layers.Dense):
+            given = dense[0].get_weights()
+            dense[0].set_weights([linear.kernel, linear.bias])
+            accuracy = self._accuracy(head, val)
+            if accuracy > self.spare[0]:
+                self.spare = accuracy, self.model.get_weights()
+            dense[0].set_weights(given)
+
+    def _accuracy(self, network: Any, val: Any) -> float:
+        return evaluation.evaluate(network, Batches(*val) if isinstance(val, tuple) else val).metrics["accuracy"]
 
     def _enter(self, phase: Phase) -> int:
         self.optimizers.enter(self.model, phase)
@@ -301,9 +311,8 @@ class _Run:
         """Exact statistics for the best weights; these are what is kept, since they were asked for."""
         recalibrate_batchnorm(self.model, self.given.plain())
         self.best.value = -math.inf
-        held_out = self.given.held_out()
-        scores = evaluation.evaluate(self.model, held_out).metrics if held_out is not None else {}
-        self.best.offer({f"val_{key}": scores[key] for key in ("accuracy",) if key in scores})
+        scores = {"val_accuracy": self._accuracy(self.model, self.given.val)} if self.given.val is not None else {}
+        self.best.offer(scores)
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
