@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from keras_cnn import __version__, runs, tables, terminal
+from keras_cnn.bars import progress
 from keras_cnn.errors import BadData, KerasCnnError
 
 app = typer.Typer(
@@ -288,7 +289,7 @@ def evaluate(
     if split not in loaded.sizes:
         raise BadData(f"{data} has no split {split!r}; it has {', '.join(loaded.sizes)}.")
     labels = evaluation.align(loaded.class_names, config.class_names, config.head.classes)
-    result = evaluation.evaluate(net, terminal.progress(getattr(loaded, split), f"evaluating {split}"), labels)
+    result = evaluation.evaluate(net, progress(getattr(loaded, split), f"evaluating {split}"), labels)
     facts = {"split": split, "correct": result.correct, **result.metrics, "skipped": len(loaded.skipped)}
     if as_json:
         return terminal.print_json(facts)

@@ -36,6 +36,12 @@ class MissingPackage(KerasCnnError):
 class BadImage(KerasCnnError):
     """An image cannot be read; the message names the file."""
 
+    @classmethod
+    def quoted_in(cls, error: BaseException) -> str | None:
+        """The message of such an error in another one's: tf.data hands on what a decoder raised as text."""
+        _, found, sentence = str(error).partition(f"{cls.__name__}: ")
+        return sentence.splitlines()[0] if found else None
+
 
 class BadData(KerasCnnError):
     """A data set cannot be used as it is; the message names the folder or the class."""

@@ -199,11 +199,10 @@ def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwarg
         else:
             history = model.fit(data, validation_data=val, **kwargs)
     except Exception as error:
-        # An image that is read anew for each pass and has gone: tf.data hands on what the decoder raised as text.
-        _, found, sentence = str(error).partition("BadImage: ")
-        if not found or isinstance(error, KerasCnnError):
+        gone = BadImage.quoted_in(error)  # an image that is read anew for each pass
+        if gone is None or isinstance(error, KerasCnnError):
             raise
-        raise BadImage(sentence.splitlines()[0]) from None
+        raise BadImage(gone) from None
     history.history = of_head(model, history.history)
     return history
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_cnn import terminal
+from keras_cnn.bars import progress
 
 
 def network(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
@@ -119,7 +120,7 @@ def score(
     from keras_cnn.insight import plots
 
     scores = {
-        name: evaluation.evaluate(net, terminal.progress(batches, f"evaluating {name}"))
+        name: evaluation.evaluate(net, progress(batches, f"evaluating {name}"))
         for name, batches in (("val", loaded.val), ("test", loaded.test))
         if batches is not None
     }

@@ -7,13 +7,13 @@ import itertools
 import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from keras_cnn import catalog, checkpoint, tally
+from keras_cnn.bars import progress
 from keras_cnn.errors import BadSpec, CorruptFile
 from keras_cnn.spec import Spec
 
@@ -127,7 +127,7 @@ def search_coefficients(
     done = {(t.alpha, t.beta, t.gamma): t for t in _read(out, search)}
     base = tally.macs(_tally(spec))
     trials, seen = [], set()  # rounding makes one network of neighbouring points
-    for point in _progress(grid(budget, step, tolerance), "searching coefficients"):
+    for point in progress(grid(budget, step, tolerance), "searching coefficients"):
         alpha, beta, gamma = point
         scaled = spec.scaled(alpha, beta, gamma)
         cost = tally.macs(_tally(scaled)) / base
@@ -166,10 +166,3 @@ def _read(path: str | os.PathLike[str] | None, search: dict[str, Any]) -> list[T
     if stored != search:
         raise CorruptFile(f"{path} holds a search with another network or budget: give another name, or delete it.")
     return trials
-
-
-def _progress(points: list[Any], what: str) -> Any:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(points, what, console=Console(stderr=True), disable=not sys.stderr.isatty())

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from keras_cnn.errors import KerasCnnError
+from keras_cnn.errors import BadImage, KerasCnnError
 
 console = Console()
 notes = Console(stderr=True)  # stdout holds results only, so that --json can be piped on
@@ -70,12 +70,6 @@ def verbosity(as_json: bool) -> int:
     return 1 if sys.stdout.isatty() else 2
 
 
-def progress(batches: Any, what: str) -> Any:
-    from rich.progress import track
-
-    return track(batches, what, total=len(batches), console=Console(stderr=True), disable=not sys.stderr.isatty())
-
-
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
@@ -98,6 +92,4 @@ def explain(error: BaseException) -> str | None:
         error, PermissionError | IsADirectoryError | NotADirectoryError | FileNotFoundError | FileExistsError
     ):
         return f"{error.filename}: {error.strerror}."
-    # tf.data hands on what a decoder raised as text.
-    _, found, sentence = str(error).partition("BadImage: ")
-    return sentence.splitlines()[0] if found else None
+    return BadImage.quoted_in(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -30,18 +31,30 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
-    import keras
+def _seed(request) -> None:
+    if not request.node.get_closest_marker("no_keras"):
+        import keras
 
-    keras.utils.set_random_seed(0)
+        keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_graphs():
+    yield
+    _forget()
 
 
 @pytest.fixture(autouse=True)
-def _forget_graphs():
+def _forget_large_graphs(request):
+    """Not after every test: the garbage collection would cost more than most of them."""
     yield
-    import keras
+    if request.node.get_closest_marker("large_graphs"):
+        _forget()
 
-    keras.backend.clear_session()
+
+def _forget() -> None:
+    if "keras" in sys.modules:
+        sys.modules["keras"].backend.clear_session()
 
 
 # --- the hub; test_hub_server.py has its own ------------------------------------------------------------------------

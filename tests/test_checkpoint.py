@@ -26,13 +26,6 @@ from keras_cnn.spec import Head, Preprocess
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    """Once is enough: no name here is automatic, and collecting garbage after each test would cost more than it."""
-    yield
-    keras.backend.clear_session()
-
-
 def make(**keywords):
     """A seeded resnet20 for small images."""
     model = kc.build("resnet20", **{"input_shape": (16, 16, 3), "classes": ["ant", "bee"], **keywords})

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import seeded
@@ -22,13 +21,6 @@ from keras_cnn.hub.directory import config_of
 from keras_cnn.spec import Preprocess
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    """Once is enough: no name here is automatic, and collecting garbage after each test would cost more than it."""
-    yield
-    keras.backend.clear_session()
 
 
 @pytest.fixture(scope="module")

@@ -30,13 +30,6 @@ from keras_cnn.spec import IMAGENET_STD, Head, Preprocess
 NAMES = ["ant", "bee", "cow"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    """Once is enough: no name here is automatic, and collecting garbage after each test would cost more than it."""
-    yield
-    keras.backend.clear_session()
-
-
 def config(name: str, classes: int = 3):
     return catalog.default_config(name, catalog.get(name)).with_(head=Head(classes=classes))
 

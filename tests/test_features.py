@@ -15,18 +15,11 @@ import pytest
 import keras_cnn as kc
 from keras_cnn.errors import CacheWarning
 from keras_cnn.transfer import cache, frozen
-from keras_cnn.transfer.examples import Examples
-from keras_cnn.transfer.given import Batches
+from keras_cnn.transfer.examples import Batches, Examples
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 255, (20, 16, 16, 3), "uint8")
 SHAPE = {"input_shape": (16, 16, 3), "classes": 3}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    yield
-    keras.backend.clear_session()
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +251,7 @@ def test_a_full_disk_is_told(lower, tmp_path):
 
 
 def Images(images):
-    return (inputs for inputs, _ in Batches(images, np.zeros(len(images))))
+    return (inputs for (inputs,) in Batches(images))
 
 
 WRITER = """

@@ -26,12 +26,6 @@ NAMES = ["stem", "stage1", "stage2", "stage3", "head"]
 QUIET = {"verbose": 0, "batch_size": 16, "cache": False}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    yield
-    keras.backend.clear_session()
-
-
 def pair(count: int = 32, classes: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Noise whose brightness is the class."""
     rng, labels = np.random.default_rng(seed), np.arange(count) % classes

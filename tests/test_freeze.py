@@ -23,13 +23,6 @@ from keras_cnn.spec import Head
 from keras_cnn.transfer.freeze import TrainableRow
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    """Once is enough: no name here is automatic, and collecting garbage after each test would cost more than it."""
-    yield
-    keras.backend.clear_session()
-
-
 @functools.cache
 def built(name: str):
     return kc.build(name, input_shape=(16, 16, 3), classes=2) if name == "resnet20" else kc.build(name)

@@ -23,13 +23,6 @@ RESNETS = ["resnet18", "resnet26d", "resnetv2_18", "keras_resnet50v2", "resnet20
 KINDS = [*RESNETS, "efficientnet_b0", "tf_efficientnetv2_b0"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    """Once is enough: no name here is automatic, and collecting garbage after each test would cost more than it."""
-    yield
-    keras.backend.clear_session()
-
-
 def shapes(model) -> dict[str, tuple[int, ...]]:
     return {key: tuple(v.shape) for key, v in checkpoint.variables(model).items()}
 

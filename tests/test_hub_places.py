@@ -33,15 +33,7 @@ from keras_cnn.errors import (
 from keras_cnn.hub import resolve
 from keras_cnn.hub.known import Known, known
 
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """In the place of conftest's: nothing here needs Keras."""
-
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> None:
-    """In the place of conftest's."""
+pytestmark = pytest.mark.no_keras
 
 
 @pytest.fixture

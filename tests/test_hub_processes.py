@@ -14,21 +14,13 @@ from pathlib import Path
 import pytest
 from repositories import LFS, ROOT, cached, ours, write
 
+pytestmark = pytest.mark.no_keras
+
 WEIGHTS = "model.safetensors"
 LIGHT = "; assert not {'keras', 'tensorflow', 'torch', 'jax'} & sys.modules.keys()"  # no framework is needed
 PULL = "import sys, keras_cnn as kc; print(kc.pull(sys.argv[1]))" + LIGHT
 PUBLISH = "import sys, keras_cnn as kc; print(kc.publish(sys.argv[1], 'me/net', tag='v1').commit)" + LIGHT
 ROUNDS = 6
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """In the place of conftest's: nothing here needs Keras."""
-
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> None:
-    """In the place of conftest's."""
 
 
 @pytest.fixture

@@ -16,19 +16,11 @@ import keras_cnn as kc
 from keras_cnn.errors import BadSpec, Conflict, CorruptFile, HubError, KerasCnnError, NoAccess, Offline, WeightsWarning
 from keras_cnn.hub import card, directory, resolve
 
+pytestmark = pytest.mark.no_keras
+
 WEIGHTS = "model.safetensors"
 PARTS = {"README.md", "config.json", WEIGHTS}
 COMMIT = "/commit/"
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """In the place of conftest's: nothing here needs Keras."""
-
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> None:
-    """In the place of conftest's."""
 
 
 @pytest.fixture(autouse=True)

@@ -47,15 +47,7 @@ from keras_cnn.hub import client, resolve
 from keras_cnn.hub.pulling import fetch
 from keras_cnn.hub.resolve import parse
 
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """In the place of conftest's: nothing here needs Keras."""
-
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> None:
-    """In the place of conftest's."""
+pytestmark = pytest.mark.no_keras
 
 
 # --- addresses ------------------------------------------------------------------------------------------------------

@@ -31,20 +31,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+pytestmark = pytest.mark.no_keras
+
 WEIGHTS = bytes(range(256)) * 64
 CONFIG = b'{"network": "tiny"}'
 FILES = {"model.safetensors": WEIGHTS, "config.json": CONFIG}
 RESOLVED, LFS = r"/resolve/", r"^/lfs/"
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    """In the place of conftest's: nothing here needs Keras."""
-
-
-@pytest.fixture(autouse=True)
-def _forget_graphs() -> None:
-    """In the place of conftest's."""
 
 
 @pytest.fixture(autouse=True)

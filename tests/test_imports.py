@@ -27,7 +27,7 @@ PACKAGE = ROOT / "keras_cnn"
 
 # A module may import its own tier and those before it.
 TIERS = (
-    ("spec", "errors", "layers"),
+    ("spec", "errors", "layers", "bars"),
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),
@@ -45,11 +45,6 @@ UPWARD = {
 FRAMEWORKS = ("keras", "tensorflow", "torch", "jax")
 # Modules that may import a framework when they are imported; all others do so where they use it, if at all.
 WITH_KERAS = {"deploy", "layers", "graph", "recipe", "training", "transfer"}
-
-
-@pytest.fixture(autouse=True)
-def _forget_graphs():
-    """No graphs here."""
 
 
 def files() -> list[Path]:

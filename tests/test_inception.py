@@ -21,11 +21,6 @@ def trained(tmp_path_factory):
     return out, history.history, model
 
 
-@pytest.fixture(autouse=True)
-def _forget_graphs():
-    """The trained model is shared."""
-
-
 def test_auxiliary_classifier_adds_its_weighted_loss(trained):
     _, history, model = trained
     assert [tuple(o.shape) for o in model.outputs] == [(None, 3), (None, 3)]

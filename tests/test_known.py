@@ -25,11 +25,6 @@ TOP1 = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _forget_graphs():
-    """No graphs here."""
-
-
 @pytest.mark.parametrize("tag", known())
 def test_every_line_is_complete(tag):
     line = known()[tag]

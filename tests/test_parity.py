@@ -21,6 +21,8 @@ from keras_cnn.graph import assemble
 from keras_cnn.hub.directory import config_of
 from keras_cnn.spec import IMAGENET_STD, Head
 
+pytestmark = pytest.mark.large_graphs
+
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "logits.json").read_text())
 TORCHVISION = json.loads((Path(__file__).parent / "goldens" / "torchvision.json").read_text())
 TOLERANCE = 1e-4  # absolute, float32

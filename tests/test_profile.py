@@ -9,6 +9,8 @@ import keras_cnn as kc
 from keras_cnn import catalog, tally
 from keras_cnn.errors import BadSpec
 
+pytestmark = pytest.mark.large_graphs
+
 # Published multiply-accumulates in billions (timm's results), by network and resolution.
 PUBLISHED = {
     ("inception_v3", 299): 5.73,

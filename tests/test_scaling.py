@@ -27,11 +27,6 @@ PUBLISHED = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _forget_graphs():
-    """No graphs here."""
-
-
 def macs(spec) -> int:
     return tally.macs(tally.tally(catalog.default_config("", spec)))
 

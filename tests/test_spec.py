@@ -33,11 +33,6 @@ ARCHITECTURES = catalog.architectures()
 R50 = ARCHITECTURES["resnet50"]
 
 
-@pytest.fixture(autouse=True)
-def _forget_graphs():
-    """Nothing to forget: hardly any test here builds a graph, and collecting garbage after each would cost more."""
-
-
 # --- arithmetic -----------------------------------------------------------------------------------------------------
 
 

@@ -20,13 +20,6 @@ STAGES = ["stem", "stage1", "stage2", "stage3", "head"]
 QUIET = {"verbose": 0, "batch_size": 16}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _forget_graphs():
-    """Once is enough: no name here is automatic, and collecting garbage after each test would cost more than it."""
-    yield
-    keras.backend.clear_session()
-
-
 def make(name: str = "resnet20", seed: bool = False, **keywords):
     model = kc.build(name, **{"input_shape": (16, 16, 3), "classes": COLOURS, **keywords})
     if seed:

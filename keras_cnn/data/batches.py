@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnn.bars import progress
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
 from keras_cnn.data.images import MODES, decode, resize_and_crop
 from keras_cnn.data.index import Source, Split, Splits, index
@@ -52,7 +52,7 @@ def arrays(split: Split, preprocess: Preprocess, *, channels: int | None = None,
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and resizes without holding the GIL
     try:
         starts = range(0, count, 64)
-        for _ in progress(pool.map(fill, starts), len(starts), f"decoding {count} images"):
+        for _ in progress(pool.map(fill, starts), f"decoding {count} images", len(starts)):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
@@ -70,16 +70,6 @@ def _load(source: Source, preprocess: Preprocess, channels: int, skip_bad: bool)
             raise
         log.warning("skipped: %s", error)
         return None
-
-
-def progress(steps: Iterable[Any], total: int | None, what: str) -> Iterable[Any]:
-    """The same steps, with a bar on a terminal."""
-    if not sys.stderr.isatty():
-        return steps
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(steps, what, total, console=Console(stderr=True), transient=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,8 +38,7 @@ def _foldable(model: Any) -> dict[str, Any]:
     outputs = {id(tensor) for tensor in model.outputs}
     users: dict[int, int] = {}
     for layer in model.layers:
-        inputs = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
-        for tensor in inputs:
+        for tensor in keras.tree.flatten(layer.input):
             users[id(tensor)] = users.get(id(tensor), 0) + (not isinstance(layer, keras.layers.InputLayer))
     found = {}
     for norm in model.layers:

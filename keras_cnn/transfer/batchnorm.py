@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_cnn.errors import BadData
+from keras_cnn.transfer.examples import Batches
 
 
 def recalibrate_batchnorm(model: Any, data: Any, *, batch_size: int = 128) -> Any:
@@ -44,8 +45,8 @@ def _depths(model: Any) -> dict[str, int]:
     reached: dict[str, int] = {}
     found = {}
     for layer in model.layers:  # in topological order
-        inputs = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
-        before = max((reached.get(tensor._keras_history.operation.name, 0) for tensor in inputs), default=0)
+        feeding = [tensor._keras_history.operation.name for tensor in keras.tree.flatten(layer.input)]
+        before = max((reached.get(name, 0) for name in feeding), default=0)
         norm = isinstance(layer, keras.layers.BatchNormalization)
         if norm:
             found[layer.name] = before
@@ -83,8 +84,5 @@ def _images(data: Any, batch_size: int) -> Iterator[Any]:
     """Batches of images, without their labels."""
     if isinstance(data, tuple):
         data = data[0]
-    if isinstance(data, np.ndarray):
-        yield from (data[start : start + batch_size] for start in range(0, len(data), batch_size))
-        return
-    for batch in data:
+    for batch in Batches(data, size=batch_size) if isinstance(data, np.ndarray) else data:
         yield batch[0] if isinstance(batch, tuple) else batch

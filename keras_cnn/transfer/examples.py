@@ -1,15 +1,29 @@
-"""Arrays as training data: batches whose order follows from a seed and the epoch alone, so that a run can go on."""
+"""Arrays in batches: in order, or as training data whose order follows from a seed and the epoch alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 Pair = tuple[np.ndarray, np.ndarray]
+
+
+class Batches:
+    """Arrays of one length in batches, the last one smaller, in order, as often as wanted."""
+
+    def __init__(self, *arrays: np.ndarray, size: int = 32) -> None:
+        self.arrays, self.size = arrays, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.arrays[0]) / self.size)
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self.arrays[0]), self.size):
+            yield tuple(array[start : start + self.size] for array in self.arrays)
 
 
 class Examples(keras.utils.PyDataset):

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import keras
 import numpy as np
@@ -44,9 +44,6 @@ class Row(NamedTuple):
     accuracy: float
 
 
-COLUMNS = {"size": int, "images": int, "seed": int, "method": str, "epoch": int, "accuracy": float}
-
-
 def study(
     build: Callable[[bool], Any],
     data: Data,
@@ -74,9 +71,13 @@ def study(
     if unknown := [name for name in methods if name not in METHODS]:
         raise BadSpec(f"there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}.")
     settings = {
-        **{"classes": list(data.class_names), "images": data.sizes, "augment": data.augment},
-        **{"batch_size": data.batch_size, "epochs": epochs},
-        **{"scratch_epochs": scratch_epochs, "scratch_rate": scratch_rate},
+        "classes": list(data.class_names),
+        "images": data.sizes,
+        "augment": data.augment,
+        "batch_size": data.batch_size,
+        "epochs": epochs,
+        "scratch_epochs": scratch_epochs,
+        "scratch_rate": scratch_rate,
     }
     rows = _begun(out, json.loads(json.dumps(settings)))
     done = {(row.size, row.seed, row.method) for row in rows}
@@ -153,7 +154,8 @@ def _begun(out: Path, settings: Mapping[str, Any]) -> list[Row]:
     if not (out / FILE).exists():
         return []
     with (out / FILE).open(newline="") as file:
-        return [Row(*(read(line[key]) for key, read in COLUMNS.items())) for line in csv.DictReader(file)]
+        columns = get_type_hints(Row)
+        return [Row(**{key: read(line[key]) for key, read in columns.items()}) for line in csv.DictReader(file)]
 
 
 def _write(out: Path, rows: Sequence[Row]) -> None:

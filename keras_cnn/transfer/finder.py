@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.recipe import OneCycle
+from keras_cnn.transfer.examples import Batches
 
 
 @dataclass(frozen=True)
@@ -93,11 +94,7 @@ def _constant(settings: Any) -> Any:
 
 def _again(data: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
     """Batches, from the start again when they end."""
-    if isinstance(data, tuple):
-        images, labels = data
-        starts = range(0, len(images), batch_size)
-        data = [(images[i : i + batch_size], labels[i : i + batch_size]) for i in starts]
-    batches: Iterable[Any] = data
+    batches: Iterable[Any] = Batches(*data, size=batch_size) if isinstance(data, tuple) else data
     while True:
         count = 0
         for count, batch in enumerate(batches, 1):  # noqa: B007

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +18,9 @@ from keras_cnn.errors import BadSpec, NotFinite
 from keras_cnn.selection import CLASSIFIERS, stage_of
 from keras_cnn.transfer import frozen, probing
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
-from keras_cnn.transfer.examples import Examples
+from keras_cnn.transfer.examples import Batches, Examples
 from keras_cnn.transfer.freeze import freeze, stages, unfreeze
-from keras_cnn.transfer.given import Batches, Given
+from keras_cnn.transfer.given import Given
 from keras_cnn.transfer.phases import WARMUPS, Phase, StageOptimizers, plan
 from keras_cnn.transfer.progress import Keeper, Values
 
@@ -255,17 +255,14 @@ class _Run:
             return
         if self.verbose:
             print(self.history.baselines)
-        self.spare = self._accuracy(head, val), self.model.get_weights()
+        self.spare = _accuracy(head, Batches(*val)), self.model.get_weights()
         if len(dense) == 1 and isinstance(dense[0], keras.layers.Dense):
             given = dense[0].get_weights()
             dense[0].set_weights([linear.kernel, linear.bias])
-            accuracy = self._accuracy(head, val)
+            accuracy = _accuracy(head, Batches(*val))
             if accuracy > self.spare[0]:
                 self.spare = accuracy, self.model.get_weights()
             dense[0].set_weights(given)
-
-    def _accuracy(self, network: Any, val: Any) -> float:
-        return evaluation.evaluate(network, Batches(*val) if isinstance(val, tuple) else val).metrics["accuracy"]
 
     def _enter(self, phase: Phase) -> int:
         self.optimizers.enter(self.model, phase)
@@ -311,8 +308,8 @@ class _Run:
         """Exact statistics for the best weights; these are what is kept, since they were asked for."""
         recalibrate_batchnorm(self.model, self.given.plain())
         self.best.value = -math.inf
-        scores = {"val_accuracy": self._accuracy(self.model, self.given.val)} if self.given.val is not None else {}
-        self.best.offer(scores)
+        held_out = self.given.held_out()
+        self.best.offer({} if held_out is None else {"val_accuracy": _accuracy(self.model, held_out)})
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
@@ -341,6 +338,10 @@ def _pulled(model: Any, strength: float) -> Iterator[None]:
     finally:
         for variable in variables:
             variable.regularizer = None
+
+
+def _accuracy(network: Any, batches: Iterable[Any]) -> float:
+    return evaluation.evaluate(network, batches).metrics["accuracy"]
 
 
 def _class_weight(wanted: str | Mapping[int, float] | None, given: Given) -> dict[int, float] | None:

@@ -40,11 +40,11 @@ def _still(layer: Any) -> bool:
 
 def _cut(model: Any, below: Callable[[Any], bool]) -> tuple[Any, Any] | None:
     layers = list(model.layers)  # in an order in which every layer stands behind its inputs
-    produced = {id(tensor): i for i, layer in enumerate(layers) for tensor in _tensors(layer.output)}
+    produced = {id(tensor): i for i, layer in enumerate(layers) for tensor in keras.tree.flatten(layer.output)}
     last_use = dict.fromkeys(produced, -1)
     for i, layer in enumerate(layers):
         if not isinstance(layer, keras.layers.InputLayer):
-            last_use |= {id(tensor): i for tensor in _tensors(layer.input)}
+            last_use |= {id(tensor): i for tensor in keras.tree.flatten(layer.input)}
     last_use |= {id(tensor): len(layers) for tensor in model.outputs}
     cut = None
     for i, layer in enumerate(layers):
@@ -63,7 +63,3 @@ def _cut(model: Any, below: Callable[[Any], bool]) -> tuple[Any, Any] | None:
     for part in (lower, upper):
         part.jit_compile = model.jit_compile
     return lower, upper
-
-
-def _tensors(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from operator import length_hint
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from keras_cnn import recipe
+from keras_cnn.bars import progress
 from keras_cnn.data import Data
-from keras_cnn.data.batches import progress
 from keras_cnn.deploy import fold
 from keras_cnn.errors import BadData
-from keras_cnn.transfer.cache import BATCH, Store, features
-from keras_cnn.transfer.examples import Examples, Pair
+from keras_cnn.transfer.cache import Store, features
+from keras_cnn.transfer.examples import Batches, Examples, Pair
 
 MEMORY = 2 << 30  # bytes of features that are held at once
 
@@ -125,21 +124,6 @@ class Given:
         return self.train.train
 
 
-@dataclass(frozen=True)
-class Batches:
-    """Arrays in batches, in order, as often as wanted."""
-
-    inputs: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.inputs) / BATCH)
-
-    def __iter__(self) -> Iterator[Pair]:
-        for start in range(0, len(self.inputs), BATCH):
-            yield self.inputs[start : start + BATCH], np.asarray(self.labels[start : start + BATCH])
-
-
 class _Folded:
     """A network for prediction only, made when it is first needed: features on disk need none."""
 
@@ -163,5 +147,5 @@ def featurise(network: Any, batches: Any, store: Store | None) -> Pair:
             labels.append(np.asarray(truth))
             yield inputs
 
-    found = features(_Folded(network), progress(images(), length_hint(batches) or None, "computing features"), store)
+    found = features(_Folded(network), progress(images(), "computing features", length_hint(batches)), store)
     return found, np.concatenate(labels)
