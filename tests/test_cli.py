@@ -382,6 +382,17 @@ def test_defaults_of_the_command_are_those_of_the_function():
     assert {name: command[name].default for name in shared} == {name: function[name].default for name in shared}
 
 
+def test_a_bar_shows_on_a_terminal_whether_or_not_the_steps_have_a_length(monkeypatch, capsys):
+    from keras_cnn.bars import progress
+
+    assert progress(steps := [1, 2, 3], "counting") is steps  # no terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    for steps in ([1, 2, 3], iter([1, 2, 3]), (step for step in [1, 2, 3])):
+        assert list(progress(steps, "counting")) == [1, 2, 3]
+    out, err = capsys.readouterr()
+    assert (out, err.count("counting") >= 3) == ("", True)
+
+
 # --- as people start it ---------------------------------------------------------------------------------------------
 
 

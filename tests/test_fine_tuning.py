@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, recipe
+from keras_cnn import checkpoint, evaluation, recipe
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
 from keras_cnn.transfer import probing
 from keras_cnn.transfer.phases import SCHEDULES, Phase, StageOptimizers, plan
@@ -487,3 +487,23 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
     history = kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, **told)
     assert history.history["phase"] == ["head", "all"]
     assert not (tmp_path / "out" / "progress.safetensors").exists()
+
+
+# --- real images ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_cifar_net_learns_what_jpeg_did_to_its_images(shared, tmp_path):
+    """Fine-tuning raises it; exact statistics alone are printed beside it (pytest -s -n 0)."""
+    weights = shared / "weights" / "resnet20_cifar10_idelbayev.safetensors"
+    net = kc.build("resnet20", weights=weights)
+    data = kc.load_data(shared / "data" / "cifar10_jpeg.zip", net, augment="light", val_split=0.1)
+    before = evaluation.evaluate(net, data.test).correct
+    kc.recalibrate_batchnorm(net, data.plain)
+    recalibrated = evaluation.evaluate(net, data.test).correct
+    net = kc.build("resnet20", weights=weights)
+    kc.fine_tune(net, data, epochs=4, cache=tmp_path, verbose=0)
+    after = evaluation.evaluate(net, data.test).correct
+    print(f"of {data.sizes['test']}: {before}, recalibrated {recalibrated}, fine-tuned {after}")
+    assert before == pytest.approx(4051, abs=1)
+    assert after > before + 100
