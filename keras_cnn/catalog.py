@@ -62,7 +62,8 @@ def _natural(name: str) -> list[Any]:
 def default_config(name: str, spec: Spec) -> Config:
     """What a network without weights remembers: ImageNet statistics at the Spec's own size."""
     pre = Preprocess().for_channels(spec.input_shape[-1]).at_size(spec.input_shape[:2])
-    return Config(architecture=name, spec=spec, head=Head(classes=spec.classes), preprocess=pre)
+    head = Head(classes=spec.classes, dropout=spec.drop_rate)
+    return Config(architecture=name, spec=spec, head=head, preprocess=pre)
 
 
 def spec_from_dict(values: Mapping[str, Any]) -> Spec:

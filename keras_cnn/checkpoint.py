@@ -9,6 +9,7 @@ NumPy and safetensors are imported where arrays are touched: `list` and `info` c
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -87,10 +88,26 @@ def save(values: Mapping[str, np.ndarray], path: str | Path, *, half: bool = Fal
     half: kernels as float16 (relative error 2**-11); vectors stay float32, since a small variance would vanish.
     """
     import numpy as np
-    from safetensors.numpy import save_file
 
     stored = {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
-    write_beside(path, lambda temporary: save_file(stored, temporary, metadata={"format": "keras"}))
+    write_arrays(stored, path, {"format": "keras"})
+
+
+def write_arrays(values: Mapping[str, np.ndarray], path: str | Path, about: Mapping[str, str]) -> None:
+    """Write arrays as they are, with metadata; OSError names the path where the system refuses."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    def write(temporary: str) -> None:
+        try:
+            save_file(dict(values), temporary, metadata=dict(about))
+        except SafetensorError as error:  # it words the system's refusals itself
+            code = re.search(r"os error (\d+)", str(error))
+            if code is None:
+                raise
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+
+    write_beside(path, write)
 
 
 def write_beside(path: str | Path, write: Callable[[str], Any]) -> None:

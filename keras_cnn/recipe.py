@@ -10,9 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cnn import checkpoint
 from keras_cnn.errors import BadData, BadImage, KerasCnnError, NotFinite
 from keras_cnn.graph import jit_compile
-from keras_cnn.hub.directory import save_pretrained
+from keras_cnn.hub import directory
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
@@ -151,6 +152,15 @@ class Best(keras.callbacks.Callback):
         self.patience, self.provenance = patience, provenance
         self.value, self.weights, self.since = -math.inf, None, 0
 
+    def resume(self) -> None:
+        """Take what `out` holds for the best so far: it is that of a run that goes on."""
+        if self.out is None or not (Path(self.out) / directory.CONFIG).exists():
+            return
+        config, values = cast(Any, directory.read(self.out).load)()
+        self.value = float(config.provenance.get("metrics", {}).get(self.monitor, -math.inf))
+        keys = {id(variable): key for key, variable in checkpoint.variables(self.network).items()}
+        self.weights = [values[keys[id(variable)]] for variable in self.network.weights]
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         before = self.value
         self.offer(of_head(self.network, logs or {}))
@@ -166,7 +176,7 @@ class Best(keras.callbacks.Callback):
         self.weights = self.network.get_weights()
         if self.out is not None:
             metrics = {k: float(v) for k, v in logs.items() if k != "learning_rate"}
-            save_pretrained(self.network, self.out, half=self.half, metrics=metrics, **self.provenance)
+            directory.save_pretrained(self.network, self.out, half=self.half, metrics=metrics, **self.provenance)
 
     def restore(self) -> None:
         """Give the network the weights of the best epoch."""

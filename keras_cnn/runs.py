@@ -97,14 +97,11 @@ def study(
     from keras_cnn.transfer import expectations
 
     config = kc.config_of(net)
-    shape = config.spec.input_shape
 
     def build(trained: bool) -> Any:
         if trained:
-            return kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names)
-        return kc.build(
-            config.architecture, input_shape=shape, classes=loaded.class_names, preprocess=config.preprocess
-        )
+            return kc.build(model, weights=weights, input_shape=config.spec.input_shape, classes=loaded.class_names)
+        return kc.build(config.spec, classes=loaded.class_names, preprocess=config.preprocess)
 
     told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": terminal.verbosity(as_json)}
     rows = kc.study(build, loaded, out, **told)

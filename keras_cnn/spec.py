@@ -14,6 +14,7 @@ from typing import Any, Self
 from keras_cnn.errors import BadSpec
 
 NORMS = ("batch", "layer", "instance", "group:N", "none")
+NUMERICS = ("norm_eps", "norm_momentum", "pad", "pool_pad", "avg_pad")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -34,7 +35,7 @@ class Spec:
     output_stride: int = 32
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    # Numerics, borne by the weights. Keras' momentum is 1 - torch's.
+    # NUMERICS, borne by the weights. Keras' momentum is 1 - torch's.
     norm_eps: float = 1e-5
     norm_momentum: float = 0.9
     pad: str = "torch"  # strided windows: "torch" pads both sides alike, "same" as TensorFlow does
@@ -87,6 +88,10 @@ class Spec:
         if unknown := changes.keys() - {f.name for f in dataclasses.fields(self)}:
             raise BadSpec(f"{self.family} has no {', '.join(sorted(unknown))}.")
         return dataclasses.replace(self, **changes)
+
+    def with_numerics_of(self, other: Spec) -> Self:
+        """A copy with the fields that weights bring."""
+        return dataclasses.replace(self, **{name: getattr(other, name) for name in NUMERICS})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `catalog.spec_from_dict` reads them back."""

@@ -85,11 +85,9 @@ def explain(error: BaseException) -> str | None:
     """The sentence for an error that the user can mend; None for a bug."""
     if isinstance(error, KerasCnnError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({error.filename})" if error.filename else ""
         return f"the disk is full{where}: free some space and run the command again."
-    if isinstance(
-        error, PermissionError | IsADirectoryError | NotADirectoryError | FileNotFoundError | FileExistsError
-    ):
+    if isinstance(error, OSError) and error.filename:  # rights, a read-only disk, a file where a folder should be
         return f"{error.filename}: {error.strerror}."
     return BadImage.quoted_in(error)

@@ -38,10 +38,13 @@ def train(
     best = recipe.Best(model, out, half=half, **provenance)
     callbacks: list[Any] = [recipe.StopOnNaN(out), best]
     if out is not None:
-        Path(out).mkdir(parents=True, exist_ok=True)
+        backup = Path(out) / "backup"
+        backup.mkdir(parents=True, exist_ok=True)
+        if any(backup.iterdir()):
+            best.resume()
         callbacks += [
             keras.callbacks.CSVLogger(str(Path(out) / "log.csv"), append=True),
-            keras.callbacks.BackupAndRestore(str(Path(out) / "backup")),
+            keras.callbacks.BackupAndRestore(str(backup)),
         ]
     history = recipe.fit(model, train, val, batch_size=batch_size, epochs=epochs, callbacks=callbacks, verbose=verbose)
     best.restore()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,18 @@ def _forget_large_graphs(request):
 def _forget() -> None:
     if "keras" in sys.modules:
         sys.modules["keras"].backend.clear_session()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting needs rights that are not here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 # --- the hub; test_hub_server.py has its own ------------------------------------------------------------------------

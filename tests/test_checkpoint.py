@@ -245,11 +245,29 @@ def test_a_directory_that_is_none(tmp_path):
         kc.build("resnet20", weights=tmp_path / "gone")
 
 
+def test_weights_for_a_spec_are_its_own(tmp_path):
+    spec = kc.compound_scale("resnet20", 1)
+    saved = kc.save_pretrained(kc.build(spec, classes=3, input_shape=(16, 16, 3)), tmp_path / "net")
+    model = kc.build(spec, weights=saved, classes=3, input_shape=(16, 16, 3))
+    for key, value in checkpoint.arrays(kc.build(saved)).items():
+        np.testing.assert_array_equal(checkpoint.arrays(model)[key], value, err_msg=key)
+    with pytest.raises(WeightsMismatch, match="the network has, "):
+        kc.build(kc.compound_scale("resnet20", 2), weights=saved)
+
+
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
 def contents(path: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in path.iterdir()}
+
+
+def test_a_disk_that_fills_up_names_the_file_and_keeps_nothing(small_disk):
+    with pytest.raises(OSError, match="No space left") as full:
+        kc.save_pretrained(make(classes=3), small_disk / "net")
+    assert full.value.errno == errno.ENOSPC
+    assert Path(full.value.filename).name == "model.safetensors"
+    assert contents(small_disk / "net") == {}
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_rest(saved, monkeypatch):

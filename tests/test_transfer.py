@@ -305,6 +305,29 @@ class Crash(RuntimeError):
     pass
 
 
+def test_training_that_goes_on_keeps_its_best_epoch(tmp_path, monkeypatch):
+    run = {"epochs": 4, "rate": 0.02, "out": tmp_path / "out", **QUIET}
+    end, best = recipe.Best.on_epoch_end, {}
+
+    def judged(self, epoch, logs=None):
+        end(self, epoch, {**(logs or {}), "val_accuracy": 0.9 if epoch == 0 else 0.5})
+        if epoch == 0:
+            best.update(checkpoint.arrays(self.network))
+        if epoch == 2 and not self.again:
+            raise Crash
+
+    monkeypatch.setattr(recipe.Best, "on_epoch_end", judged)
+    monkeypatch.setattr(recipe.Best, "again", False, raising=False)
+    with pytest.raises(Crash):
+        kc.train(make(), data(64), data(), **run)
+    monkeypatch.setattr(recipe.Best, "again", True)
+    model = make()
+    assert kc.train(model, data(64), data(), **run).epoch == [2, 3]
+    for found in (model, kc.build(tmp_path / "out")):
+        for key, value in checkpoint.arrays(found).items():
+            np.testing.assert_array_equal(value, best[key], err_msg=key)
+
+
 def test_training_goes_on_after_a_crash(tmp_path, monkeypatch):
     run = {"epochs": 4, "rate": 0.02, "out": tmp_path / "out", **QUIET}
     seen: list[int] = []

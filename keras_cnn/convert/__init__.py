@@ -60,7 +60,7 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
     classes = values["head_logits/kernel"].shape[-1] if "head_logits/kernel" in values else 0
     return config.with_(
         spec=spec.with_(classes=classes or None),
-        head=Head(classes=classes),
+        head=Head(classes=classes, dropout=spec.drop_rate),
         class_names=config.class_names if len(config.class_names) == classes else (),
         provenance=config.provenance or {"source": source},
     ), values

@@ -130,7 +130,7 @@ def config(values: Mapping[str, Any]) -> Config:
     return Config(
         architecture=name,
         spec=spec,
-        head=Head(classes=classes),
+        head=Head(classes=classes, dropout=spec.drop_rate),
         preprocess=Preprocess(
             mean=cfg.get("mean", IMAGENET_MEAN),
             std=cfg.get("std", IMAGENET_STD),

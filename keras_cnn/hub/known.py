@@ -79,7 +79,7 @@ def _known(row: dict[str, str]) -> Known:
         config=Config(
             architecture=architecture,
             spec=spec,
-            head=Head(classes=classes),
+            head=Head(classes=classes, dropout=spec.drop_rate),
             preprocess=preprocess,
             provenance={"source": row["source"], "license": row["license"], "metrics": metrics},
         ),

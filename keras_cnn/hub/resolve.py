@@ -39,7 +39,7 @@ def resolve(source: str | os.PathLike[str] | Spec, weights: str | os.PathLike[st
     HubError where a hub refuses or cannot be reached.
     """
     if isinstance(source, Spec):
-        return _with_weights(catalog.default_config(source.family.lower(), source), weights)
+        return _with_weights(catalog.default_config(source.family.lower(), source), weights, given=True)
     name = os.fspath(source)
     if name in catalog.architectures():
         return _with_weights(catalog.default_config(name, catalog.get(name)), weights)
@@ -131,8 +131,8 @@ def _load(source: Source) -> tuple[Config, checkpoint.Arrays]:
     return source.load()
 
 
-def _with_weights(config: Config, weights: str | os.PathLike[str] | None) -> Source:
-    """An architecture with weights; WeightsMismatch where they are another one's."""
+def _with_weights(config: Config, weights: str | os.PathLike[str] | None, given: bool = False) -> Source:
+    """An architecture, or a Spec that was given, with weights; WeightsMismatch where they are another one's."""
     if weights is None:
         return Source(config)
     name = os.fspath(weights)
@@ -141,5 +141,18 @@ def _with_weights(config: Config, weights: str | os.PathLike[str] | None) -> Sou
     if Path(name).is_file():
         return Source(config, lambda: directory.finite(*convert.read(name, config)))
     source = weights_source(name)
+    if given:
+        return _as_spec(source, config.spec)
     directory.same_network(source.config, config, name)
     return source
+
+
+def _as_spec(source: Source, spec: Spec) -> Source:
+    """Weights for a Spec: it says what the network is, they bring their numerics; shapes will tell whether they fit."""
+    ours = lambda config: config.with_(spec=spec.with_numerics_of(config.spec))  # noqa: E731
+
+    def load() -> tuple[Config, checkpoint.Arrays]:
+        config, values = _load(source)
+        return ours(config), values
+
+    return Source(ours(source.config), load)

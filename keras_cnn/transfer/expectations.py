@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
@@ -83,7 +84,7 @@ def study(
     done = {(row.size, row.seed, row.method) for row in rows}
     for size in sizes:
         for seed in seeds:
-            subset = data.subset(size or max(data.counts["train"].values()), seed)
+            subset = replace(data.subset(size or max(data.counts["train"].values()), seed), seed=seed)
             for method in methods:
                 if (size, seed, method) in done:
                     continue

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cnn.checkpoint import write_beside
+from keras_cnn.checkpoint import write_arrays
 from keras_cnn.errors import BadSpec, CorruptFile
 
 FILE = "progress.safetensors"
@@ -39,11 +39,9 @@ class Keeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.path is None or time.monotonic() - self.written < EVERY:
             return
-        from safetensors.numpy import save_file
-
         arrays, facts = self.state(epoch)
         about = {"state": json.dumps({"options": self.options, **facts})}
-        write_beside(self.path, lambda temporary: save_file(arrays, temporary, metadata=about))
+        write_arrays(arrays, self.path, about)
         self.written = time.monotonic()
 
     def load(self) -> tuple[Values, dict[str, Any]] | None:
