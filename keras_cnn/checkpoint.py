@@ -8,6 +8,7 @@ NumPy and safetensors are imported where arrays are touched: `list` and `info` c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tempfile
@@ -35,6 +36,16 @@ def arrays(model: Any) -> Arrays:
     from keras import ops
 
     return {key: np.asarray(ops.convert_to_numpy(v.value)) for key, v in variables(model).items()}
+
+
+def fingerprint(model: Any) -> str:
+    """A hash of a model's keys and shapes, and of the values of all but what hangs on the classes."""
+    whole = hashlib.sha256()
+    for key, array in arrays(model).items():
+        whole.update(f"{key} {array.dtype} {array.shape}".encode())
+        if not key.startswith(OF_CLASSES):
+            whole.update(array.tobytes())
+    return whole.hexdigest()[:16]
 
 
 def assign(model: Any, values: Mapping[str, np.ndarray], *, skip: Iterable[str] = ()) -> None:

@@ -4,6 +4,11 @@ They derive from `ValueError`, so that code written for Keras' own errors catche
 the command line turns any of them into one sentence and exit code 2.
 """
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
 
 class KerasCnnError(ValueError):
     """Base of every error that the caller can mend."""
@@ -41,6 +46,18 @@ class BadImage(KerasCnnError):
         """The message of such an error in another one's: tf.data hands on what a decoder raised as text."""
         _, found, sentence = str(error).partition(f"{cls.__name__}: ")
         return sentence.splitlines()[0] if found else None
+
+    @classmethod
+    @contextlib.contextmanager
+    def surfacing(cls) -> Iterator[None]:
+        """Raise such an error itself where another one quotes it: an image that is read anew for each pass is gone."""
+        try:
+            yield
+        except Exception as error:
+            gone = None if isinstance(error, KerasCnnError) else cls.quoted_in(error)
+            if gone is None:
+                raise
+            raise cls(gone) from None
 
 
 class BadData(KerasCnnError):

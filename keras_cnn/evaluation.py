@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn.errors import BadData
+from keras_cnn.errors import BadData, BadImage
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,10 @@ class Result:
 def evaluate(model: Any, batches: Iterable[Any], labels: np.ndarray | None = None) -> Result:
     """Predict every batch of (images, labels). labels: for each class of the data, its number in the model."""
     seen, predicted = [], []
-    for images, truth in batches:
-        predicted.append(probabilities(model, images))
-        seen.append(np.asarray(truth))
+    with BadImage.surfacing():
+        for images, truth in batches:
+            predicted.append(probabilities(model, images))
+            seen.append(np.asarray(truth))
     truth = np.concatenate(seen)
     return Result(truth if labels is None else labels[truth], np.concatenate(predicted))
 

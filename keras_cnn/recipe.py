@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_cnn import checkpoint
-from keras_cnn.errors import BadData, BadImage, KerasCnnError, NotFinite
+from keras_cnn.errors import BadData, BadImage, NotFinite
 from keras_cnn.graph import jit_compile
 from keras_cnn.hub import directory
 
@@ -42,20 +42,22 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 class SmoothedCrossentropy(keras.losses.Loss):
     """Cross-entropy of labels and probabilities with label smoothing (1512.00567, section 7).
 
-    labels: (batch,) integers, or (batch, classes) shares where images are mixed. probabilities: (batch, classes).
-    Keras has one loss for either, and smooths the second only.
+    labels: (batch,) integers, or (batch, classes) shares where images are mixed. probabilities: (batch, classes), or
+    logits. Keras has one loss for either kind of labels, and smooths the second only.
     """
 
-    def __init__(self, smoothing: float = 0.1, name: str = "crossentropy", **kwargs: Any) -> None:
+    def __init__(
+        self, smoothing: float = 0.1, from_logits: bool = False, name: str = "crossentropy", **kwargs: Any
+    ) -> None:
         super().__init__(name=name, **kwargs)
-        self.smoothing = smoothing
+        self.smoothing, self.from_logits = smoothing, from_logits
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         shares = _shares(y_true, y_pred.shape[-1], y_pred.dtype)
-        return keras.losses.categorical_crossentropy(shares, y_pred, label_smoothing=self.smoothing)
+        return keras.losses.categorical_crossentropy(shares, y_pred, self.from_logits, self.smoothing)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "smoothing": self.smoothing}
+        return {**super().get_config(), "smoothing": self.smoothing, "from_logits": self.from_logits}
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
@@ -101,11 +103,16 @@ def compile_(model: Any, optimizer: keras.optimizers.Optimizer, smoothing: float
     outputs = len(model.outputs)
     model.compile(
         optimizer,
-        [SmoothedCrossentropy(smoothing) for _ in range(outputs)],
+        [SmoothedCrossentropy(smoothing, _logits(output)) for output in model.outputs],
         loss_weights=[1.0, AUX_WEIGHT][:outputs],
         metrics=[[Accuracy(name="accuracy")], []][:outputs],
         jit_compile=jit_compile(),
     )
+
+
+def _logits(output: Any) -> bool:
+    """Whether an output is that of a dense layer without an activation."""
+    return getattr(output._keras_history.operation, "activation", None) is keras.activations.linear
 
 
 def of_head(model: Any, logs: dict[str, Any]) -> dict[str, Any]:
@@ -117,17 +124,22 @@ def of_head(model: Any, logs: dict[str, Any]) -> dict[str, Any]:
     return {key.replace(prefix, "") if key.endswith("accuracy") else key: value for key, value in logs.items()}
 
 
+def not_finite(what: str, out: str | Path | None) -> NotFinite:
+    """The error for a run whose numbers have left the range of floats; `out`: where it keeps its best epoch."""
+    kept = f" The last good weights are in {out}." if out and (Path(out) / directory.CONFIG).exists() else ""
+    return NotFinite(f"{what}: lower the learning rate.{kept}")
+
+
 class StopOnNaN(keras.callbacks.Callback):
     """Raises NotFinite at the first batch whose mean loss is not a number; nothing is saved after it."""
 
     def __init__(self, kept: str | Path | None = None) -> None:
         super().__init__()
-        self.kept = Path(kept) if kept else None
+        self.kept = kept
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if not np.isfinite(float((logs or {}).get("loss", 0.0))):
-            kept = f" The last good weights are in {self.kept}." if self.kept and self.kept.exists() else ""
-            raise NotFinite(f"the loss is no longer a number after batch {batch + 1}: lower the learning rate.{kept}")
+            raise not_finite(f"the loss is no longer a number after batch {batch + 1}", self.kept)
 
 
 class Best(keras.callbacks.Callback):
@@ -172,8 +184,10 @@ class Best(keras.callbacks.Callback):
         """Take the network's present weights as best, unless these figures are worse; of equals, the last counts."""
         if logs.get(self.monitor, math.inf) < self.value:
             return
-        self.value = float(logs.get(self.monitor, -math.inf))
-        self.weights = self.network.get_weights()
+        weights = self.network.get_weights()
+        if not all(np.isfinite(values).all() for values in weights):  # the last update has no loss after it
+            raise not_finite("the weights are no longer numbers", self.out)
+        self.value, self.weights = float(logs.get(self.monitor, -math.inf)), weights
         if self.out is not None:
             metrics = {k: float(v) for k, v in logs.items() if k != "learning_rate"}
             directory.save_pretrained(self.network, self.out, half=self.half, metrics=metrics, **self.provenance)
@@ -203,16 +217,11 @@ def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwarg
         kwargs.setdefault("validation_batch_size", 256)
     if len(model.outputs) > 1:
         data, val = _for_both(data), _for_both(val)
-    try:
+    with BadImage.surfacing():
         if isinstance(data, tuple):
             history = model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
         else:
             history = model.fit(data, validation_data=val, **kwargs)
-    except Exception as error:
-        gone = BadImage.quoted_in(error)  # an image that is read anew for each pass
-        if gone is None or isinstance(error, KerasCnnError):
-            raise
-        raise BadImage(gone) from None
     history.history = of_head(model, history.history)
     return history
 

@@ -97,6 +97,9 @@ def test_gradual_unfreezing_goes_down_a_stage_an_epoch():
         ({"above": "stage9"}, NAMES[:-1]),
         ({"bn": "off"}, ["frozen", "train", "recalibrate"]),
         ({"class_weight": "fair"}, ["balanced"]),
+        ({"ema": 1.5}, ["ema=1.5: give 0 or more, at most 0.9999"]),
+        ({"views": -1}, ["views=-1: give 0 or more."]),
+        ({"head_epochs": 0, "epochs": 0}, ["no epoch to learn in"]),
     ],
 )
 def test_bad_options_name_the_choices_before_anything_moves(net, told, names):
@@ -337,14 +340,39 @@ def test_patience_ends_a_phase(net):
     assert len(kc.fine_tune(net, pair(), pair(), **told, **QUIET).epoch) == 3
 
 
-def test_rare_classes_weigh_as_much_as_common_ones():
-    from keras_cnn.transfer.finetune import _class_weight
-    from keras_cnn.transfer.given import Given
+def test_patience_needs_something_to_judge_by(net):
+    with pytest.raises(BadData, match="patience needs validation images"):
+        kc.fine_tune(net, pair(), patience=2, **QUIET)
 
+
+def test_mean_weights_of_a_phase_begin_with_the_best_epoch(net):
+    optimizers = StageOptimizers(weight_decay=0.0, ema=0.9)
+    phase = Phase("head", 1, {"head": 0.1})
+    optimizers.enter(net, phase)
+    net.get_layer("head_logits").kernel.assign(np.full((64, 2), 7.0))
+    optimizers.enter(net, phase)
+    mean = next(v for key, v in optimizers.variables.items() if v.path.endswith("average") and len(v.shape) == 2)
+    np.testing.assert_array_equal(mean, np.full((64, 2), 7.0))
+
+
+def test_a_network_that_gives_logits_learns_too(weights):
+    model = kc.build(weights, classes=["dark", "light"], classifier_activation=None)
+    history = kc.fine_tune(model, pair(64), pair(), schedule="head", head_epochs=10, probe=False, **QUIET).history
+    assert max(history["val_accuracy"]) == 1.0
+
+
+def test_rare_classes_weigh_as_much_as_common_ones():
+    from keras_cnn.transfer.given import Given
+    from keras_cnn.transfer.options import class_weights
+
+    net = kc.build("resnet20", classes=4)
     labels = np.array([0] * 6 + [1] * 2 + [3] * 4)
-    found = _class_weight("balanced", Given((np.zeros((12, 1)), labels), None, 4, 0))
-    assert found == {0: pytest.approx(12 / 18), 1: pytest.approx(2.0), 3: pytest.approx(1.0)}
-    assert _class_weight({0: 2.0}, Given((np.zeros((2, 1)), labels[:2]), None, 4, 0)) == {0: 2.0}
+    arrays = Given((np.zeros((12, 1)), labels), None, 4, 0)
+    assert class_weights("balanced", arrays, net) == pytest.approx({0: 12 / 18, 1: 2.0, 2: 1.0, 3: 1.0})
+    numbers = dict(zip(np.unique(labels), np.ones(3), strict=True))  # NumPy's numbers are numbers
+    assert class_weights({**numbers, 0: 2}, arrays, net) == {0: 2.0, 1: 1.0, 2: 1.0, 3: 1.0}
+    with pytest.raises(BadSpec, match="class_weight has the class 4: the head's go from 0 to 3"):
+        class_weights({4: 1.0}, arrays, net)
 
 
 def test_class_weights_reach_the_loss(net):
@@ -363,6 +391,14 @@ def test_recalibrated_statistics_are_those_of_the_training_images(weights):
     layer = model.get_layer("stem_norm")
     np.testing.assert_allclose(np.array(layer.moving_mean), values.mean((0, 1, 2)), atol=1e-4)
     np.testing.assert_allclose(np.array(layer.moving_variance), values.var((0, 1, 2)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("told, kept", [({"schedule": "head"}, NAMES), ({"above": "stage1"}, NAMES[:2])])
+def test_frozen_stages_keep_their_statistics_when_others_are_recalibrated(net, told, kept):
+    before = checkpoint.arrays(net)
+    kc.fine_tune(net, pair(), pair(), head_epochs=1, epochs=1, bn="recalibrate", **told, **QUIET)
+    changed = {key.partition("_")[0] for key in moved(before, net) if "moving" in key}
+    assert changed == set(NAMES[:-1]) - set(kept)
 
 
 def test_frozen_batch_norm_is_bit_equal_after_all_phases(net):
@@ -392,9 +428,38 @@ def test_a_head_for_other_classes_is_told_before_anything_moves(weights, tmp_pat
     before = checkpoint.arrays(model)
     with pytest.raises(BadData, match=r"the data has 6 classes, the network's head 5: .*classes=data\.class_names"):
         kc.fine_tune(model, kc.load_data(folder, model), **QUIET)
-    with pytest.raises(BadData, match="the data has 6 classes, the network's head 5"):
+    with pytest.raises(BadData, match="a label of the training images is 5, the head has 5 classes"):
         kc.fine_tune(model, pair(24, classes=6), **QUIET)
     assert moved(before, model) == set()
+
+
+def test_a_head_for_as_many_other_classes_is_told(weights, tmp_path):
+    data = kc.load_data(images.folder(tmp_path / "pets", {"b": 3, "c": 3}, size=(16, 16)), kc.build(weights))
+    with pytest.raises(BadData, match=r"class 0 is 'b' in the data and 'c' in the network's head: .*data\.class_names"):
+        kc.fine_tune(kc.build(weights, classes=["c", "b"]), data, **QUIET)
+
+
+@pytest.mark.parametrize(
+    "train, val, sentence",
+    [
+        ([0, 0, 0, 0], [0, 0], "all training images are of class 0: there is nothing to tell apart"),
+        ([0, 1, 0, 1], [0, 2], "a label of the validation images is 2, the head has 2 classes"),
+        ([0, -1, 0, 1], [0, 1], "a label of the training images is -1"),
+        ([0, 1, 0, 1], [3, 1], "a label of the validation images is 3"),
+    ],
+)
+def test_labels_of_arrays_that_cannot_be_learnt(net, train, val, sentence):
+    inputs = pair(4)[0]
+    with pytest.raises(BadData, match=sentence):
+        kc.fine_tune(net, (inputs, np.array(train)), (inputs[:2], np.array(val)), **QUIET)
+
+
+def test_a_class_that_only_validation_images_have_is_told(weights):
+    model = kc.build(weights, classes=3)
+    with pytest.raises(BadData, match="class 2 has validation images, but no training images"):
+        kc.fine_tune(model, pair(8), pair(9, classes=3), **QUIET)
+    with pytest.raises(BadData, match="class 2 has validation images, but no training images"):
+        kc.probe(model, pair(8), pair(9, classes=3), cache=False)
 
 
 def test_images_that_vanish_during_training_are_named(weights, tmp_path):
@@ -405,6 +470,9 @@ def test_images_that_vanish_during_training_are_named(weights, tmp_path):
     vanish = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: [file.unlink() for file in gone])
     with pytest.raises(BadImage, match=r"a/.*\.png: the file cannot be read"):
         kc.fine_tune(model, data, schedule="all", epochs=2, probe=False, callbacks=[vanish], verbose=0)
+    for call in (kc.fine_tune, kc.probe):  # and before anything has been learnt
+        with pytest.raises(BadImage, match=r"a/.*\.png: the file cannot be read"):
+            call(kc.build(weights, classes=["a", "b"]), data, cache=False)
 
 
 def test_a_loss_that_is_no_number_leaves_the_state_of_the_last_good_epoch(weights, tmp_path):
@@ -414,6 +482,11 @@ def test_a_loss_that_is_no_number_leaves_the_state_of_the_last_good_epoch(weight
     with pytest.raises(NotFinite, match="last good weights are in"):
         kc.fine_tune(model, pair(), pair(), **told, **QUIET)
     assert all(np.isfinite(value).all() for value in checkpoint.arrays(kc.build(out)).values())
+
+
+def test_weights_that_are_no_numbers_after_the_last_batch_are_not_a_result(net):
+    with pytest.raises(NotFinite, match="the weights are no longer numbers: lower the learning rate"):
+        kc.fine_tune(net, pair(16), schedule="head", head_epochs=1, head_rate=1e39, probe=False, **QUIET)
 
 
 # --- resuming -------------------------------------------------------------------------------------------------------
@@ -484,6 +557,11 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
         )
     with pytest.raises(BadSpec, match=r"rate was 0.0005 and is 0.1.*progress\.safetensors"):
         kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, rate=0.1, **told)
+    for other in ({"batch_size": 8}, {"class_weight": {0: 2.0}}):
+        with pytest.raises(BadSpec, match=rf"{next(iter(other))} was .* and is"):
+            kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, **{**told, **other})
+    with pytest.raises(BadSpec, match=r"network was '.*' and is '"):
+        kc.fine_tune(kc.build(weights, head=kc.Head(classes=2, hidden=(4,))), pair(), pair(), resume=True, **told)
     history = kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, **told)
     assert history.history["phase"] == ["head", "all"]
     assert not (tmp_path / "out" / "progress.safetensors").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -10,10 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_cnn.errors import BadData
+from keras_cnn.selection import stage_of
 from keras_cnn.transfer.examples import Batches
 
 
-def recalibrate_batchnorm(model: Any, data: Any, *, batch_size: int = 128) -> Any:
+def recalibrate_batchnorm(
+    model: Any, data: Any, *, batch_size: int = 128, stages: Collection[str] | None = None
+) -> Any:
     """Set every batch norm's mean and variance to those of a whole data set: for new data, or after averaged weights.
 
     The moving averages of training lag behind the weights and forget early batches; these are the population's own
@@ -23,9 +26,10 @@ def recalibrate_batchnorm(model: Any, data: Any, *, batch_size: int = 128) -> An
 
     data: batches (images, labels) or of images, that can be iterated again and again and have one order of pixels; or
     arrays, images or (images, labels), then cut into batches. Use images as at prediction: not augmented.
+    stages: names of those whose statistics are set; all by default.
     Weights, gammas and betas stay. Returns the model. Raises BadData where there is no image.
     """
-    depths = _depths(model)
+    depths = {name: depth for name, depth in _depths(model).items() if stages is None or stage_of(name) in stages}
     for depth in sorted(set(depths.values())):
         layers = [layer for layer in model.layers if depths.get(layer.name) == depth]
         moments = [moment for layer in layers for moment in _moments(layer)]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_type_hints
 import keras
 import numpy as np
 
+from keras_cnn import checkpoint
 from keras_cnn.checkpoint import write_beside
 from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
@@ -63,7 +64,8 @@ def study(
     build: from whether it is to be pretrained to a network for the data's classes. sizes: training images of each
     class, 0 for all. A seed draws the subset, the head, the order and the augmentation; validation images are the
     same in all runs. epochs: those in which a pretrained backbone learns. scratch_epochs, scratch_rate: of `train` on
-    random weights, in the data's batches.
+    random weights, in the data's batches. Curves are those of training: what `fine_tune` returns is never worse than
+    the linear probe either.
     out: a directory that gets study.csv (a line an epoch), summary.csv (mean and spread of the best epochs) and
     study.png, anew after every run; the same call goes on where it was. Raises BadSpec where it began otherwise.
     """
@@ -72,6 +74,7 @@ def study(
     if unknown := [name for name in methods if name not in METHODS]:
         raise BadSpec(f"there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}.")
     settings = {
+        "network": checkpoint.fingerprint(build(True)),
         "classes": list(data.class_names),
         "images": data.sizes,
         "augment": data.augment,

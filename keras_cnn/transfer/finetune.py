@@ -13,14 +13,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cnn import evaluation, recipe
-from keras_cnn.errors import BadSpec, NotFinite
+from keras_cnn import checkpoint, evaluation, recipe
+from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
 from keras_cnn.selection import CLASSIFIERS, stage_of
 from keras_cnn.transfer import frozen, probing
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.examples import Batches, Examples
 from keras_cnn.transfer.freeze import freeze, stages, unfreeze
 from keras_cnn.transfer.given import Given
+from keras_cnn.transfer.options import BATCHNORM, check, class_weights
 from keras_cnn.transfer.phases import WARMUPS, Phase, StageOptimizers, plan
 from keras_cnn.transfer.progress import Keeper, Values
 
@@ -29,9 +30,6 @@ class TuningHistory(keras.callbacks.History):
     """A Keras History over several `fit` calls. baselines: what the features gave before any training, if measured."""
 
     baselines: probing.Baselines | None = None
-
-
-BATCHNORM = {None: None, "frozen": "frozen", "train": "train", "recalibrate": "train"}  # what `unfreeze` is told
 
 
 def fine_tune(
@@ -76,7 +74,7 @@ def fine_tune(
     schedule: what learns when, one cycle of the rate a phase; each phase starts from the best epoch so far.
         "two-phase": the head, then all stages. "gradual": the head; then a stage more each epoch, from the top; then
         all (1801.06146, section 3.3). "all": all from the start. "head": the head alone.
-        Only stages above `above` ever learn.
+        Only stages above `above` ever learn; what was frozen before the call does not count.
     head_epochs, head_rate: epochs and peak rate of the head alone. epochs, rate: of what follows; each stage learns
         `decay` times as fast as the one above it, by an AdamW of its own; 0.7 where few images are like those that the
         features were learnt from. cycle: "one-cycle" rises for a fifth of a
@@ -117,25 +115,28 @@ def fine_tune(
         l2sp=l2sp,
         ema=ema,
         patience=patience,
-        class_weight=class_weight,
         smoothing=smoothing,
         seed=seed,
     )
-    _one_of("cycle", cycle, WARMUPS)
-    _one_of("bn", bn, BATCHNORM)
+    check(options)
     names = list(stages(model))
     rates = {"head_epochs": head_epochs, "epochs": epochs, "head_rate": head_rate, "rate": rate, "decay": decay}
     phases = plan(schedule, names, **rates, above=above)
     if resume and out is None:
         raise BadSpec("resume=True needs out: the directory of the run that is to go on.")
+    if not phases:
+        raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
     given = Given(train, val, batch_size, seed)
     given.check(model)
+    if patience is not None and given.val is None:
+        raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
+    weights = class_weights(class_weight, given, model)
     run = _Run(
         model=model,
         given=given,
         phases=phases,
-        options=options,
-        class_weight=_class_weight(class_weight, given),
+        options={**options, "class_weight": weights and list(weights.values())},
+        class_weight=weights,
         place=cache,
         best=recipe.Best(model, out, half=half, patience=patience, **provenance),
         optimizers=StageOptimizers(weight_decay, ema, spare_backbone=l2sp > 0),
@@ -164,7 +165,7 @@ class _Run:
     history: TuningHistory = field(default_factory=TuningHistory)
 
     def __post_init__(self) -> None:
-        about = {**self.options, "architecture": self.model.name, "steps": self.given.steps}
+        about = {**self.options, **self.given.facts, "network": checkpoint.fingerprint(self.model)}
         self.keeper = Keeper(self.best.out, about, self._state)
         self.history.set_model(self.model)
         self.history.on_train_begin()
@@ -234,6 +235,8 @@ class _Run:
         views = self.options["views"] if only_head else 0
         parts = frozen.divide(self.model) if only_head or not self.given.augmented else None
         found = self.given.features(parts[0], self.place, views) if parts else None
+        if parts and not found and self.given.again and self.verbose:
+            print("features of all images would fill the memory: the backbone is run in every epoch")
         if not parts or not found:
             return self.model, self.given.images(len(self.model.outputs)), self.given.val
         train, val = found
@@ -305,8 +308,15 @@ class _Run:
         self.history.on_epoch_end(len(self.history.epoch), {"phase": phase.name, **logs})
 
     def _recalibrate(self) -> None:
-        """Exact statistics for the best weights; these are what is kept, since they were asked for."""
-        recalibrate_batchnorm(self.model, self.given.plain())
+        """Exact statistics in the stages that learnt, for the best weights; these are kept, since they were asked for.
+
+        Those of frozen stages stay: what stands on them was learnt with them.
+        """
+        learnt = {name for phase in self.phases for name in phase.rates} - set(CLASSIFIERS)
+        if not learnt:
+            return
+        with BadImage.surfacing():
+            recalibrate_batchnorm(self.model, self.given.plain(), stages=learnt)
         self.best.value = -math.inf
         held_out = self.given.held_out()
         self.best.offer({} if held_out is None else {"val_accuracy": _accuracy(self.model, held_out)})
@@ -342,18 +352,3 @@ def _pulled(model: Any, strength: float) -> Iterator[None]:
 
 def _accuracy(network: Any, batches: Iterable[Any]) -> float:
     return evaluation.evaluate(network, batches).metrics["accuracy"]
-
-
-def _class_weight(wanted: str | Mapping[int, float] | None, given: Given) -> dict[int, float] | None:
-    if wanted is None or isinstance(wanted, Mapping):
-        return dict(wanted) if wanted else None
-    labels = given.labels()
-    if wanted != "balanced" or labels is None:
-        raise BadSpec(f"class_weight={wanted!r}: give a weight for each class, or, with Data or arrays, 'balanced'.")
-    counts = np.bincount(labels)
-    return {label: len(labels) / (np.count_nonzero(counts) * count) for label, count in enumerate(counts) if count}
-
-
-def _one_of(name: str, value: Any, choices: Mapping[Any, Any]) -> None:
-    if value not in choices:
-        raise BadSpec(f"{name}={value!r}: choose one of {', '.join(map(repr, filter(None, choices)))}.")

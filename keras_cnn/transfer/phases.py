@@ -92,8 +92,13 @@ class StageOptimizers:
                 self.optimizers[name].build(variables)
 
     def enter(self, model: Any, phase: Phase) -> None:
-        """Begin a phase where the optimisers are now."""
+        """Begin a phase where the optimisers are now; mean weights begin with those of the best epoch."""
         self.build(model, phase.rates)
+        for optimizer in self.optimizers.values() if self.ema else ():
+            for variable, mean in zip(
+                optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
+            ):
+                mean.assign(variable)
         self.starts = {name: int(optimizer.iterations) for name, optimizer in self.optimizers.items()}
 
     def of_phase(self, phase: Phase, steps: int, warmup: float) -> keras.optimizers.Optimizer:

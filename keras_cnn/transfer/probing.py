@@ -44,6 +44,7 @@ def probe(
     Raises BadData where there is nothing to validate on.
     """
     given = Given(train, val, batch_size, 0)
+    given.check_labels()
     found = given.features(frozen.backbone(model)[0], cache)
     if not found or not found[1]:
         raise BadData("a probe needs training and validation images, as Data or as arrays, that fit into memory.")
