@@ -122,6 +122,54 @@ def test_the_card(hub, tmp_path):
         assert part in text, part
 
 
+@pytest.mark.parametrize(
+    "data, ids",
+    [
+        ("tfds:tf_flowers", ["tf_flowers"]),
+        ("tfds:Imagenette/160px-v2:1.*.*", ["imagenette"]),
+        ("hf://datasets/me/Flowers@v1", ["me/Flowers"]),
+        ("flowers", None),  # a folder
+        ("digits", None),
+        ("tfds:huggingface:me__flowers", None),
+        ("the first 350 images of tfds:tf_flowers", None),
+    ],
+)
+def test_data_that_the_hub_may_list(data, ids):
+    read = ModelCard(card.card(config(data=data), "net")).data
+    assert read.get("datasets") == ids
+    assert read.eval_results is not None
+    kind = read.eval_results[0].dataset_type
+    assert kind == ids[0] if ids else kind not in ("tf_flowers", "huggingface")
+    assert read.eval_results[0].dataset_name == data
+
+
+@pytest.mark.parametrize(
+    "typed, shown",
+    [
+        ("/home/ann/photos -o /tmp/ann/run/", "photos -o run/"),
+        ("../ann/photos.zip --out=~/lr=0.1/run", "photos.zip --out=run"),
+        ("'/home/ann/my photos/of ants' -o/home/ann/run", "'of ants' -orun"),
+        (r"C:\Users\ann\photos --out=D:\run \\nas\ann\x", "photos --out=run x"),
+        (r"'C:\\Users\\ann lee\\photos'", "'photos'"),
+        ("/srv/ann/models--me--net@v1", "models--me--net@v1"),
+        (r"tfds:flowers/a:1.0 --model hf://me/net@try/this --freeze stage\d_.*", None),  # nothing is a path
+        ("digits --model resnet18.tiny_in200 --rate 1e-3 --weights https://example.org/a/b.h5 ''", None),
+    ],
+)
+def test_a_card_tells_no_folders(typed, shown):
+    command = "keras-cnn finetune {}".format
+    text = card.card(config(command=command(typed)), "net")
+    assert f"\n## Made by\n\n{command(shown or typed)}\n" in text
+
+
+def test_what_is_published_tells_no_folders(hub, tmp_path):
+    command = "keras-cnn finetune /home/ann/photos --out /home/ann/run"
+    kc.publish(write(ours(command=command), tmp_path / "run"), "me/net")
+    assert not [name for name, data in hub.files("me/net").items() if b"ann/" in data]
+    told = json.loads(hub.files("me/net")["config.json"])["keras_cnn"]["provenance"]["command"]
+    assert told == "keras-cnn finetune photos --out run"
+
+
 def test_a_card_that_a_person_wrote_is_kept(hub, run):
     (run / "README.md").write_text("# By hand\n")
     kc.publish(run, "me/net")

@@ -69,7 +69,7 @@ def publish(
     for name in filter(None, (branch, tag)):
         parse(f"hf://{repository}@{name}")  # what no address can name is refused before anything is made
     folder = Folder(Path(directory))
-    config = _licensed(_valid(folder), folder, license)
+    config = _public(_licensed(_valid(folder), folder, license), folder)
     with tempfile.TemporaryDirectory() as aside:
         files = _files(folder, config, repository, Path(aside))
         told = {name: hashes.record(path) for name, path in files.items()}
@@ -107,10 +107,16 @@ def _licensed(config: Config, folder: Folder, license: str | None) -> Config:
             f"{folder.path / CONFIG} names no licence, and without one nobody may use the weights: "
             "publish(..., license='apache-2.0'), or --license on the command line."
         )
-    # Read from a directory, a network is told to come from there; on the hub that says nothing.
-    here = ("source", folder.path.resolve().name)
+    return config.with_(provenance={**config.provenance, "license": license})
+
+
+def _public(config: Config, folder: Folder) -> Config:
+    """The configuration without where things lay on this machine: on the hub that says nothing, or too much."""
+    here = ("source", folder.path.resolve().name)  # read from a directory, a network is told to come from there
     facts = dict(fact for fact in config.provenance.items() if fact != here)
-    return config.with_(provenance={**facts, "license": license})
+    if command := facts.get("command"):
+        facts["command"] = card.without_folders(str(command))
+    return config.with_(provenance=facts)
 
 
 def _files(folder: Folder, config: Config, repository: str, aside: Path) -> dict[str, Path]:
