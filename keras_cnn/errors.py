@@ -85,7 +85,7 @@ class Offline(HubError):
 
 
 class Conflict(HubError):
-    """Someone else changed the repository in between, or the tag is taken."""
+    """Someone else changed the repository in between, the tag is taken, or a public repository was to be private."""
 
 
 class CacheError(KerasCnnError):

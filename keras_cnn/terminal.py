@@ -84,7 +84,7 @@ def show_warning(message: Warning | str, category: type[Warning], filename: str,
 def explain(error: BaseException) -> str | None:
     """The sentence for an error that the user can mend; None for a bug."""
     if isinstance(error, KerasCnnError):
-        return str(error)
+        return " ".join([str(error), *getattr(error, "__notes__", ())])
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({error.filename})" if error.filename else ""
         return f"the disk is full{where}: free some space and run the command again."

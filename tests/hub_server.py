@@ -291,6 +291,13 @@ def create_repo(hub: Hub, ask: Ask) -> dict | Answer:
     return url
 
 
+def delete_repo(hub: Hub, ask: Ask) -> dict:
+    wish = ask.json()
+    repo = hub.admit(f"{wish.get('organization') or ask.user}/{wish['name']}", ask.user, "write")
+    del hub.repos[repo.name]
+    return {}
+
+
 def info(hub: Hub, ask: Ask, repo: Repo, rev: Commit) -> dict:
     siblings = []
     for path, data in rev.files.items():
@@ -461,6 +468,7 @@ ROUTES: list[tuple[str, str, str, Any]] = [
     ("GET", r"/api/whoami-v2", "user", whoami),
     ("POST", r"/api/validate-yaml", "", lambda hub, ask: {"errors": [], "warnings": []}),
     ("POST", r"/api/repos/create", "user", create_repo),
+    ("DELETE", r"/api/repos/delete", "user", delete_repo),
     ("GET", rf"{MODEL}(/revision/{REV})?", "read", info),
     ("GET", rf"{MODEL}/tree/{REV}(/(?P<path>.+))?", "read", tree),
     ("POST", rf"{MODEL}/paths-info/{REV}", "read", paths_info),

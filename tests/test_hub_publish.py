@@ -13,14 +13,16 @@ from huggingface_hub import ModelCard
 from repositories import LFS, NAMES, PREPROCESS, arrays, config, ours, theirs, write
 
 import keras_cnn as kc
+from keras_cnn import terminal
 from keras_cnn.errors import BadSpec, Conflict, CorruptFile, HubError, KerasCnnError, NoAccess, Offline, WeightsWarning
-from keras_cnn.hub import card, directory, resolve
+from keras_cnn.hub import card, directory, publishing, resolve
 
 pytestmark = pytest.mark.no_keras
 
 WEIGHTS = "model.safetensors"
 PARTS = {"README.md", "config.json", WEIGHTS}
 COMMIT = "/commit/"
+CHANGES = "POST|PUT|DELETE"
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +94,13 @@ def test_publishing_again(hub, run):
     assert hub.repos["me/net"].tags == {"v1": first.commit, "v2": second.commit}
 
 
+def test_a_tag_of_this_content_is_where_a_new_branch_starts(hub, run):
+    first = kc.publish(run, "me/net", tag="v1")
+    hub.commit("me/net", {"notes": b"later"})
+    assert kc.publish(run, "me/net", tag="v1", branch="stable").commit == first.commit
+    assert hub.repos["me/net"].branches["stable"] == first.commit and len(hub.repos["me/net"].commits) == 3
+
+
 # --- the card -------------------------------------------------------------------------------------------------------
 
 
@@ -111,6 +120,54 @@ def test_the_card(hub, tmp_path):
     assert result.dataset_name == "three animals"
     for part in ('kc.build("hf://me/net")', "resnet20", "ant, bee, cow", "bilinear, crop 0.9", *facts.values()):
         assert part in text, part
+
+
+@pytest.mark.parametrize(
+    "data, ids",
+    [
+        ("tfds:tf_flowers", ["tf_flowers"]),
+        ("tfds:Imagenette/160px-v2:1.*.*", ["imagenette"]),
+        ("hf://datasets/me/Flowers@v1", ["me/Flowers"]),
+        ("flowers", None),  # a folder
+        ("digits", None),
+        ("tfds:huggingface:me__flowers", None),
+        ("the first 350 images of tfds:tf_flowers", None),
+    ],
+)
+def test_data_that_the_hub_may_list(data, ids):
+    read = ModelCard(card.card(config(data=data), "net")).data
+    assert read.get("datasets") == ids
+    assert read.eval_results is not None
+    kind = read.eval_results[0].dataset_type
+    assert kind == ids[0] if ids else kind not in ("tf_flowers", "huggingface")
+    assert read.eval_results[0].dataset_name == data
+
+
+@pytest.mark.parametrize(
+    "typed, shown",
+    [
+        ("/home/ann/photos -o /tmp/ann/run/", "photos -o run/"),
+        ("../ann/photos.zip --out=~/lr=0.1/run", "photos.zip --out=run"),
+        ("'/home/ann/my photos/of ants' -o/home/ann/run", "'of ants' -orun"),
+        (r"C:\Users\ann\photos --out=D:\run \\nas\ann\x", "photos --out=run x"),
+        (r"'C:\\Users\\ann lee\\photos'", "'photos'"),
+        ("/srv/ann/models--me--net@v1", "models--me--net@v1"),
+        (r"tfds:flowers/a:1.0 --model hf://me/net@try/this --freeze stage\d_.*", None),  # nothing is a path
+        ("digits --model resnet18.tiny_in200 --rate 1e-3 --weights https://example.org/a/b.h5 ''", None),
+    ],
+)
+def test_a_card_tells_no_folders(typed, shown):
+    command = "keras-cnn finetune {}".format
+    text = card.card(config(command=command(typed)), "net")
+    assert f"\n## Made by\n\n{command(shown or typed)}\n" in text
+
+
+def test_what_is_published_tells_no_folders(hub, tmp_path):
+    command = "keras-cnn finetune /home/ann/photos --out /home/ann/run"
+    kc.publish(write(ours(command=command), tmp_path / "run"), "me/net")
+    assert not [name for name, data in hub.files("me/net").items() if b"ann/" in data]
+    told = json.loads(hub.files("me/net")["config.json"])["keras_cnn"]["provenance"]["command"]
+    assert told == "keras-cnn finetune photos --out run"
 
 
 def test_a_card_that_a_person_wrote_is_kept(hub, run):
@@ -157,6 +214,32 @@ def test_a_wrong_token_and_anothers_repository(hub, run):
     assert not hub.repos
 
 
+def test_private_onto_public(hub, run):
+    sha = hub.create("me/net")
+    with pytest.raises(Conflict, match=r"me/net is public already.*: nothing was sent\. Make it private at .*settings"):
+        kc.publish(run, "me/net", private=True, branch="mine")
+    assert not hub.seen(CHANGES) and hub.repos["me/net"].branches == {"main": sha}
+    hub.repos["me/net"].private = True
+    kc.publish(run, "me/net", private=True)
+    done = kc.publish(write(ours(factor=2.0), run), "me/net")  # the other way round, it stays private
+    assert hub.repos["me/net"].private and hub.repos["me/net"].branches["main"] == done.commit
+
+
+def test_private_onto_one_that_was_made_public_in_between(hub, run, monkeypatch):
+    new = publishing._new
+    monkeypatch.setattr(publishing, "_new", lambda *given: (hub.create("me/net"), new(*given))[1])
+    with pytest.raises(Conflict, match="me/net is public already"):
+        kc.publish(run, "me/net", private=True)
+    assert hub.files("me/net") == {} and not hub.seen("DELETE|PUT")
+
+
+@pytest.mark.parametrize("names", [dict(tag="v 1"), dict(tag="v1^"), dict(branch="../main"), dict(branch="try@this")])
+def test_bad_names_of_revisions(hub, run, names):
+    with pytest.raises(KerasCnnError, match="hf://owner/name@revision"):
+        kc.publish(run, "me/net", **names)
+    assert hub.requests == []
+
+
 @pytest.mark.parametrize("name", ["net", "me/a/b", "../net", "me/..", "me/net@v1", "https://me/net"])
 def test_bad_names(hub, run, name):
     with pytest.raises(KerasCnnError, match="owner/name"):
@@ -196,6 +279,9 @@ def test_nan_is_warned_of(hub, tmp_path):
         dict(kind=503, method="POST", path="/tag/"),
         dict(kind="reset", method="POST", path="/tag/", after=0),
         dict(kind=503, method="POST", path="/repos/create"),
+        dict(kind="reset", method="POST", path="/repos/create", after=0),
+        dict(kind=503, method="GET", path="/me/net$"),
+        dict(kind=503, method="GET", path="/refs$"),
     ],
     ids=lambda fault: f"{fault['kind']} {fault['path']}",
 )
@@ -208,16 +294,19 @@ def test_faults_that_pass(hub, run, waits, fault):
     assert hub.repos["me/net"].branches["main"] == done.commit
 
 
-@pytest.mark.parametrize(
+failures = pytest.mark.parametrize(
     "fault, error, sentence",
     [
         (dict(kind=503, method="PUT", path=LFS), HubError, "503"),
         (dict(kind=503, method="POST", path=COMMIT), HubError, "503"),
         (dict(kind=403, method="POST", path=COMMIT, code=""), NoAccess, "403"),
         (dict(kind="reset", method="PUT", path=LFS, after=0), Offline, "cannot be reached"),
-        (dict(kind=412, method="POST", path=COMMIT), Conflict, "someone else published to me/net at main in between"),
+        (dict(kind=412, method="POST", path=COMMIT), Conflict, r"someone else published to me/net at \S+ in between"),
     ],
 )
+
+
+@failures
 def test_a_failed_upload_leaves_nothing_half_visible(hub, run, waits, fault, error, sentence):
     first = kc.publish(run, "me/net")
     write(ours(factor=2.0), run)
@@ -231,10 +320,111 @@ def test_a_failed_upload_leaves_nothing_half_visible(hub, run, waits, fault, err
     assert hub.files("me/net")[WEIGHTS] == (run / WEIGHTS).read_bytes()
 
 
+@failures
+@pytest.mark.parametrize("branch", ["main", "try/this"])
+def test_a_failed_first_upload_leaves_nothing(hub, run, waits, branch, fault, error, sentence):
+    hub.faults.push(**fault, times=None)
+    with pytest.raises(error, match=sentence) as caught:
+        kc.publish(run, "me/net", tag="v1", branch=branch)
+    assert not hub.repos and not hasattr(caught.value, "__notes__")
+    hub.faults.clear()
+    done = kc.publish(run, "me/net", tag="v1", branch=branch)
+    assert hub.repos["me/net"].branches[branch] == hub.repos["me/net"].tags["v1"] == done.commit
+
+
+@failures
+def test_a_failed_upload_takes_its_branch_along(hub, run, waits, fault, error, sentence):
+    sha = hub.create("me/net", {"theirs": b"!"})
+    hub.faults.push(**fault, times=None)
+    with pytest.raises(error, match=sentence):
+        kc.publish(run, "me/net", branch="try/this")
+    assert hub.repos["me/net"].branches == {"main": sha}
+
+
+@pytest.mark.parametrize("branch", ["main", "old"])
+def test_a_failed_upload_removes_nothing_that_was_there(hub, run, waits, branch):
+    """Empty though it is."""
+    sha = hub.create("me/net")
+    hub.repos["me/net"].branches["old"] = sha
+    hub.faults.push(503, "PUT", LFS, times=None)
+    with pytest.raises(HubError, match="503"):
+        kc.publish(run, "me/net", branch=branch)
+    assert hub.repos["me/net"].branches == {"main": sha, "old": sha} and not hub.seen("DELETE")
+
+
+@pytest.mark.parametrize("branch", ["main", "new"])
+def test_what_can_be_checked_is_checked_first(hub, run, branch):
+    first = hub.create("me/net", {WEIGHTS: b"theirs"})
+    hub.tag("me/net", "v1")
+    with pytest.raises(Conflict, match="has a tag 'v1' of another content"):
+        kc.publish(run, "me/net", tag="v1", branch=branch)
+    assert not hub.seen(CHANGES) and hub.repos["me/net"].branches == {"main": first}
+
+
+def test_a_made_repository_stays_where_others_published_to_it(hub, run, monkeypatch):
+    def late(*given):
+        hub.commit("me/net", {"theirs": b"!"}, branch=branch)
+        return commit(*given)
+
+    commit = publishing._commit
+    monkeypatch.setattr(publishing, "_commit", late)
+    for branch in ("main", "new"):
+        with pytest.raises(Conflict, match=f"published to me/net at {branch} in between"):
+            kc.publish(run, "me/net", branch=branch)
+        assert hub.files("me/net", branch)["theirs"] == b"!"
+    assert not hub.seen("DELETE")
+
+
+def test_a_commit_that_arrived_stays(hub, run, monkeypatch):
+    """Its answer was lost, and so was every later one."""
+    commit = publishing._commit
+
+    def lost(*given):
+        commit(*given)
+        raise Offline("the line is dead")
+
+    monkeypatch.setattr(publishing, "_commit", lost)
+    with pytest.raises(Offline, match=r"^the line is dead$"):
+        kc.publish(run, "me/net")
+    assert published(hub) == PARTS and not hub.seen("DELETE")
+
+
+def test_an_interrupted_upload_leaves_nothing(hub, run, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publishing, "_commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kc.publish(run, "me/net")
+    assert not hub.repos
+
+
+@pytest.mark.parametrize("fault", [dict(kind=503), dict(kind="reset", after=0), dict(kind=503, path="/branch/")])
+def test_a_removal_that_is_troubled(hub, run, waits, fault):
+    hub.faults.push(403, "POST", COMMIT, code="")
+    hub.faults.push(method="DELETE", **fault)
+    with pytest.raises(NoAccess, match="403") as caught:
+        kc.publish(run, "me/net", branch="try/this")
+    assert not hub.repos and not hasattr(caught.value, "__notes__")
+
+
+@pytest.mark.parametrize("place, what", [({}, "me/net"), ({"branch": "new"}, "branch 'new' of me/net")])
+def test_a_removal_that_fails_hides_nothing(hub, run, waits, place, what):
+    if place:
+        hub.create("me/net")
+    hub.faults.push(403, "POST", COMMIT, code="")
+    hub.faults.push(503, "DELETE", times=None)
+    with pytest.raises(NoAccess, match=r"does not let you do this to me/net \(403\)") as caught:
+        kc.publish(run, "me/net", **place)
+    sentence = f"What was made for it, {what}, is empty and still there: publish again, or delete it."
+    assert caught.value.__notes__ == [sentence]
+    assert terminal.explain(caught.value) == f"{caught.value} {sentence}"
+    hub.faults.clear()
+    assert kc.publish(run, "me/net", **place).commit in hub.repos["me/net"].branches.values()
+
+
 def test_someone_else_publishes_in_between(hub, run, monkeypatch):
     hub.create("me/net")
-    from keras_cnn.hub import publishing
-
     tagged = publishing._tagged
     monkeypatch.setattr(
         publishing, "_tagged", lambda *given: (hub.commit("me/net", {"theirs": b"!"}), tagged(*given))[1]

@@ -110,6 +110,19 @@ def test_an_existing_repository(hub):
     assert api(hub).create_repo("me/net", exist_ok=True).repo_id == "me/net"
 
 
+def test_a_repository_is_deleted_by_its_owner(hub):
+    hub.create("me/net", FILES)
+    for token, status in {"hf_you": 403, "hf_bad": 401}.items():
+        with pytest.raises(HfHubHTTPError, match=str(status)):
+            api(hub, token).delete_repo("me/net")
+    assert hub.files("me/net") == FILES
+    api(hub).delete_repo("me/net")
+    assert not hub.repos
+    with pytest.raises(RepositoryNotFoundError):
+        api(hub).delete_repo("me/net")
+    api(hub).delete_repo("me/net", missing_ok=True)
+
+
 def test_what_is_there_is_not_sent_again(hub):
     sha = hub.create("me/net", FILES)
     assert push(hub, FILES) == sha

@@ -16,6 +16,11 @@ FIGURES = {"curves.png": "Learning curves", "confusion.png": "Confusion matrix"}
 # The Hub's names of a metric, by the last word of ours ("val accuracy"), and the first as a split.
 METRICS = {"accuracy": "accuracy", "loss": "loss", "f1": "f1", "precision": "precision", "recall": "recall"}
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
+# Data that the Hub may list: a name, configuration and version of TFDS; a data set of the Hub and its revision.
+DATASET = re.compile(r"tfds:(?P<tfds>\w+)(?:/[^/:]+)?(?::[\d.*]+)?|hf://datasets/(?P<hub>[\w.-]+/[\w.-]+)(?:@\S+)?")
+# Of a command line: its words, as `runs.command` quotes them; of a word, the folders before a name, behind an option.
+WORD = re.compile(r"""(['"]).*?\1(?!\S)|\S+""")
+FOLDERS = re.compile(r"""(['"]?(?:--?[\w-]+=|-\w(?=/))?)(?:.*/|(?:[A-Za-z]:|\\)\\(?:.*\\)?)(?=[^\\/'"])""")
 
 
 def card(config: Config, name: str, address: str | None = None, figures: Iterable[str] = ()) -> str:
@@ -23,7 +28,9 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
 
     address: what `build` takes, such as hf://owner/name; by default a path. figures: files beside it to show.
     """
-    pre, facts = config.preprocess, config.provenance
+    pre, facts = config.preprocess, dict(config.provenance)
+    if facts.get("command"):
+        facts["command"] = without_folders(str(facts["command"]))
     rows = tally.tally(config)
     height, width = pre.size
     sections = [
@@ -53,6 +60,23 @@ def base_model(base: str) -> str | None:
     return found[1] if found else None
 
 
+def datasets(data: str) -> list[str]:
+    """The id of a data set that has one; none for a folder, whose name would lead to someone else's data."""
+    found = DATASET.fullmatch(data)
+    return [found["hub"] or found["tfds"].lower()] if found else []
+
+
+def without_folders(command: str) -> str:
+    """A command with every path by its last part: folders tell of the machine that it ran on, not of the network."""
+
+    def shown(word: re.Match[str]) -> str:
+        folders = FOLDERS.match(word[0])
+        address = "://" in word[0] or "tfds:" in word[0]
+        return folders[1] + word[0][folders.end() :] if folders and not address else word[0]
+
+    return WORD.sub(shown, command)
+
+
 def _snippet(address: str) -> str:
     return (
         "```python\nimport keras_cnn as kc\nimport numpy as np\n\n"
@@ -67,13 +91,15 @@ def _metadata(config: Config, name: str) -> Any:
     from huggingface_hub import ModelCardData
 
     facts = config.provenance
-    results = list(_results(facts.get("metrics") or {}, str(facts.get("data") or "not named")))
+    data = str(facts.get("data") or "not named")
+    results = list(_results(facts.get("metrics") or {}, data))
     return ModelCardData(
         library_name="keras_cnn",
         pipeline_tag="image-classification",
         tags=["keras", "keras_cnn", "image-classification"],
         license=facts.get("license") or None,
         base_model=base_model(str(facts.get("base") or "")),
+        datasets=datasets(data) or None,
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -83,12 +109,13 @@ def _results(metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
     """Metrics for the Hub's model-index; those that it has no name for stand in the text alone."""
     from huggingface_hub import EvalResult
 
+    slug = re.sub(r"\W+", "-", data).strip("-").lower() or "data"
     for key, value in metrics.items():
         first, last = key.split()[0], key.split()[-1]
         if last in METRICS and isinstance(value, float):
             yield EvalResult(
                 task_type="image-classification",
-                dataset_type=re.sub(r"\W+", "-", data).strip("-").lower() or "data",
+                dataset_type=(*datasets(data), slug)[0],
                 dataset_name=data,
                 dataset_split=SPLITS.get(first),
                 metric_type=METRICS[last],
