@@ -28,8 +28,9 @@ DATA = typer.Argument(
 )
 MODEL = typer.Option("--model", "-m", help="Architecture, tag, or weights directory.")
 WEIGHTS = typer.Option(help="Checkpoint for the architecture: .safetensors, .pth, .th, .h5.")
-SIZE = typer.Option(help="Side of the square images in pixels; 0 is what the weights say.")
+SIZE = typer.Option(min=0, help="Side of the square images in pixels; 0 is what the weights say.")
 OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures and log.")
+BATCH = typer.Option(min=1)
 AUGMENT = typer.Option(help="Of training images: none, shift, light, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")
 JSON = typer.Option("--json", help="Print JSON.")
@@ -122,6 +123,7 @@ def demo(
 
 @app.command()
 def finetune(
+    context: typer.Context,
     data: Annotated[str, DATA],
     model: Annotated[str, MODEL],
     out: Annotated[str, OUT],
@@ -144,18 +146,19 @@ def finetune(
     patience: Annotated[int | None, typer.Option(help="End a phase after so many epochs without a new best.")] = None,
     balance: Annotated[bool, typer.Option("--balance", help="Weigh classes inversely to their images.")] = False,
     augment: Annotated[str, AUGMENT] = "light",
-    batch_size: int = 32,
+    batch_size: Annotated[int, BATCH] = 32,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
     study: Annotated[bool, typer.Option("--study", help="Compare scratch and transfer at several sizes.")] = False,
     sizes: Annotated[str, typer.Option(help="With --study: training images a class; 0 for all.")] = "10,50,0",
-    seeds: Annotated[int, typer.Option(help="With --study: how often each is repeated.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="With --study: how often each is repeated.")] = 3,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Teach a pretrained network your classes."""
     source = {"weights": weights, "size": size, "augment": augment, "skip_bad": skip_bad, "batch_size": batch_size}
     if study:
+        _only_for_study(context)
         per_class = _numbers("--sizes", sizes)
         found = runs.study(
             data, model, out, **source, sizes=per_class, seeds=range(seeds), epochs=epochs, as_json=as_json
@@ -189,6 +192,18 @@ def finetune(
     _finish(results, out, as_json)
 
 
+OF_STUDY = {"context", "data", "model", "out", "weights", "size", "augment", "batch_size", "skip_bad", "epochs"}
+OF_STUDY |= {"study", "sizes", "seeds", "as_json"}
+
+
+def _only_for_study(context: typer.Context) -> None:
+    """Refuse what a study would not heed: it compares schedules with their own options."""
+    for name in context.params.keys() - OF_STUDY:
+        if str(context.get_parameter_source(name)).endswith("COMMANDLINE"):
+            option = "--" + name.replace("_", "-")
+            raise KerasCnnError(f"--study compares schedules with options of their own: leave out {option}.")
+
+
 def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
@@ -202,9 +217,9 @@ def train(
     model: Annotated[str, MODEL],
     out: Annotated[str, OUT],
     size: Annotated[int, SIZE] = 0,
-    epochs: int = 10,
-    batch_size: int = 128,
-    rate: Annotated[float, typer.Option(help="Peak learning rate, for batches of 128.")] = 0.2,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    batch_size: Annotated[int, BATCH] = 128,
+    rate: Annotated[float, typer.Option(min=0, help="Peak learning rate, for batches of 128.")] = 0.2,
     augment: Annotated[str, AUGMENT] = "light",
     aux: Annotated[bool, typer.Option("--aux", help="With Inception v3's auxiliary classifier.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Write kernels as float16.")] = False,
@@ -245,8 +260,8 @@ def lrfind(
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
     frozen: Annotated[bool, typer.Option("--frozen", help="Only the head learns, as in the first phase.")] = False,
-    steps: Annotated[int, typer.Option(help="Batches to train on.")] = 100,
-    batch_size: int = 32,
+    steps: Annotated[int, typer.Option(min=2, help="Batches to train on.")] = 100,
+    batch_size: Annotated[int, BATCH] = 32,
     picture: Annotated[str, typer.Option("--out", "-o", help="PNG file for the curve.")] = "lrfind.png",
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
@@ -276,18 +291,22 @@ def evaluate(
         str | None, typer.Option(help="train, val or test; default test, else val, else all images.")
     ] = None,
     size: Annotated[int, SIZE] = 0,
-    batch_size: int = 128,
+    batch_size: Annotated[int, BATCH] = 128,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Measure a network on labelled images."""
     from keras_cnn import evaluation
+    from keras_cnn.data import index
 
     net, config, _ = runs.network(model, weights, size)
-    loaded = runs.load(data, config.preprocess, config.spec.input_shape, batch_size, "none", skip_bad, val_split=0.0)
-    split = split or next(name for name in ("test", "val", "train") if name in loaded.sizes)
-    if split not in loaded.sizes:
-        raise BadData(f"{data} has no split {split!r}; it has {', '.join(loaded.sizes)}.")
+    found = index(data, val_split=0.0)
+    names = [name for name, _ in found.items()]  # train, val, test
+    split = split or names[-1]
+    if split not in names:
+        raise BadData(f"{data} has no split {split!r}; it has {', '.join(names)}.")
+    told = (config.preprocess, config.spec.input_shape, batch_size, "none", skip_bad)
+    loaded = runs.load(found, *told, decode=(split,))  # images of other splits are not looked at
     labels = evaluation.align(loaded.class_names, config.class_names, config.head.classes)
     result = evaluation.evaluate(net, progress(getattr(loaded, split), f"evaluating {split}"), labels)
     facts = {"split": split, "correct": result.correct, **result.metrics, "skipped": len(loaded.skipped)}
@@ -302,7 +321,7 @@ def predict(
     model: Annotated[str, MODEL],
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
-    top: Annotated[int, typer.Option(help="How many classes to show.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Name what images show."""
@@ -312,6 +331,8 @@ def predict(
     from keras_cnn.data import load_image
 
     net, config, _ = runs.network(model, weights, size)
+    if not config.head.classes:
+        raise BadData(f"{model} has no classifier: it gives features, not classes.")
     batch = np.stack([load_image(image, config.preprocess) for image in images])
     names = config.class_names or tuple(f"class {i}" for i in range(config.head.classes))
     described = config.provenance.get("class_descriptions", {})

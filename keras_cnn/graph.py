@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_cnn.builder import Builder, Tensor
+from keras_cnn.errors import BadSpec
 from keras_cnn.layers import HeUniform, Pad, Preprocessing, StackedIdentities
 from keras_cnn.spec import Config
 from keras_cnn.tally import tally
@@ -62,12 +63,19 @@ def _pool(layer):
     return lambda *, size, stride, padding, name: layer(size, stride, padding, name=name, **CHANNELS_LAST)
 
 
+def _activation(*, fn, **options):
+    try:
+        return keras.layers.Activation(fn, **options)
+    except ValueError:
+        raise BadSpec(f"{fn!r} is no activation of Keras: name one, such as 'relu', 'silu' or 'gelu'.") from None
+
+
 # One Keras layer for every kind of the builder's language.
 LAYERS = {
     "conv": _conv,
     "batchnorm": _batchnorm,
     "groupnorm": _groupnorm,
-    "act": lambda *, fn, name, **kw: keras.layers.Activation(fn, name=name, **kw),
+    "act": _activation,
     "pad": Pad,
     "maxpool": _pool(keras.layers.MaxPooling2D),
     "avgpool": _pool(keras.layers.AveragePooling2D),

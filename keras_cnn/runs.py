@@ -8,10 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from keras_cnn import terminal
 from keras_cnn.bars import progress
+
+if TYPE_CHECKING:
+    from keras_cnn.data.index import Splits
 
 
 def network(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
@@ -145,7 +148,7 @@ def score(
 
 
 def load(
-    data: str,
+    data: str | Splits,
     preprocess: Any,
     shape: tuple[int | None, int | None, int],
     batch_size: int,
@@ -179,7 +182,7 @@ def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int 
 
 
 def data_name(data: str) -> str:
-    return data if ":" in data or data == "digits" else Path(data).name
+    return data if data.startswith("tfds:") or data == "digits" else Path(data).name
 
 
 def _stored_half(out: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_cnn import recipe
+from keras_cnn.errors import BadSpec
 
 
 def train(
@@ -33,6 +34,8 @@ def train(
     a crash goes on from the last whole epoch. half: kernels are written as float16.
     The model ends with the weights of its best epoch. Raises NotFinite when the loss is not a number.
     """
+    if epochs < 1 or rate < 0:
+        raise BadSpec(f"epochs={epochs!r}, rate={rate!r}: give 1 epoch or more, and a rate of 0 or more.")
     schedule = recipe.OneCycle(rate, recipe.steps(train, epochs, batch_size))
     recipe.compile_(model, recipe.sgd(schedule, weight_decay), smoothing)
     best = recipe.Best(model, out, half=half, **provenance)

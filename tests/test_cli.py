@@ -147,6 +147,27 @@ def test_evaluate_takes_the_named_split_and_matches_classes_by_name(run, net, tm
     assert code == 2 and "has no split 'test'; it has train" in err
 
 
+def test_evaluate_looks_at_no_image_of_another_split(run, net, tmp_path):
+    pets = folder(tmp_path / "pets", {"train/cat": 2, "train/dog": 2, "val/cat": 3, "val/dog": 3})
+    (pets / "train" / "cat" / "bad.png").touch()
+    assert values(run("evaluate", pets, "--model", net, "--json"))["images"] == 6
+    code, out, err = run("evaluate", pets, "--model", net, "--split", "train")
+    assert (code, out, "bad.png" in err) == (2, "", True)
+
+
+def test_finetune_of_no_epochs_is_told(run, net, pets, tmp_path):
+    for epochs, sentence in ((0, "no epoch to learn in"), (-2, "epochs=-2: give 0 or more")):
+        options = ["--out", tmp_path / "out", "--epochs", epochs, "--head-epochs", 0]
+        code, _, err = run("finetune", pets, "--model", net, *options)
+        assert (code, sentence in err, (tmp_path / "out").exists()) == (2, True, False)
+
+
+def test_predict_needs_a_classifier(run, pets, tmp_path):
+    model = kc.build("resnet20", input_shape=(16, 16, 3), classes=0)
+    code, _, err = run("predict", pets / "cat" / "0.png", "--model", kc.save_pretrained(model, tmp_path / "features"))
+    assert (code, "has no classifier: it gives features, not classes" in err) == (2, True)
+
+
 def test_predict(run, net, pets):
     images = sorted((pets / "cat").iterdir())[:2]
     answers = values(run("predict", *images, "--model", net, "--json"))
@@ -303,6 +324,9 @@ def turned() -> Image.Exif:
         (["info"], "name"),
         (["list", "--colour"], "--colour"),
         (["finetune", "x", "--model", "y", "--out", "z", "--epochs", "many"], "--epochs"),
+        (["train", "x", "--model", "y", "--out", "z", "--epochs", "0"], "--epochs"),
+        (["evaluate", "x", "--model", "y", "--size", "-5"], "--size"),
+        (["finetune", "x", "--model", "y", "--out", "z", "--study", "--rate", "1"], "leave out --rate"),
     ],
 )
 def test_bad_usage_is_exit_code_2(run, arguments, word):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -227,7 +227,7 @@ class Data:
 
 
 def load_data(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Splits,
     preprocess: Any,
     *,
     batch_size: int = 32,
@@ -237,10 +237,11 @@ def load_data(
     skip_bad: bool = False,
     channels: int | None = None,
     cache_bytes: int = 4 << 30,
+    decode: Collection[str] = ("train", "val", "test"),
 ) -> Data:
     """Index a data set and decode it, each image once, to uint8 of preprocess.size: training sees what evaluation sees.
 
-    data, val_split, seed: see `index`. preprocess: a `Preprocess`, or the network that the data is for.
+    data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
     channels: 1, 3 or 4, by default those of preprocess.mean.
     augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the last:
         None;
@@ -251,8 +252,8 @@ def load_data(
         "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels
         become shares of classes. Alpha, a fourth channel, keeps its values; it is only moved and mixed.
     skip_bad: leave unreadable images out, log them and list them in `Data.skipped`, instead of raising BadImage.
-    cache_bytes: memory for decoded splits, the smallest first; others are decoded anew for each pass (there, BadImage
-    surfaces as the tf.errors.InvalidArgumentError that quotes it).
+    decode: the splits to decode now, in memory of at most cache_bytes, the smallest first; others are decoded anew for
+    each pass (there, BadImage surfaces as the tf.errors.InvalidArgumentError that quotes it).
     """
     preprocess = preprocess if isinstance(preprocess, Preprocess) else Preprocess.of(preprocess)
     if augment not in AUGMENTS:
@@ -262,16 +263,16 @@ def load_data(
     channels = channels or len(preprocess.mean)
     if channels not in MODES:
         raise BadSpec(f"channels={channels!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
-    splits = index(data, val_split=val_split, seed=seed)
+    splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
     held: dict[str, Arrays] = {}
     for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
         size = len(split.sources) * math.prod(preprocess.size) * channels
-        if size <= cache_bytes:
+        if name in decode and size <= cache_bytes:
             cache_bytes -= size
             held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad)
             for label, count in _counts(held[name].labels, splits.class_names).items():
                 if not count and name == "train":
-                    raise BadData(f"{os.fspath(data)}: every image of the class {label!r} is unreadable.")
+                    raise BadData(f"every image of the class {label!r} is unreadable, such as {held[name].skipped[0]}.")
     return Data(
         splits=splits,
         preprocess=preprocess,

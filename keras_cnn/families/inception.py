@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.errors import BadSpec
@@ -55,10 +55,14 @@ class Inception(Spec):
     input_shape: tuple[int | None, int | None, int] = (299, 299, 3)
     norm_eps: float = 1e-3
 
+    residual: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output_stride != 32:
             raise BadSpec(f"{self.family} reduces its grids without padding: it takes output_stride=32 only.")
+        if self.drop_path_rate and not self.residual:
+            raise BadSpec(f"{self.family} has no residual branches to drop: leave drop_path_rate at 0.")
 
     @property
     def stages(self) -> tuple[str, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.families.inception import ACROSS, DOWN, STAGE1, STEM, Branch, Inception, Module, branch, module
+from keras_cnn.spec import drop_path_rates
 
 
 class Residuals(NamedTuple):
@@ -28,9 +29,10 @@ class InceptionResNet(Inception):
     """Szegedy et al. 2016 (1602.07261, section 3.2).
 
     The residual's last 1x1 convolution has a bias and no normalisation; the very last residual is neither scaled nor
-    activated. `version`: "v1" or "v2"; v2 ends in a 1x1 convolution of 1536. drop_path_rate is not part of the paper
-    and not used.
+    activated. `version`: "v1" or "v2"; v2 ends in a 1x1 convolution of 1536.
     """
+
+    residual: ClassVar[bool] = True
 
     version: str = "v2"
 
@@ -43,22 +45,25 @@ class InceptionResNet(Inception):
         yield "stem", x
         x = branch(g.at("stage1"), x, STAGE1)
         yield "stage1", x
-        for s, stage in enumerate(STAGES[self.version], 2):
+        stages = STAGES[self.version]
+        rates = drop_path_rates(self.drop_path_rate, (*(stage.blocks for stage in stages), 1))
+        for s, stage in enumerate(stages, 2):
             x = branch(g.at(f"stage{s}"), x, stage.before)
             x = module(g.at(f"stage{s}", "reduction"), x, stage.reduction) if stage.reduction else x
             for b in range(1, stage.blocks + 1):
-                x = self._block(g.at(f"stage{s}", f"block{b}"), x, stage.table, stage.scale)
+                x = self._block(g.at(f"stage{s}", f"block{b}"), x, stage.table, stage.scale, next(rates))
             if s == 4:
-                x = self._block(g.at("stage4", f"block{stage.blocks + 1}"), x, stage.table, 1.0, act=False)
+                last = g.at("stage4", f"block{stage.blocks + 1}")
+                x = self._block(last, x, stage.table, 1.0, next(rates), act=False)
             yield f"stage{s}", x
         if width := TOP[self.version]:
             yield "top", g.at("top").conv_norm_act(x, width, 1)
 
-    def _block(self, g: Builder, x: Tensor, table: Module, scale: float, act: bool = True) -> Tensor:
+    def _block(self, g: Builder, x: Tensor, table: Module, scale: float, rate: float, act: bool = True) -> Tensor:
         y = module(g, x, table)
         y = g.conv(y, x.shape[-1], 1, bias=True, token="up")
         y = g.emit("scale", "scale", y, scale=scale) if scale != 1.0 else y
-        x = g.merge(y, x)
+        x = g.merge(g.drop_path(y, rate), x)
         return g.act(x) if act else x
 
 
