@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_cnn.builder import Builder, Tensor
+from keras_cnn.errors import BadSpec
 from keras_cnn.layers import HeUniform, Pad, Preprocessing, StackedIdentities
 from keras_cnn.spec import Config
 from keras_cnn.tally import tally
@@ -46,6 +47,13 @@ def _depthwise(*, size, stride, dilation, bias, padding, name):
     )
 
 
+def _act(*, fn, name, **kw):
+    try:
+        return keras.layers.Activation(fn, name=name, **kw)
+    except ValueError:
+        raise BadSpec(f"{name}: Keras has no activation {fn!r}; keras.activations lists those that it has.") from None
+
+
 def _batchnorm(*, eps, momentum, zero, name):
     return keras.layers.BatchNormalization(
         epsilon=eps, momentum=momentum, gamma_initializer="zeros" if zero else "ones", name=name
@@ -67,7 +75,7 @@ LAYERS = {
     "conv": _conv,
     "batchnorm": _batchnorm,
     "groupnorm": _groupnorm,
-    "act": lambda *, fn, name, **kw: keras.layers.Activation(fn, name=name, **kw),
+    "act": _act,
     "pad": Pad,
     "maxpool": _pool(keras.layers.MaxPooling2D),
     "avgpool": _pool(keras.layers.AveragePooling2D),

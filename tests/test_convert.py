@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -23,7 +24,15 @@ from keras_cnn import catalog, checkpoint, convert, tally
 from keras_cnn.building import adapt_stem
 from keras_cnn.convert import cifar, keras_applications, timm, torchvision
 from keras_cnn.convert.rename import from_torch, to_ours, to_theirs, to_torch
-from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnknownModel, UnsafeFile, WeightsMismatch
+from keras_cnn.errors import (
+    BadSpec,
+    CorruptFile,
+    KerasCnnError,
+    MissingPackage,
+    UnknownModel,
+    UnsafeFile,
+    WeightsMismatch,
+)
 from keras_cnn.hub.directory import config_of
 from keras_cnn.spec import IMAGENET_STD, Head, Preprocess
 
@@ -432,6 +441,46 @@ def test_arguments_of_timm_that_make_another_network_are_refused():
     assert timm.config(values).head.classes == 10
     with pytest.raises(CorruptFile, match=r"resnet50 was built with output_stride=8 in timm"):
         timm.config({**values, "model_args": {"output_stride": 8}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_classes": "ten"}, "num_classes='ten': give a whole number."),
+        ({"num_classes": -1}, "classes=-1: give a number from 0 to"),
+        ({"input_size": None}, "input_size=None: give a list of 3: a whole number, a whole number, a whole number."),
+        ({"input_size": [3, 224]}, "input_size=[3, 224]: give a list of 3"),
+        ({"input_size": [3, 10**6, 224]}, "sides of input_shape=(1000000, 224): give numbers from 1 to 16384."),
+        ({"mean": "imagenet"}, "mean='imagenet': give a list, each entry a number."),
+        ({"std": [0, 0, 0]}, "std=(0, 0, 0): give numbers above 0"),
+        ({"crop_pct": "0.9"}, "crop_pct='0.9': give a number."),
+        ({"interpolation": ["bicubic"]}, "interpolation=['bicubic']: give a text."),
+        ({"label_names": "abc"}, "label_names='abc': give a list, each entry a text or None."),
+        ({"label_descriptions": ["a"]}, "label_descriptions=['a']: give an object or None."),
+        ({"license": 5}, "license=5: give a text or None."),
+        ({"model_args": [1]}, "model_args=[1]: give an object or None."),
+        ({"pretrained_cfg": [1]}, "pretrained_cfg=[1]: give an object or None."),
+        ({"global_pool": None}, "global_pool=None: give a text."),
+        ({"global_pool": "avgmax"}, "resnet18 pools with 'avgmax' in timm, keras_cnn with 'avg' or 'max' only."),
+        ({"model_args": {"global_pool": ""}}, "resnet18 pools with '' in timm, keras_cnn with 'avg' or 'max' only."),
+        ({"model_args": {"global_pool": ["avg"]}}, "resnet18 pools with ['avg'] in timm"),
+    ],
+)
+@pytest.mark.parametrize("whole", [MODERN, LEGACY], ids=["pretrained_cfg", "one dictionary"])
+def test_a_timm_configuration_that_cannot_be_is_one_sentence(whole, changes, sentence):
+    inner = {"pretrained_cfg": whole["pretrained_cfg"] | changes} if "pretrained_cfg" in whole else {}
+    with pytest.raises((BadSpec, CorruptFile), match=re.escape(sentence)):
+        timm.config({**whole, **inner, **changes})
+
+
+@pytest.mark.parametrize(
+    "place", [{"global_pool": "max"}, {"global_pool": "avg", "model_args": {"global_pool": "max"}}]
+)
+def test_the_pool_of_a_timm_network_is_kept(timm_dir, place):
+    (timm_dir / "config.json").write_text(json.dumps(MODERN | place))
+    model = kc.build(timm_dir)
+    assert config_of(model).head == Head(classes=3, pooling="max")
+    assert "GlobalMaxPooling2D" in [type(layer).__name__ for layer in model.layers]
 
 
 def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Path:

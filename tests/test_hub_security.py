@@ -15,6 +15,7 @@ from repositories import (
 )
 
 from keras_cnn.errors import (
+    BadSpec,
     CorruptFile,
     HubError,
     MissingPackage,
@@ -80,6 +81,15 @@ def test_shapes_are_checked_before_a_graph_is_made(hub, home):
     hub.create("me/net", {**files, "config.json": json.dumps(values).encode()})
     with pytest.raises(WeightsMismatch, match=r"- head_logits/kernel \(64, 1000000000\)"):
         resolve(NET).load()
+
+
+def test_a_network_without_end_is_not_counted(hub, home):
+    files = ours()
+    values = json.loads(files["config.json"])
+    values["keras_cnn"]["spec"]["depths"] = [10**8] * 3
+    hub.create("me/net", {**files, "config.json": json.dumps(values).encode()})
+    with pytest.raises(BadSpec, match=r"config\.json: depths=\(100000000, .*\): give numbers from 1 to 5000\."):
+        resolve(NET)
 
 
 def test_a_header_that_claims_more_than_the_file_has(hub, home):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.families.inception import ACROSS, DOWN, STAGE1, STEM, Branch, Inception, Module, branch, module
@@ -31,6 +31,8 @@ class InceptionResNet(Inception):
     activated. `version`: "v1" or "v2"; v2 ends in a 1x1 convolution of 1536. drop_path_rate is not part of the paper
     and not used.
     """
+
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v1", "v2")
 
     version: str = "v2"
 
