@@ -397,6 +397,87 @@ def test_h5_files_that_are_none(tmp_path):
         kc.build("keras_resnet50", weights=path)
 
 
+def h5_file(path: Path, fill) -> Path:
+    """A legacy weights file of one layer, `conv1_conv`, whose group `fill` fills with a `kernel:0`."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv1_conv"]
+        group = file.create_group("conv1_conv")
+        group.attrs["weight_names"] = [b"conv1_conv/kernel:0"]
+        fill(group.create_group("conv1_conv"))
+    return path
+
+
+ELSEWHERE, NUMBERS = "elsewhere.h5", np.arange(6, dtype="float32")
+
+
+def virtual(group) -> None:
+    layout = h5py.VirtualLayout((6,), "float32")
+    layout[:] = h5py.VirtualSource(ELSEWHERE, "x", (6,))
+    group.create_virtual_dataset("kernel:0", layout)
+
+
+@pytest.mark.parametrize("chunks", [None, (2,)])
+def test_plain_arrays_of_an_h5_file_are_read(tmp_path, chunks):
+    path = h5_file(tmp_path / "w.h5", lambda g: g.create_dataset("kernel:0", data=NUMBERS, chunks=chunks))
+    [(key, value)] = convert.read_state(path).items()
+    assert key == "conv1_conv/kernel" and np.array_equal(value, NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("fill", "sentence"),
+    [
+        (lambda g: g.update({"kernel:0": h5py.ExternalLink(ELSEWHERE, "x")}), "is a link that may lead to other files"),
+        (lambda g: g.update({"kernel:0": h5py.SoftLink("/x")}), "is a link that may lead to other files"),
+        (virtual, "has its numbers in other files: it was not read."),
+        (
+            lambda g: g.create_dataset("kernel:0", (6,), "float32", external=[(ELSEWHERE, 0, 24)]),
+            "has its numbers in other files: it was not read.",
+        ),
+    ],
+    ids=["external-link", "soft-link", "virtual", "external-storage"],
+)
+def test_an_h5_file_that_leads_to_others_is_refused(tmp_path, monkeypatch, fill, sentence):
+    monkeypatch.chdir(tmp_path)  # where HDF5 would find the other file
+    with h5py.File(ELSEWHERE, "w") as file:
+        file["x"] = NUMBERS
+    path = h5_file(tmp_path / "w.h5", fill)
+    with pytest.raises(UnsafeFile, match=re.escape(sentence)) as caught:
+        kc.build("keras_resnet50", weights=path)
+    assert str(caught.value).startswith(str(path)) and "conv1_conv/kernel:0" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fill", "sentence"),
+    [
+        (lambda g: g.create_dataset("kernel:0", (200_000, 200_000), "float32"), "claims arrays of 160000000000 bytes"),
+        (
+            lambda g: g.create_dataset("kernel:0", (2**31, 2**31), "float32", chunks=(64, 64)),
+            "claims arrays of 18446744073709551616 bytes: it was not read.",
+        ),
+        (
+            lambda g: g.create_dataset("kernel:0", (200_000, 200_000), "float32", compression="gzip"),
+            "is compressed, as keras.applications' files never are: save it uncompressed.",
+        ),
+        (lambda g: None, "lists 'conv1_conv/kernel:0' in /conv1_conv, and does not hold it: fetch it again."),
+        (lambda g: g.create_group("kernel:0"), "conv1_conv/kernel:0 is no array of numbers: fetch the file again."),
+        (lambda g: g.create_dataset("kernel:0", data=["a", "b"]), "kernel:0 is no array of numbers"),
+        (lambda g: g.create_dataset("kernel:0", data=h5py.Empty("float32")), "kernel:0 is no array of numbers"),
+        (lambda g: g.parent.attrs.pop("weight_names"), "/conv1_conv has no weight_names: fetch it again."),
+        (
+            lambda g: g.parent.attrs.update(weight_names=[1, 2]),
+            "the weight_names of /conv1_conv are no names as Keras writes them: fetch it again.",
+        ),
+        (lambda g: g.file.attrs.update(layer_names=[b"gone"]), "lists 'gone' in /, and does not hold it"),
+        (lambda g: g.create_dataset("kernel:0", data=NUMBERS), "the weights do not fit the network"),
+    ],
+    ids=["vast", "overflow", "gzip", "missing", "group", "text", "empty", "no-names", "odd-names", "no-layer", "1-d"],
+)  # fmt: skip
+def test_an_h5_file_that_holds_something_else_is_refused(tmp_path, fill, sentence):
+    path = h5_file(tmp_path / "w.h5", fill)
+    with pytest.raises((CorruptFile, WeightsMismatch), match=re.escape(sentence)):
+        kc.build("keras_resnet50", weights=path)
+
+
 SLOW = pytest.mark.slow
 
 
