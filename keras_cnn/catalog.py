@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import reprlib
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -68,42 +69,46 @@ def default_config(name: str, spec: Spec) -> Config:
 
 def spec_from_dict(values: Mapping[str, Any]) -> Spec:
     """Inverse of `Spec.to_dict`."""
-    values = {**values}
+    values = {**_object("spec", values)}
     family = values.pop("family", None)
-    classes = {cls.__name__: cls for cls in SPEC_CLASSES}
-    if family not in classes:
+    cls = next((cls for cls in SPEC_CLASSES if cls.__name__ == family), None)
+    if cls is None:
         raise CorruptFile(
-            f"the configuration names a family {family!r} that this version does not know: upgrade keras-cnn."
+            f"the configuration names a family {reprlib.repr(family)} that this version does not know: "
+            "upgrade keras-cnn."
         )
-    return _from_dict(classes[family], values)
+    return _from_dict(cls, "spec", values)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """Inverse of `Config.to_dict`; CorruptFile names what is missing or unknown."""
+    """Inverse of `Config.to_dict`; CorruptFile names what is missing or unknown, BadSpec what cannot be."""
     try:
         return Config(
             architecture=values["architecture"],
             spec=spec_from_dict(values["spec"]),
-            head=_from_dict(Head, values["head"]),
-            preprocess=_from_dict(Preprocess, values["preprocess"]),
-            class_names=tuple(values["class_names"]),
+            head=_from_dict(Head, "head", values["head"]),
+            preprocess=_from_dict(Preprocess, "preprocess", values["preprocess"]),
+            class_names=values["class_names"],
             provenance=values["provenance"],
         )
     except KeyError as missing:
         raise CorruptFile(f"the configuration lacks {missing}.") from None
-    except (TypeError, AttributeError) as error:  # a field is missing, or holds another kind of value
-        raise CorruptFile(f"the configuration is not complete ({error}).") from None
 
 
-def _from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    values = {k: _tuples(v) for k, v in values.items()}
-    if unknown := values.keys() - {f.name for f in dataclasses.fields(cls)}:
+def _from_dict(cls: type, part: str, values: Any) -> Any:
+    """A dataclass from an object of JSON; what its fields may hold, it checks itself."""
+    values, fields = _object(part, values), dataclasses.fields(cls)
+    if unknown := values.keys() - {f.name for f in fields}:
         raise CorruptFile(
             f"the configuration has {', '.join(sorted(unknown))}, which this version does not know: upgrade keras-cnn."
         )
+    needed = {f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING}
+    if missing := needed - values.keys():
+        raise CorruptFile(f"the configuration is not complete: its {part} lacks {', '.join(sorted(missing))}.")
     return cls(**values)
 
 
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that a frozen dataclass holds."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _object(part: str, values: Any) -> Mapping[str, Any]:
+    if not isinstance(values, Mapping):
+        raise CorruptFile(f"the configuration is not complete: its {part} is {reprlib.repr(values)}, not an object.")
+    return values

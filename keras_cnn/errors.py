@@ -31,7 +31,7 @@ class CorruptFile(KerasCnnError):
 
 
 class UnsafeFile(KerasCnnError):
-    """A file would have to execute code to be read; it was not opened."""
+    """A file would have to execute code to be read, or leads to other files; it was not read."""
 
 
 class MissingPackage(KerasCnnError):

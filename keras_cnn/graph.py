@@ -47,6 +47,13 @@ def _depthwise(*, size, stride, dilation, bias, padding, name):
     )
 
 
+def _act(*, fn, name, **kw):
+    try:
+        return keras.layers.Activation(fn, name=name, **kw)
+    except ValueError:
+        raise BadSpec(f"{name}: Keras has no activation {fn!r}; keras.activations lists those that it has.") from None
+
+
 def _batchnorm(*, eps, momentum, zero, name):
     return keras.layers.BatchNormalization(
         epsilon=eps, momentum=momentum, gamma_initializer="zeros" if zero else "ones", name=name
@@ -63,19 +70,12 @@ def _pool(layer):
     return lambda *, size, stride, padding, name: layer(size, stride, padding, name=name, **CHANNELS_LAST)
 
 
-def _activation(*, fn, **options):
-    try:
-        return keras.layers.Activation(fn, **options)
-    except ValueError:
-        raise BadSpec(f"{fn!r} is no activation of Keras: name one, such as 'relu', 'silu' or 'gelu'.") from None
-
-
 # One Keras layer for every kind of the builder's language.
 LAYERS = {
     "conv": _conv,
     "batchnorm": _batchnorm,
     "groupnorm": _groupnorm,
-    "act": _activation,
+    "act": _act,
     "pad": Pad,
     "maxpool": _pool(keras.layers.MaxPooling2D),
     "avgpool": _pool(keras.layers.AveragePooling2D),

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from keras_cnn.checks import conform, held_to, one_of, within
 from keras_cnn.errors import BadSpec
 
 NORMS = ("batch", "layer", "instance", "group:N", "none")
 NUMERICS = ("norm_eps", "norm_momentum", "pad", "pool_pad", "avg_pad")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# A Spec may come from a stranger's file, and is counted before anything else is known of it. These bounds are far above
+# every network: resnet1202 has 600 blocks, efficientnet_l2 8,256 channels, and compound scaling multiplies neither by
+# more than 7 with phi=10.
+MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES = 5_000, 2**20, 2**31 - 1
+LONGEST_SIDE, LONGEST_STRIDE = 2**14, 32  # pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +52,21 @@ class Spec:
     avg_pad: str = "exclude"  # whether a padded average-pool counts its border as zeros: "include", or "exclude" it
 
     def __post_init__(self) -> None:
+        _check_shape(self.input_shape)
+        conform(self)
+        within("classes", self.classes, 0, MOST_CLASSES)
         check_norm(self.norm)
-        _one_of("merge", self.merge, ("add", "concat"))
-        _one_of("output_stride", self.output_stride, (8, 16, 32))
-        _one_of("pad", self.pad, ("torch", "same"))
-        _one_of("pool_pad", self.pool_pad, ("lowest", "zero"))
-        _one_of("avg_pad", self.avg_pad, ("include", "exclude"))
+        one_of("merge", self.merge, ("add", "concat"))
+        one_of("output_stride", self.output_stride, (8, 16, 32))
+        one_of("pad", self.pad, ("torch", "same"))
+        one_of("pool_pad", self.pool_pad, ("lowest", "zero"))
+        one_of("avg_pad", self.avg_pad, ("include", "exclude"))
         for name in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadSpec(f"{name}={getattr(self, name)!r}: give a probability from 0 up to, not including, 1.")
-        _check_shape(self.input_shape)
+        within("norm_momentum", self.norm_momentum, 0, 1)
+        if not 0 < self.norm_eps <= 1:
+            raise BadSpec(f"norm_eps={self.norm_eps!r}: give a number above 0 and at most 1.")
 
     @property
     def family(self) -> str:
@@ -120,12 +134,15 @@ class Head:
     activation: str | None = "softmax"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        if self.classes < 0:
+        conform(self)
+        if not 0 <= self.classes <= MOST_CLASSES:
             raise BadSpec(f"classes={self.classes}: give the number of classes, or 0 for no classifier.")
+        within("hidden", self.hidden, 1, MOST_CHANNELS)
+        within("layers in hidden", len(self.hidden), 0, MOST_BLOCKS)
+        within("embedding", self.embedding, 0, MOST_CHANNELS)
         if not 0 <= self.dropout < 1:
             raise BadSpec(f"dropout={self.dropout!r}: give a probability from 0 up to, not including, 1.")
-        _one_of("pooling", self.pooling, ("avg", "max", None))
+        one_of("pooling", self.pooling, ("avg", "max", None))
         if self.pooling is None and (self.classes or self.hidden or self.embedding):
             raise BadSpec("a classifier needs pooled features: give pooling='avg' or 'max', or classes=0.")
         if self.hidden and not self.classes:
@@ -149,10 +166,14 @@ class Preprocess:
     mode: str = "center"
 
     def __post_init__(self) -> None:
-        for name in ("mean", "std", "size"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        _one_of("interpolation", self.interpolation, ("bicubic", "bilinear", "nearest", "lanczos"))
-        _one_of("mode", self.mode, ("center", "squash"))
+        conform(self)
+        if not self.mean or len(self.mean) != len(self.std):
+            raise BadSpec(f"mean has {len(self.mean)} and std {len(self.std)} numbers: give both one for each channel.")
+        if min(self.std) <= 0:
+            raise BadSpec(f"std={reprlib.repr(self.std)}: give numbers above 0, since pixels are divided by them.")
+        within("size", self.size, 1, LONGEST_SIDE)
+        one_of("interpolation", self.interpolation, ("bicubic", "bilinear", "nearest", "lanczos"))
+        one_of("mode", self.mode, ("center", "squash"))
         if not 0 < self.crop <= 1:
             raise BadSpec(f"crop={self.crop!r}: give the share of the image that is kept, above 0 and at most 1.")
 
@@ -190,6 +211,14 @@ class Config:
     class_names: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        conform(self)
+        if self.class_names and len(self.class_names) != self.head.classes:
+            raise BadSpec(f"{len(self.class_names)} class names for {self.head.classes} classes: give each its name.")
+        for name, kind in FACTS.items():
+            if name in self.provenance:
+                held_to(f"provenance: {name}", self.provenance[name], kind)
+
     def with_(self, **changes: Any) -> Config:
         return dataclasses.replace(self, **changes)
 
@@ -211,6 +240,15 @@ class Config:
         }
 
 
+# The kinds of those facts in a provenance that the package reads itself.
+FACTS: dict[str, Any] = {
+    "source": str | None,
+    "license": str | None,
+    "metrics": Mapping[str, Any],
+    "class_descriptions": Mapping[str, Any],
+}
+
+
 def record_of(model: Any) -> dict[str, Any]:
     """The record inside a network of ours, which a saved `.keras` file keeps; BadSpec for other models."""
     for layer in getattr(model, "layers", ()):
@@ -225,9 +263,8 @@ def check_norm(norm: str) -> int | None:
         return None
     if norm in ("layer", "instance"):
         return {"layer": 1, "instance": -1}[norm]
-    kind, _, count = norm.partition(":")
-    if kind == "group" and count.isdigit() and int(count):
-        return int(count)
+    if found := re.fullmatch(r"group:([1-9][0-9]{0,6})", norm):
+        return int(found[1])
     raise BadSpec(f"norm={norm!r}: choose {', '.join(NORMS)} (N groups, such as group:32).")
 
 
@@ -268,11 +305,11 @@ def out_size(size: int | None, window: int, stride: int, padding: str, dilation:
     return (size - dilation * (window - 1) - 1) // stride + 1
 
 
-def _one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise BadSpec(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}.")
-
-
 def _check_shape(shape: tuple[int | None, int | None, int]) -> None:
-    if len(shape) != 3 or not all(n is None or (isinstance(n, int) and n > 0) for n in shape) or shape[-1] is None:
-        raise BadSpec(f"input_shape={shape!r}: give (height, width, channels); height and width may be None.")
+    good = isinstance(shape, tuple | list) and len(shape) == 3 and shape[-1] is not None
+    if not good or not all(n is None or (isinstance(n, int) and n > 0) for n in shape):
+        raise BadSpec(
+            f"input_shape={reprlib.repr(shape)}: give (height, width, channels); height and width may be None."
+        )
+    within("sides of input_shape", tuple(n for n in shape[:2] if n), 1, LONGEST_SIDE)
+    within("channels of input_shape", shape[-1], 1, MOST_CHANNELS)

@@ -200,6 +200,10 @@ def flip(path: Path, position: int = -5) -> None:
         (lambda p: edit(p, lambda c: c["spec"].update(family="Transformer")), r"json: .* 'Transformer' .*upgrade"),
         (lambda p: edit(p, lambda c: c["spec"].pop("depths") and None), r"config\.json: .* is not complete"),
         (lambda p: edit(p, lambda c: c["spec"].update(norm="odd")), r"config\.json: norm='odd': choose"),
+        (lambda p: edit(p, lambda c: c["spec"].update(depths="abc")), r"config\.json: depths='abc': give a list"),
+        (lambda p: edit(p, lambda c: c["spec"].update(depths=[10**8] * 3)), r"config\.json: depths=\(1000.* to 5000"),
+        (lambda p: (p / "config.json").write_text("[" * 10**5), r"net/config\.json is not valid JSON"),
+        (lambda p: (p / "config.json").write_text("9" * 10**5), r"net/config\.json is not valid JSON"),
         *[
             (lambda p, key=key: edit(p, lambda c: c.pop(key) and None), rf"config\.json: .* lacks '{key}'")
             for key in ("architecture", "spec", "head", "preprocess", "class_names", "provenance")

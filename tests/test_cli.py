@@ -282,6 +282,23 @@ def test_bad_weights_are_told_and_never_run(run, net, pets, tmp_path, verb, make
     assert not (tmp_path / "harm").exists()
 
 
+@pytest.mark.parametrize(
+    ("part", "field", "value", "sentence"),
+    [
+        ("spec", "depths", "abc", "depths='abc': give a list, each entry a whole number."),
+        ("spec", "depths", [10**8] * 3, "give numbers from 1 to 5000."),
+        ("preprocess", "std", [0, 0, 0], "std=(0, 0, 0): give numbers above 0"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_sentence(run, net, tmp_path, part, field, value, sentence):
+    path = shutil.copytree(net, tmp_path / "net")
+    values = json.loads((path / "config.json").read_text())
+    values["keras_cnn"][part][field] = value
+    (path / "config.json").write_text(json.dumps(values))
+    code, out, err = run("info", path)
+    assert (code, out) == (2, "") and sentence in " ".join(err.split()) and "Traceback" not in err
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(run, net, pets, tmp_path):
     options = ["--batch-size", 4, "--head-rate", "1e-2", "--epochs", 1, "--head-epochs", 1]
     code, _, err = run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options, "--rate", "1e38")

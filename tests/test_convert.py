@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -23,7 +24,15 @@ from keras_cnn import catalog, checkpoint, convert, tally
 from keras_cnn.building import adapt_stem
 from keras_cnn.convert import cifar, keras_applications, timm, torchvision
 from keras_cnn.convert.rename import from_torch, to_ours, to_theirs, to_torch
-from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnknownModel, UnsafeFile, WeightsMismatch
+from keras_cnn.errors import (
+    BadSpec,
+    CorruptFile,
+    KerasCnnError,
+    MissingPackage,
+    UnknownModel,
+    UnsafeFile,
+    WeightsMismatch,
+)
 from keras_cnn.hub.directory import config_of
 from keras_cnn.spec import IMAGENET_STD, Head, Preprocess
 
@@ -388,6 +397,87 @@ def test_h5_files_that_are_none(tmp_path):
         kc.build("keras_resnet50", weights=path)
 
 
+def h5_file(path: Path, fill) -> Path:
+    """A legacy weights file of one layer, `conv1_conv`, whose group `fill` fills with a `kernel:0`."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv1_conv"]
+        group = file.create_group("conv1_conv")
+        group.attrs["weight_names"] = [b"conv1_conv/kernel:0"]
+        fill(group.create_group("conv1_conv"))
+    return path
+
+
+ELSEWHERE, NUMBERS = "elsewhere.h5", np.arange(6, dtype="float32")
+
+
+def virtual(group) -> None:
+    layout = h5py.VirtualLayout((6,), "float32")
+    layout[:] = h5py.VirtualSource(ELSEWHERE, "x", (6,))
+    group.create_virtual_dataset("kernel:0", layout)
+
+
+@pytest.mark.parametrize("chunks", [None, (2,)])
+def test_plain_arrays_of_an_h5_file_are_read(tmp_path, chunks):
+    path = h5_file(tmp_path / "w.h5", lambda g: g.create_dataset("kernel:0", data=NUMBERS, chunks=chunks))
+    [(key, value)] = convert.read_state(path).items()
+    assert key == "conv1_conv/kernel" and np.array_equal(value, NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("fill", "sentence"),
+    [
+        (lambda g: g.update({"kernel:0": h5py.ExternalLink(ELSEWHERE, "x")}), "is a link that may lead to other files"),
+        (lambda g: g.update({"kernel:0": h5py.SoftLink("/x")}), "is a link that may lead to other files"),
+        (virtual, "has its numbers in other files: it was not read."),
+        (
+            lambda g: g.create_dataset("kernel:0", (6,), "float32", external=[(ELSEWHERE, 0, 24)]),
+            "has its numbers in other files: it was not read.",
+        ),
+    ],
+    ids=["external-link", "soft-link", "virtual", "external-storage"],
+)
+def test_an_h5_file_that_leads_to_others_is_refused(tmp_path, monkeypatch, fill, sentence):
+    monkeypatch.chdir(tmp_path)  # where HDF5 would find the other file
+    with h5py.File(ELSEWHERE, "w") as file:
+        file["x"] = NUMBERS
+    path = h5_file(tmp_path / "w.h5", fill)
+    with pytest.raises(UnsafeFile, match=re.escape(sentence)) as caught:
+        kc.build("keras_resnet50", weights=path)
+    assert str(caught.value).startswith(str(path)) and "conv1_conv/kernel:0" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fill", "sentence"),
+    [
+        (lambda g: g.create_dataset("kernel:0", (200_000, 200_000), "float32"), "claims arrays of 160000000000 bytes"),
+        (
+            lambda g: g.create_dataset("kernel:0", (2**31, 2**31), "float32", chunks=(64, 64)),
+            "claims arrays of 18446744073709551616 bytes: it was not read.",
+        ),
+        (
+            lambda g: g.create_dataset("kernel:0", (200_000, 200_000), "float32", compression="gzip"),
+            "is compressed, as keras.applications' files never are: save it uncompressed.",
+        ),
+        (lambda g: None, "lists 'conv1_conv/kernel:0' in /conv1_conv, and does not hold it: fetch it again."),
+        (lambda g: g.create_group("kernel:0"), "conv1_conv/kernel:0 is no array of numbers: fetch the file again."),
+        (lambda g: g.create_dataset("kernel:0", data=["a", "b"]), "kernel:0 is no array of numbers"),
+        (lambda g: g.create_dataset("kernel:0", data=h5py.Empty("float32")), "kernel:0 is no array of numbers"),
+        (lambda g: g.parent.attrs.pop("weight_names"), "/conv1_conv has no weight_names: fetch it again."),
+        (
+            lambda g: g.parent.attrs.update(weight_names=[1, 2]),
+            "the weight_names of /conv1_conv are no names as Keras writes them: fetch it again.",
+        ),
+        (lambda g: g.file.attrs.update(layer_names=[b"gone"]), "lists 'gone' in /, and does not hold it"),
+        (lambda g: g.create_dataset("kernel:0", data=NUMBERS), "the weights do not fit the network"),
+    ],
+    ids=["vast", "overflow", "gzip", "missing", "group", "text", "empty", "no-names", "odd-names", "no-layer", "1-d"],
+)  # fmt: skip
+def test_an_h5_file_that_holds_something_else_is_refused(tmp_path, fill, sentence):
+    path = h5_file(tmp_path / "w.h5", fill)
+    with pytest.raises((CorruptFile, WeightsMismatch), match=re.escape(sentence)):
+        kc.build("keras_resnet50", weights=path)
+
+
 SLOW = pytest.mark.slow
 
 
@@ -432,6 +522,46 @@ def test_arguments_of_timm_that_make_another_network_are_refused():
     assert timm.config(values).head.classes == 10
     with pytest.raises(CorruptFile, match=r"resnet50 was built with output_stride=8 in timm"):
         timm.config({**values, "model_args": {"output_stride": 8}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"num_classes": "ten"}, "num_classes='ten': give a whole number."),
+        ({"num_classes": -1}, "classes=-1: give a number from 0 to"),
+        ({"input_size": None}, "input_size=None: give a list of 3: a whole number, a whole number, a whole number."),
+        ({"input_size": [3, 224]}, "input_size=[3, 224]: give a list of 3"),
+        ({"input_size": [3, 10**6, 224]}, "sides of input_shape=(1000000, 224): give numbers from 1 to 16384."),
+        ({"mean": "imagenet"}, "mean='imagenet': give a list, each entry a number."),
+        ({"std": [0, 0, 0]}, "std=(0, 0, 0): give numbers above 0"),
+        ({"crop_pct": "0.9"}, "crop_pct='0.9': give a number."),
+        ({"interpolation": ["bicubic"]}, "interpolation=['bicubic']: give a text."),
+        ({"label_names": "abc"}, "label_names='abc': give a list, each entry a text or None."),
+        ({"label_descriptions": ["a"]}, "label_descriptions=['a']: give an object or None."),
+        ({"license": 5}, "license=5: give a text or None."),
+        ({"model_args": [1]}, "model_args=[1]: give an object or None."),
+        ({"pretrained_cfg": [1]}, "pretrained_cfg=[1]: give an object or None."),
+        ({"global_pool": None}, "global_pool=None: give a text."),
+        ({"global_pool": "avgmax"}, "resnet18 pools with 'avgmax' in timm, keras_cnn with 'avg' or 'max' only."),
+        ({"model_args": {"global_pool": ""}}, "resnet18 pools with '' in timm, keras_cnn with 'avg' or 'max' only."),
+        ({"model_args": {"global_pool": ["avg"]}}, "resnet18 pools with ['avg'] in timm"),
+    ],
+)
+@pytest.mark.parametrize("whole", [MODERN, LEGACY], ids=["pretrained_cfg", "one dictionary"])
+def test_a_timm_configuration_that_cannot_be_is_one_sentence(whole, changes, sentence):
+    inner = {"pretrained_cfg": whole["pretrained_cfg"] | changes} if "pretrained_cfg" in whole else {}
+    with pytest.raises((BadSpec, CorruptFile), match=re.escape(sentence)):
+        timm.config({**whole, **inner, **changes})
+
+
+@pytest.mark.parametrize(
+    "place", [{"global_pool": "max"}, {"global_pool": "avg", "model_args": {"global_pool": "max"}}]
+)
+def test_the_pool_of_a_timm_network_is_kept(timm_dir, place):
+    (timm_dir / "config.json").write_text(json.dumps(MODERN | place))
+    model = kc.build(timm_dir)
+    assert config_of(model).head == Head(classes=3, pooling="max")
+    assert "GlobalMaxPooling2D" in [type(layer).__name__ for layer in model.layers]
 
 
 def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Path:

@@ -260,12 +260,6 @@ def test_efficientnets_have_the_dropout_of_the_paper():
     assert not layers(kc.build("efficientnet_lite0", input_shape=(64, 64, 3), drop_rate=0.0), keras.layers.Dropout)
 
 
-def test_an_unknown_activation_is_told():
-    for told in ({"act": "fast"}, {"classifier_activation": "fast"}):
-        with pytest.raises(BadSpec, match="'fast' is no activation of Keras"):
-            kc.build("resnet20", **told)
-
-
 def test_stochastic_depth_of_inceptions():
     model = kc.build("inception_resnet_v1", input_shape=(139, 139, 3), drop_path_rate=0.5)
     rates = [layer.rate for layer in model.layers if layer.name.endswith("_droppath")]

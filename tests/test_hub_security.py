@@ -6,6 +6,7 @@ import json
 import pickle
 from dataclasses import replace
 
+import h5py
 import pytest
 from repositories import (
     NET,
@@ -15,6 +16,7 @@ from repositories import (
 )
 
 from keras_cnn.errors import (
+    BadSpec,
     CorruptFile,
     HubError,
     MissingPackage,
@@ -79,6 +81,25 @@ def test_shapes_are_checked_before_a_graph_is_made(hub, home):
     values["keras_cnn"]["class_names"] = []
     hub.create("me/net", {**files, "config.json": json.dumps(values).encode()})
     with pytest.raises(WeightsMismatch, match=r"- head_logits/kernel \(64, 1000000000\)"):
+        resolve(NET).load()
+
+
+def test_a_network_without_end_is_not_counted(hub, home):
+    files = ours()
+    values = json.loads(files["config.json"])
+    values["keras_cnn"]["spec"]["depths"] = [10**8] * 3
+    hub.create("me/net", {**files, "config.json": json.dumps(values).encode()})
+    with pytest.raises(BadSpec, match=r"config\.json: depths=\(100000000, .*\): give numbers from 1 to 5000\."):
+        resolve(NET)
+
+
+def test_an_h5_file_that_leads_elsewhere(hub, home, tmp_path):
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv1_conv"]
+        file["conv1_conv"] = h5py.ExternalLink("/etc/passwd", "/")
+    hub.create("me/net", {"config.json": theirs("resnet20")["config.json"], "weights.h5": path.read_bytes()})
+    with pytest.raises(UnsafeFile, match=r"weights\.h5: 'conv1_conv' in / is a link that may lead to other files"):
         resolve(NET).load()
 
 

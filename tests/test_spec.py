@@ -200,27 +200,28 @@ specs = st.builds(
 )
 heads = st.builds(
     Head,
-    classes=st.integers(1, 2000),
+    classes=st.integers(1, 3) | st.integers(1, 2000),
     hidden=st.lists(st.integers(1, 999), max_size=3),
     dropout=rates,
     pooling=st.sampled_from(["avg", "max"]),
     activation=st.sampled_from(["softmax", None]),
 ) | st.builds(Head, classes=st.just(0), pooling=st.sampled_from(["avg", None]))
 preprocesses = st.builds(
-    Preprocess,
-    mean=st.lists(st.floats(0, 1), min_size=1, max_size=4),
-    std=st.lists(st.floats(0.01, 1), min_size=1, max_size=4),
+    lambda channels, **others: Preprocess(
+        mean=tuple(mean for mean, _ in channels), std=tuple(std for _, std in channels), **others
+    ),
+    channels=st.lists(st.tuples(st.floats(0, 1), st.floats(0.01, 1)), min_size=1, max_size=4),
     size=st.tuples(st.integers(1, 512), st.integers(1, 512)),
     crop=st.floats(0.1, 1),
     mode=st.sampled_from(["center", "squash"]),
 )
 configs = st.builds(
-    Config,
+    lambda head, names, **others: Config(head=head, class_names=names if len(names) == head.classes else (), **others),
     architecture=st.sampled_from(list(ARCHITECTURES)),
     spec=specs,
     head=heads,
     preprocess=preprocesses,
-    class_names=st.lists(st.text(max_size=8), max_size=3).map(tuple),
+    names=st.lists(st.text(max_size=8), max_size=3).map(tuple),
     provenance=st.dictionaries(st.text(max_size=8), json_values, max_size=3),
 )
 
@@ -246,10 +247,12 @@ def test_a_configuration_without_a_key_names_it(key):
         (("spec", "family"), "Perceptron", "a family 'Perceptron' that this version does not know: upgrade"),
         (("spec", "kernel"), 5, "has kernel, which this version does not know: upgrade"),
         (("head", "temperature"), 5, "has temperature, which this version does not know: upgrade"),
-        (("spec",), [], "not complete"),
-        (("head",), {}, "not complete"),
-        (("head",), None, "not complete"),
-        (("class_names",), None, "not complete"),
+        (("spec", "family"), ["ResNet"], "a family ['ResNet'] that this version does not know: upgrade"),
+        (("spec",), [], "not complete: its spec is [], not an object."),
+        (("spec",), {"family": "ResNet"}, "not complete: its spec lacks depths."),
+        (("head",), {}, "not complete: its head lacks classes."),
+        (("head",), None, "not complete: its head is None, not an object."),
+        (("preprocess",), "imagenet", "not complete: its preprocess is 'imagenet', not an object."),
     ],
 )
 def test_a_configuration_of_another_kind_is_refused(place, value, sentence):
@@ -258,8 +261,156 @@ def test_a_configuration_of_another_kind_is_refused(place, value, sentence):
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
-    with pytest.raises(CorruptFile, match=sentence):
+    with pytest.raises(CorruptFile, match=re.escape(sentence)):
         catalog.config_from_dict(values)
+
+
+def configuration(name: str, **parts: object) -> dict:
+    """A configuration as its file has it, with fields of its parts changed."""
+    values = json.loads(json.dumps(catalog.default_config(name, ARCHITECTURES[name]).to_dict()))
+    return values | {k: values[k] | v if isinstance(v, dict) else v for k, v in parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"spec": {"depths": "abc"}}, "depths='abc': give a list, each entry a whole number."),
+        ({"spec": {"depths": [3, 3.5, 3, 3]}}, "depths=[3, 3.5, 3, 3]: give a list, each entry a whole number."),
+        ({"spec": {"depths": [True] * 4}}, "depths=[True, True, True, True]: give a list"),
+        ({"spec": {"depths": None}}, "depths=None: give a list, each entry a whole number."),
+        ({"spec": {"depths": {"1": 3}}}, "depths={'1': 3}: give a list, each entry a whole number."),
+        ({"spec": {"widths": [16]}}, "depths has 4, widths has 1, strides has 4: give as many of each."),
+        ({"spec": {"input_shape": None}}, "input_shape=None: give (height, width, channels)"),
+        ({"spec": {"classes": "ten"}}, "classes='ten': give a whole number."),
+        ({"spec": {"norm": 5}}, "norm=5: give a text."),
+        ({"spec": {"norm": "group:²"}}, "norm='group:²': choose"),
+        ({"spec": {"act": None}}, "act=None: give a text."),
+        ({"spec": {"preact": "yes"}}, "preact='yes': give true or false."),
+        ({"spec": {"norm_eps": "x"}}, "norm_eps='x': give a number."),
+        ({"spec": {"norm_eps": float("nan")}}, "norm_eps=nan: give a number."),
+        ({"spec": {"norm_eps": -1}}, "norm_eps=-1: give a number above 0 and at most 1."),
+        ({"spec": {"norm_momentum": 2}}, "norm_momentum=2: give a number from 0 to 1."),
+        ({"spec": {"drop_rate": [0.1]}}, "drop_rate=[0.1]: give a number."),
+        ({"spec": {"stem": "huge"}}, "stem='huge': choose one of 'conv7', 'deep', 'small'."),
+        ({"spec": {"shortcut": "none"}}, "shortcut='none': choose one of"),
+        ({"spec": {"stride_at": 7}}, "stride_at=7: choose one of 1, 2."),
+        ({"head": {"classes": 2.5}}, "classes=2.5: give a whole number."),
+        ({"head": {"hidden": 5}}, "hidden=5: give a list, each entry a whole number."),
+        ({"head": {"hidden": [0]}}, "hidden=(0,): give numbers from 1 to 1048576."),
+        ({"head": {"pooling": 3}}, "pooling=3: give a text or None."),
+        ({"preprocess": {"mean": ["x", 0, 0]}}, "mean=['x', 0, 0]: give a list, each entry a number."),
+        ({"preprocess": {"mean": [0.5]}}, "mean has 1 and std 3 numbers: give both one for each channel."),
+        ({"preprocess": {"mean": [10**400, 0, 0]}}, "each entry a number."),
+        ({"preprocess": {"std": [0, 0, 0]}}, "std=(0, 0, 0): give numbers above 0, since pixels are divided by them."),
+        ({"preprocess": {"mean": [], "std": []}}, "mean has 0 and std 0 numbers"),
+        ({"preprocess": {"size": [224]}}, "size=[224]: give a list of 2: a whole number, a whole number."),
+        ({"preprocess": {"size": 224}}, "size=224: give a list of 2"),
+        ({"preprocess": {"crop": "all"}}, "crop='all': give a number."),
+        ({"architecture": 5}, "architecture=5: give a text."),
+        ({"class_names": None}, "class_names=None: give a list, each entry a text."),
+        ({"class_names": list(range(1000))}, "give a list, each entry a text."),
+        ({"class_names": "ant"}, "class_names='ant': give a list, each entry a text."),
+        ({"class_names": ["ant"]}, "1 class names for 1000 classes: give each its name."),
+        ({"provenance": [1]}, "provenance=[1]: give an object."),
+        ({"provenance": {"license": 5}}, "provenance: license=5: give a text or None."),
+        ({"provenance": {"metrics": None}}, "provenance: metrics=None: give an object."),
+    ],
+)
+def test_values_of_another_kind_in_a_configuration_are_one_sentence(parts, sentence):
+    with pytest.raises(BadSpec) as caught:
+        catalog.config_from_dict(configuration("resnet50", **parts))
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    0.5,
+    7,
+    10**30,
+    1e300,
+    float("nan"),
+    "",
+    "abc",
+    [],
+    [[]],
+    [0],
+    ["x"],
+    [10**12] * 4,
+    {},
+    {"a": 1},
+)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "inception_resnet_v1", "efficientnet_b0"])
+@pytest.mark.parametrize("part", ["spec", "head", "preprocess"])
+def test_any_value_in_a_configuration_is_counted_at_once_or_refused(name, part):
+    for field in configuration(name)[part]:
+        for value in ODD:
+            try:
+                config = catalog.config_from_dict(configuration(name, **{part: {field: value}}))
+                assert tally.parameters(tally.tally(config)) > 0 and json.dumps(config.to_dict())
+            except errors.KerasCnnError as error:
+                assert len(str(error)) < 300 and "\n" not in str(error)
+
+
+BLOCK = ["ir", 2, 3, 2, 6, 24, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        ("resnet20", {"depths": [10**8] * 3}, "depths=(100000000, 100000000, 100000000): give numbers from 1 to 5000."),
+        ("resnet20", {"depths": [5000] * 3}, "blocks of all depths=15000: give a number from 1 to 5000."),
+        ("resnet20", {"depths": [0, 0, 0]}, "depths=(0, 0, 0): give numbers from 1 to 5000."),
+        ("resnet20", {"depths": [], "widths": [], "strides": []}, "blocks of all depths=0: give a number from 1"),
+        ("resnet20", {"widths": [10**9] * 3}, "widths=(1000000000, 1000000000, 1000000000): give numbers from 1 to"),
+        ("resnet20", {"strides": [1, 0, 2]}, "strides=(1, 0, 2): give numbers from 1 to 32."),
+        ("resnet50", {"base": 10**9}, "base=1000000000: give a number from 1 to 1048576."),
+        ("resnet50", {"base": 0}, "base=0: give a number from 1 to 1048576."),
+        ("resnet50", {"widths": [8] * 4, "base": 4}, "widths * base // 64 * groups=(0, 0, 0, 0): give numbers from 1"),
+        ("resnet20", {"classes": 10**10}, "classes=10000000000: give a number from 0 to 2147483647."),
+        ("resnet20", {"input_shape": [10**6, 32, 3]}, "sides of input_shape=(1000000, 32): give numbers from 1 to"),
+        ("resnet20", {"input_shape": [32, 32, 10**9]}, "channels of input_shape=1000000000: give a number from 1 to"),
+        ("efficientnet_b0", {"depth": 1e8}, "depth=100000000.0: give a number from 0.01 to 1000."),
+        ("efficientnet_b0", {"depth": 1000}, "blocks times depth=16000: give a number from 1 to 5000."),
+        ("efficientnet_b0", {"width": 0}, "width=0: give a number from 0.01 to 1000."),
+        ("efficientnet_b0", {"blocks": []}, "blocks times depth=0: give a number from 1 to 5000."),
+        ("efficientnet_b0", {"blocks": [BLOCK[:5]]}, "each entry a list of 7: a text, a whole number"),
+        ("efficientnet_b0", {"blocks": [["xx", *BLOCK[1:]]]}, "kind in blocks='xx': choose one of 'ds', 'ir'"),
+        ("efficientnet_b0", {"blocks": [["ir", 10**8, *BLOCK[2:]]]}, "repeats in blocks=100000000: give a number from"),
+        ("efficientnet_b0", {"blocks": [[*BLOCK[:3], 0, *BLOCK[4:]]]}, "stride in blocks=0: give a number from 1 to"),
+        ("efficientnet_b0", {"blocks": [[*BLOCK[:6], 9]]}, "squeeze-excite ratio in blocks=9: give a number from 0"),
+        ("inception_v3", {"version": "v1"}, "version='v1': choose one of 'v3', 'v4'."),
+        ("inception_resnet_v2", {"version": "v3"}, "version='v3': choose one of 'v1', 'v2'."),
+    ],
+)
+def test_a_spec_is_bounded_before_it_is_counted(name, changes, sentence):
+    with pytest.raises(BadSpec, match=re.escape(sentence)):
+        catalog.config_from_dict(configuration(name, spec=changes))
+
+
+@pytest.mark.parametrize("name", ["resnet1202", "efficientnet_l2", "tf_efficientnetv2_l"])
+def test_the_deepest_and_widest_networks_scaled_by_ten_steps_are_within_the_bounds(name):
+    spec = kc.compound_scale(name, 10)
+    assert catalog.spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert len(tally.tally(catalog.default_config(name, spec))) > 3 * len(
+        tally.tally(catalog.default_config(name, ARCHITECTURES[name]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        ("resnet20", {"widths": (64, 32, 16)}, "give widths that do not fall, as stage2_block1_shortcut_pad has them."),
+        ("resnet20", {"act": "wiggle"}, "stem_act: Keras has no activation 'wiggle'; keras.activations lists"),
+    ],
+)
+def test_what_shows_only_when_a_network_is_written(name, changes, sentence):
+    with pytest.raises(BadSpec, match=re.escape(sentence)):
+        kc.build(ARCHITECTURES[name].with_(**changes))
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

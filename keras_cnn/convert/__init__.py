@@ -42,7 +42,7 @@ def read(path: str | Path, config: Config) -> tuple[Config, dict[str, np.ndarray
 def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[Config, dict[str, np.ndarray]]:
     """As `read`, from arrays."""
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    spec = config.spec
+    spec, names = config.spec, config.class_names
     # An auxiliary classifier is read wherever the file has one: `build` decides whether it is wanted.
     whole = spec.with_(aux=True) if hasattr(spec, "aux") else spec
     shapes = tally.variables(tally.tally(config.with_(spec=whole)))
@@ -56,12 +56,13 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
         spec = spec.with_(**fmt.numerics(spec))
         if not config.provenance:  # a bare file: its format tells what it expects of an image
             pre = fmt.preprocess(spec).at_size(spec.input_shape[:2])
-            config = config.with_(preprocess=pre, class_names=fmt.class_names)
-    classes = values["head_logits/kernel"].shape[-1] if "head_logits/kernel" in values else 0
+            config, names = config.with_(preprocess=pre), fmt.class_names
+    kernel = values.get("head_logits/kernel")
+    classes = 0 if kernel is None or kernel.ndim != 2 else kernel.shape[-1]
     return config.with_(
         spec=spec.with_(classes=classes or None),
-        head=Head(classes=classes, dropout=spec.drop_rate),
-        class_names=config.class_names if len(config.class_names) == classes else (),
+        head=Head(classes=classes, dropout=spec.drop_rate, pooling=config.head.pooling),
+        class_names=names if len(names) == classes else (),
         provenance=config.provenance or {"source": source},
     ), values
 

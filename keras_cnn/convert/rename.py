@@ -81,7 +81,8 @@ def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Fo
             continue
         value = fmt.to_ours(state[theirs], shapes[ours], ours, spec)
         # The number of classes may differ: the caller decides whether the head is wanted at all.
-        if value.shape != shapes[ours] and not ours.startswith(OF_CLASSES):
+        same = slice(-1 if ours.startswith(OF_CLASSES) else None)
+        if value.ndim != len(shapes[ours]) or value.shape[same] != shapes[ours][same]:
             lines += [f"- {theirs} {shapes[ours]}", f"+ {theirs} {value.shape}"]
         values[ours] = value
     extra = state.keys() - set(wanted.values())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from keras_cnn.catalog import get
+from keras_cnn.checks import conform, held_to
 from keras_cnn.convert import inception
 from keras_cnn.convert.rename import TORCH_NAMES, Format, Rules, from_torch, to_torch
 from keras_cnn.errors import CorruptFile
@@ -107,42 +109,76 @@ FORMAT = Format(
 
 
 # Arguments of timm's builders that change no prediction, or that the rest of the configuration repeats.
-HARMLESS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "pretrained")
+HARMLESS = ("num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate", "pretrained", "global_pool")
+POOLS = ("avg", "max")
+OVER = ("num_classes", "label_names", "label_descriptions")  # what stands above `pretrained_cfg` wins over it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What is read of timm's `config.json`, under its names and with its defaults."""
+
+    architecture: str
+    num_classes: int = 1000
+    global_pool: str = "avg"
+    model_args: Mapping[str, Any] | None = None
+    input_size: tuple[int, int, int] = (3, 224, 224)  # channels, height, width
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    crop_pct: float = 0.875
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+    label_names: tuple[str, ...] | None = None
+    label_descriptions: Mapping[str, Any] | None = None
+    license: str | None = None
+    tag: str | None = None
+
+    def __post_init__(self) -> None:
+        conform(self)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Described:
+        """From the older form, one dictionary, too; what is not read may be anything."""
+        if not isinstance(values.get("architecture"), str):
+            raise CorruptFile("the configuration names no architecture.")
+        inner = held_to("pretrained_cfg", values.get("pretrained_cfg"), Mapping[str, Any] | None) or {}
+        values = {**values, **inner, **{key: values[key] for key in OVER if values.get(key) is not None}}
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
 
 def config(values: Mapping[str, Any]) -> Config:
-    """Our Config of a timm `config.json`, the older form without `pretrained_cfg` included."""
-    cfg = {**values, **(values.get("pretrained_cfg") or {})}
-    name = values.get("architecture")
-    if not isinstance(name, str):
-        raise CorruptFile("the configuration names no architecture.")
+    """Our Config of a timm `config.json`; CorruptFile where timm built another network than the name's."""
+    their = Described.read(values)
+    name, classes = their.architecture, their.num_classes
     # Other arguments make another network than the name's: its arrays might fit all the same.
-    arguments = (values.get("model_args") or {}).items()
-    if odd := {key: v for key, v in arguments if key not in HARMLESS and (key, v) != ("global_pool", "avg")}:
+    arguments = their.model_args or {}
+    if odd := {key: value for key, value in arguments.items() if key not in HARMLESS}:
         told = ", ".join(f"{key}={value!r}" for key, value in odd.items())
         raise CorruptFile(f"{name} was built with {told} in timm, which keras_cnn does not reproduce.")
-    channels, *size = cfg.get("input_size", (3, 224, 224))
-    classes = values.get("num_classes", cfg.get("num_classes", 1000))
+    pooling = arguments.get("global_pool", their.global_pool)
+    if pooling not in POOLS:
+        raise CorruptFile(
+            f"{name} pools with {pooling!r} in timm, keras_cnn with {' or '.join(map(repr, POOLS))} only."
+        )
+    channels, *size = their.input_size
     spec: Spec = get(name).with_(input_shape=(*size, channels), classes=classes)
-    names = tuple(cfg.get("label_names") or ())
-    described = values.get("label_descriptions") or cfg.get("label_descriptions") or {}
-    tag = cfg.get("tag")
+    names, described = their.label_names or (), their.label_descriptions or {}
     return Config(
         architecture=name,
         spec=spec,
-        head=Head(classes=classes, dropout=spec.drop_rate),
+        head=Head(classes=classes, dropout=spec.drop_rate, pooling=pooling),
         preprocess=Preprocess(
-            mean=cfg.get("mean", IMAGENET_MEAN),
-            std=cfg.get("std", IMAGENET_STD),
-            size=tuple(size),
-            crop=cfg.get("crop_pct", 0.875),
-            interpolation=cfg.get("interpolation", "bicubic"),
-            mode="squash" if cfg.get("crop_mode") == "squash" else "center",
+            mean=their.mean,
+            std=their.std,
+            size=(size[0], size[1]),
+            crop=their.crop_pct,
+            interpolation=their.interpolation,
+            mode="squash" if their.crop_mode == "squash" else "center",
         ),
         class_names=names if len(names) == classes else (),
         provenance={
-            "source": f"timm {name}.{tag}" if tag else f"timm {name}",
-            "license": cfg.get("license", ""),
+            "source": f"timm {name}.{their.tag}" if their.tag else f"timm {name}",
+            "license": their.license or "",
             "class_descriptions": {n: described[n] for n in names if n in described},
         },
     )

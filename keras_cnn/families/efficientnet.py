@@ -8,11 +8,22 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from keras_cnn.builder import Builder, Tensor
-from keras_cnn.spec import Spec, rounded_width, stage_plan
+from keras_cnn.checks import one_of, within
+from keras_cnn.spec import LONGEST_STRIDE, MOST_BLOCKS, MOST_CHANNELS, Spec, rounded_width, stage_plan
 
 # (kind, repeats, kernel size, stride, expansion, filters, squeeze-excite ratio); kinds, in timm's words:
 # "ds" depthwise separable, "ir" inverted residual (MBConv), "er" edge residual (fused MBConv), "cn" one convolution.
 Stage = tuple[str, int, int, int, int, int, float]
+KINDS = ("ds", "ir", "er", "cn")
+# The least and the most of each number of a stage.
+BOUNDS = {
+    "repeats": (1, MOST_BLOCKS),
+    "kernel size": (1, 99),
+    "stride": (1, LONGEST_STRIDE),
+    "expansion": (1, 99),
+    "filters": (1, MOST_CHANNELS),
+    "squeeze-excite ratio": (0, 1),
+}
 
 
 class Window(TypedDict):
@@ -41,6 +52,19 @@ class EfficientNet(Spec):
     fixed_top: bool = False
     round_limit: float = 0.9
     fixed_ends: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for kind, *numbers in self.blocks:
+            one_of("kind in blocks", kind, KINDS)
+            for number, (name, bounds) in zip(numbers, BOUNDS.items(), strict=True):
+                within(f"{name} in blocks", number, *bounds)
+        for name in ("width", "depth"):
+            within(name, getattr(self, name), 0.01, 1000)
+        within("round_limit", self.round_limit, 0, 1)
+        within("stem", self.stem, 1, MOST_CHANNELS)
+        within("top", self.top, 1, MOST_CHANNELS)
+        within("blocks times depth", sum(map(self.scaled_depth, range(len(self.blocks)))), 1, MOST_BLOCKS)
 
     @property
     def stages(self) -> tuple[str, ...]:

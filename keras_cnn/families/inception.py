@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from keras_cnn.builder import Builder, Tensor
+from keras_cnn.checks import one_of
 from keras_cnn.errors import BadSpec
 from keras_cnn.spec import Head, Spec
 
@@ -50,6 +51,8 @@ class Inception(Spec):
     the network then has two outputs, the auxiliary one last.
     """
 
+    VERSIONS: ClassVar[tuple[str, ...]] = ("v3", "v4")
+
     version: str = "v3"
     aux: bool = False
     input_shape: tuple[int | None, int | None, int] = (299, 299, 3)
@@ -59,6 +62,7 @@ class Inception(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("version", self.version, self.VERSIONS)
         if self.output_stride != 32:
             raise BadSpec(f"{self.family} reduces its grids without padding: it takes output_stride=32 only.")
         if self.drop_path_rate and not self.residual:

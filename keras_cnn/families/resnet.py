@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_cnn.builder import Builder, Tensor
+from keras_cnn.checks import one_of, within
 from keras_cnn.errors import BadSpec
-from keras_cnn.spec import Spec, drop_path_rates, rounded_width, stage_plan
+from keras_cnn.spec import (
+    LONGEST_STRIDE,
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    Spec,
+    drop_path_rates,
+    rounded_width,
+    stage_plan,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,24 @@ class ResNet(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("stem", self.stem, ("conv7", "deep", "small"))
+        one_of("shortcut", self.shortcut, ("conv", "avgpool", "pad"))
+        one_of("stride_at", self.stride_at, (1, 2))
+        counts = {name: len(getattr(self, name)) for name in ("depths", "widths", "strides")}
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{name} has {count}" for name, count in counts.items())
+            raise BadSpec(
+                f"every stage takes an entry of depths, widths and strides, but {told}: give as many of each."
+            )
+        within("depths", self.depths, 1, MOST_BLOCKS)
+        within("blocks of all depths", sum(self.depths), 1, MOST_BLOCKS)
+        within("widths", self.widths, 1, MOST_CHANNELS)
+        within("strides", self.strides, 1, LONGEST_STRIDE)
+        within("stem_width", self.stem_width, 2, MOST_CHANNELS)
+        within("groups", self.groups, 1, MOST_CHANNELS)
+        within("base", self.base, 1, MOST_CHANNELS)
+        if self.bottleneck:
+            within("widths * base // 64 * groups", tuple(map(self._middle, self.widths)), 1, MOST_CHANNELS)
         if self.stride_last and self.output_stride != 32:
             raise BadSpec("output_stride works where the first block of a stage strides: use resnetv2_50 and its kin.")
 
@@ -97,7 +124,7 @@ class ResNet(Spec):
                 {"filters": width, "size": 3, "stride": stride, "dilation": first},
                 {"filters": width, "size": 3, "dilation": dilation},
             ]
-        middle = width * self.base // 64 * self.groups
+        middle = self._middle(width)
         convs = [
             {"filters": middle, "size": 1},
             {"filters": middle, "size": 3, "dilation": first, "groups": self.groups},
@@ -105,6 +132,10 @@ class ResNet(Spec):
         ]
         convs[self.stride_at - 1]["stride"] = stride
         return convs
+
+    def _middle(self, width: int) -> int:
+        """Channels of a bottleneck's 3x3."""
+        return width * self.base // 64 * self.groups
 
     def _block(self, g: Builder, x: Tensor, convs: list[dict], rate: float, new_stage: bool) -> Tensor:
         y = x
@@ -138,6 +169,10 @@ class ResNet(Spec):
         if self.shortcut == "pad":  # option A of 1512.03385, section 4.2: subsample, and zeros for the new channels
             x = g.pool(x, "max", 1, stride) if stride > 1 else x
             new = filters - x.shape[-1]
+            if new < 0:
+                raise BadSpec(
+                    f"shortcut='pad' adds channels: give widths that do not fall, as {g.name('pad')} has them."
+                )
             return g.emit("pad", "pad", x, paddings=((0, 0), (0, 0), (new // 2, new - new // 2)), value="zero")
         if self.shortcut == "avgpool":
             # "same" here is torch's ceil_mode without the padding in the mean; a dilated stage averages at stride 1.

@@ -98,7 +98,8 @@ def same_network(found: Config, known: Config, where: str) -> Config:
             f"{where} holds weights of {found.architecture}, not of {known.architecture}: build({where!r}) takes the "
             "architecture from there."
         )
-    return known.with_(class_names=found.class_names, provenance={**found.provenance, **known.provenance})
+    names = found.class_names if len(found.class_names) == known.head.classes else ()
+    return known.with_(class_names=names, provenance={**found.provenance, **known.provenance})
 
 
 def weights_name(folder: Folder) -> str:
@@ -202,7 +203,7 @@ def _checked(folder: Folder, config: Config, files: Any) -> checkpoint.Arrays:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no JSON, a number or a nesting that is too long
         raise CorruptFile(f"{path} is not valid JSON ({error}): fetch it again.") from None
     if not isinstance(values, dict):
         raise CorruptFile(f"{path} is not a JSON object: fetch it again.")

@@ -1,0 +1,88 @@
+"""Values from people and from files, held to what the code was written for: kinds, bounds, choices."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import reprlib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from keras_cnn.errors import BadSpec
+
+
+def conform(record: Any) -> None:
+    """Hold a dataclass to its annotations, lists turned into their tuples; BadSpec names the field.
+
+    What Python itself would find out later, where nobody knows any more which file or keyword was wrong.
+    """
+    for name, kind in _kinds(type(record)).items():
+        object.__setattr__(record, name, held_to(name, getattr(record, name), kind))
+
+
+@cache
+def _kinds(cls: type) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls)}
+
+
+def held_to(name: str, value: Any, kind: Any) -> Any:
+    """The value of a field, lists in it as tuples; BadSpec where it is not of the annotated kind."""
+    try:
+        return _as_kind(value, kind)
+    except (TypeError, OverflowError):
+        raise BadSpec(f"{name}={reprlib.repr(value)}: give {_in_words(kind)}.") from None
+
+
+def _as_kind(value: Any, kind: Any) -> Any:
+    """The value, any list in it as a tuple; TypeError where it is of another kind."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if NoneType in parts:
+        return None if value is None else _as_kind(value, parts[0])
+    if origin is tuple and isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        values = tuple(value)
+        kinds = parts[:1] * len(values) if parts[-1] is Ellipsis else parts
+        if len(values) == len(kinds):
+            return tuple(map(_as_kind, values, kinds))
+    elif kind is Any or (origin is not tuple and _is_one(value, origin)):
+        return value
+    raise TypeError
+
+
+def _is_one(value: Any, kind: type) -> bool:
+    if kind is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if kind is float:  # neither NaN nor infinite; a whole number beyond every float is an OverflowError
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, kind)
+
+
+WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", Mapping: "an object"}
+
+
+def _in_words(kind: Any) -> str:
+    """A kind of value as it is asked for: "a list, each entry a whole number"."""
+    origin, parts = get_origin(kind) or kind, get_args(kind)
+    if NoneType in parts:
+        return f"{_in_words(parts[0])} or None"
+    if origin is tuple and parts[-1] is Ellipsis:
+        return f"a list, each entry {_in_words(parts[0])}"
+    if origin is tuple:
+        return f"a list of {len(parts)}: {', '.join(map(_in_words, parts))}"
+    return WORDS.get(origin, f"a {origin.__name__}")
+
+
+def within(name: str, value: Any, least: float, most: float) -> None:
+    """BadSpec unless a number, or every number of a tuple, lies between the bounds."""
+    values = value if isinstance(value, tuple) else (value,)
+    if not all(least <= n <= most for n in values):
+        numbers = "numbers" if isinstance(value, tuple) else "a number"
+        raise BadSpec(f"{name}={reprlib.repr(value)}: give {numbers} from {least} to {most}.")
+
+
+def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise BadSpec(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}.")
