@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from keras_cnn.checks import conform, held_to, one_of, within
 from keras_cnn.errors import BadSpec
@@ -32,9 +32,18 @@ LONGEST_SIDE, LONGEST_STRIDE = 2**14, 32  # pixels
 class Spec:
     """The numbers that define a network; `features` writes it with a builder.
 
-    Subclasses add their own fields and implement `features`. The fields here are those that every
-    family understands; the last group are numerics, which weights bring with them.
+    Subclasses add their own fields, with what these may be, and implement `features`. The fields here are those that
+    every family understands; the last group are numerics, which weights bring with them.
     """
+
+    CHOICES: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "merge": ("add", "concat"),
+        "output_stride": (8, 16, 32),
+        "pad": ("torch", "same"),
+        "pool_pad": ("lowest", "zero"),
+        "avg_pad": ("include", "exclude"),
+    }
+    BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {"classes": (0, MOST_CLASSES), "norm_momentum": (0, 1)}
 
     input_shape: tuple[int | None, int | None, int] = (224, 224, 3)
     classes: int = 1000
@@ -54,17 +63,14 @@ class Spec:
     def __post_init__(self) -> None:
         _check_shape(self.input_shape)
         conform(self)
-        within("classes", self.classes, 0, MOST_CLASSES)
         check_norm(self.norm)
-        one_of("merge", self.merge, ("add", "concat"))
-        one_of("output_stride", self.output_stride, (8, 16, 32))
-        one_of("pad", self.pad, ("torch", "same"))
-        one_of("pool_pad", self.pool_pad, ("lowest", "zero"))
-        one_of("avg_pad", self.avg_pad, ("include", "exclude"))
+        for name, choices in self.CHOICES.items():
+            one_of(name, getattr(self, name), choices)
+        for name, bounds in self.BOUNDS.items():
+            within(name, getattr(self, name), *bounds)
         for name in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadSpec(f"{name}={getattr(self, name)!r}: give a probability from 0 up to, not including, 1.")
-        within("norm_momentum", self.norm_momentum, 0, 1)
         if not 0 < self.norm_eps <= 1:
             raise BadSpec(f"norm_eps={self.norm_eps!r}: give a number above 0 and at most 1.")
 

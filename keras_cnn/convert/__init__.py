@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn import checkpoint, tally
-from keras_cnn.convert import cifar, keras_applications, timm, torchvision
+from keras_cnn.convert import cifar, keras_applications, legacy_h5, timm, torchvision
 from keras_cnn.convert.rename import OPTIONAL, recognise, to_ours
 from keras_cnn.errors import CorruptFile, MissingPackage, UnsafeFile
 from keras_cnn.spec import Config, Head
@@ -24,7 +24,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
         raise CorruptFile(f"{path}: there is no such file.")
     if not path.stat().st_size:
         raise CorruptFile(f"{path} is empty: fetch it again.")
-    readers = {".safetensors": checkpoint.load, ".h5": keras_applications.read_h5}
+    readers = {".safetensors": checkpoint.load, ".h5": legacy_h5.read_h5}
     readers |= dict.fromkeys((".pth", ".th", ".pt", ".bin"), _read_torch)
     if path.suffix not in readers:
         raise CorruptFile(f"{path}: known weight files end in {', '.join(readers)}.")

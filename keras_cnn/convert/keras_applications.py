@@ -9,14 +9,11 @@ of their layers alone. So do we: `by_order` numbers a file's layers, `inception`
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_cnn.convert.rename import Format, Rules
-from keras_cnn.errors import CorruptFile, KerasCnnError, UnsafeFile
 from keras_cnn.spec import Preprocess, Spec
 from keras_cnn.tally import Row, Shape, Tally
 
@@ -189,94 +186,3 @@ FORMAT = Format(
     constants=lambda spec: {"gamma": 1.0} if spec.family.startswith("Inception") else {},
     canonical=by_order,
 )
-
-
-MOST_NAMES = 10_000  # in one attribute, of which Keras writes at most 64,512 bytes
-
-
-def read_h5(path: str | Path) -> dict[str, np.ndarray]:
-    """Arrays of a legacy Keras `.h5` weights file under `layer/variable`, in the order of the file.
-
-    HDF5 can name other files of this machine as the place of an array, and claim sizes that it does not hold. So only
-    what Keras itself writes is read, plain arrays inside the file, and none before the sizes of all are known.
-    Raises CorruptFile, UnsafeFile.
-    """
-    import h5py
-    import numpy as np
-
-    try:
-        with h5py.File(path, "r") as file:
-            found, size = dict(_datasets(file, path)), Path(path).stat().st_size
-            claimed = sum(math.prod(dataset.shape) * dataset.dtype.itemsize for dataset in found.values())
-            if claimed > size:
-                raise CorruptFile(f"{path} has {size} bytes and claims arrays of {claimed} bytes: it was not read.")
-            return {key: np.asarray(dataset) for key, dataset in found.items()}
-    except KerasCnnError:
-        raise
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # as h5py tells a damaged file
-        raise CorruptFile(f"{path} is truncated or not an HDF5 file ({error}): fetch it again.") from None
-
-
-def _datasets(file: Any, path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Every array that the file lists, by key; only its description is read."""
-    whole_model = file.id.links.exists(b"model_weights")
-    root = _member(file, "model_weights", path) if whole_model else file
-    if "layer_names" not in root.attrs:
-        raise CorruptFile(
-            f"{path} is not a legacy Keras weights file of keras.applications: "
-            "it has no layer names (a .weights.h5 of Keras 3 has none; load it into the Keras model itself)."
-        )
-    for layer in _names(root, "layer_names", path):
-        group = _member(root, layer, path)
-        for weight in _names(group, "weight_names", path):
-            dataset = _member(group, weight, path)
-            _check_plain(dataset, f"{path}: {layer}/{weight}")
-            layer_name, variable = f"{layer}/{weight}".removesuffix(":0").split("/")[-2:]
-            variable = variable.removeprefix("depthwise_")  # Keras 2 names a depthwise kernel so
-            yield f"{layer_name}/{variable}", dataset
-
-
-def _names(group: Any, attribute: str, path: str | Path) -> list[str]:
-    """Names in an attribute."""
-    import h5py
-
-    if attribute not in group.attrs:
-        raise CorruptFile(f"{path}: {group.name} has no {attribute}: fetch it again.")
-    stored = group.attrs.get_id(attribute)
-    if stored.shape == (0,):
-        return []
-    if h5py.check_string_dtype(stored.dtype) is None or len(stored.shape) != 1 or stored.shape[0] > MOST_NAMES:
-        raise CorruptFile(f"{path}: the {attribute} of {group.name} are no names as Keras writes them: fetch it again.")
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in group.attrs[attribute]]
-
-
-def _member(group: Any, name: str, path: str | Path) -> Any:
-    """What a group holds under a name, on a way that does not leave the file."""
-    import h5py
-
-    found = group
-    for part in filter(None, name.split("/")):
-        if not isinstance(found, h5py.Group) or not found.id.links.exists(part.encode()):
-            raise CorruptFile(f"{path} lists {name!r} in {group.name}, and does not hold it: fetch it again.")
-        if not isinstance(found.get(part, getlink=True), h5py.HardLink):
-            raise UnsafeFile(
-                f"{path}: {name!r} in {group.name} is a link that may lead to other files: it was not read."
-            )
-        found = found[part]
-    return found
-
-
-def _check_plain(dataset: Any, where: str) -> None:
-    """Refuse all but numbers that lie in the file as they are."""
-    import h5py
-
-    nothing = CorruptFile(f"{where} is no array of numbers: fetch the file again.")
-    if not isinstance(dataset, h5py.Dataset):
-        raise nothing
-    plan = dataset.id.get_create_plist()  # before the shape, for which HDF5 may look into the other files
-    if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
-        raise UnsafeFile(f"{where} has its numbers in other files: it was not read.")
-    if dataset.shape is None or dataset.dtype.kind not in "fiu":
-        raise nothing
-    if plan.get_nfilters():
-        raise CorruptFile(f"{where} is compressed, as keras.applications' files never are: save it uncompressed.")

@@ -16,7 +16,7 @@ from keras_cnn.spec import LONGEST_STRIDE, MOST_BLOCKS, MOST_CHANNELS, Spec, rou
 Stage = tuple[str, int, int, int, int, int, float]
 KINDS = ("ds", "ir", "er", "cn")
 # The least and the most of each number of a stage.
-BOUNDS = {
+STAGE_BOUNDS = {
     "repeats": (1, MOST_BLOCKS),
     "kernel size": (1, 99),
     "stride": (1, LONGEST_STRIDE),
@@ -43,6 +43,12 @@ class EfficientNet(Spec):
     drop_path_rate grows as rate * i / N over all N blocks, so that the last block has less than the full rate.
     """
 
+    BOUNDS = Spec.BOUNDS | {
+        **dict.fromkeys(("width", "depth"), (0.01, 1000)),
+        **dict.fromkeys(("stem", "top"), (1, MOST_CHANNELS)),
+        "round_limit": (0, 1),
+    }
+
     blocks: tuple[Stage, ...]
     act: str = "silu"
     width: float = 1.0
@@ -57,13 +63,8 @@ class EfficientNet(Spec):
         super().__post_init__()
         for kind, *numbers in self.blocks:
             one_of("kind in blocks", kind, KINDS)
-            for number, (name, bounds) in zip(numbers, BOUNDS.items(), strict=True):
+            for number, (name, bounds) in zip(numbers, STAGE_BOUNDS.items(), strict=True):
                 within(f"{name} in blocks", number, *bounds)
-        for name in ("width", "depth"):
-            within(name, getattr(self, name), 0.01, 1000)
-        within("round_limit", self.round_limit, 0, 1)
-        within("stem", self.stem, 1, MOST_CHANNELS)
-        within("top", self.top, 1, MOST_CHANNELS)
         within("blocks times depth", sum(map(self.scaled_depth, range(len(self.blocks)))), 1, MOST_BLOCKS)
 
     @property

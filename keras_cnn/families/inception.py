@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from keras_cnn.builder import Builder, Tensor
-from keras_cnn.checks import one_of
 from keras_cnn.errors import BadSpec
 from keras_cnn.spec import Head, Spec
 
@@ -51,21 +50,19 @@ class Inception(Spec):
     the network then has two outputs, the auxiliary one last.
     """
 
-    VERSIONS: ClassVar[tuple[str, ...]] = ("v3", "v4")
+    CHOICES = Spec.CHOICES | {"version": ("v3", "v4")}
+    RESIDUAL: ClassVar[bool] = False
 
     version: str = "v3"
     aux: bool = False
     input_shape: tuple[int | None, int | None, int] = (299, 299, 3)
     norm_eps: float = 1e-3
 
-    residual: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("version", self.version, self.VERSIONS)
         if self.output_stride != 32:
             raise BadSpec(f"{self.family} reduces its grids without padding: it takes output_stride=32 only.")
-        if self.drop_path_rate and not self.residual:
+        if self.drop_path_rate and not self.RESIDUAL:
             raise BadSpec(f"{self.family} has no residual branches to drop: leave drop_path_rate at 0.")
 
     @property

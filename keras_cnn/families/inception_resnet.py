@@ -32,8 +32,8 @@ class InceptionResNet(Inception):
     activated. `version`: "v1" or "v2"; v2 ends in a 1x1 convolution of 1536.
     """
 
-    VERSIONS: ClassVar[tuple[str, ...]] = ("v1", "v2")
-    residual: ClassVar[bool] = True
+    CHOICES = Inception.CHOICES | {"version": ("v1", "v2")}
+    RESIDUAL: ClassVar[bool] = True
 
     version: str = "v2"
 

@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_cnn.builder import Builder, Tensor
-from keras_cnn.checks import one_of, within
+from keras_cnn.checks import within
 from keras_cnn.errors import BadSpec
-from keras_cnn.spec import (
-    LONGEST_STRIDE,
-    MOST_BLOCKS,
-    MOST_CHANNELS,
-    Spec,
-    drop_path_rates,
-    rounded_width,
-    stage_plan,
-)
+from keras_cnn.spec import LONGEST_STRIDE, MOST_BLOCKS, MOST_CHANNELS, Spec, drop_path_rates, rounded_width, stage_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +23,18 @@ class ResNet(Spec):
     `stride_at`: the convolution of a bottleneck that strides, 2 ("v1.5") or 1 (the paper, keras.applications);
     `stride_last`: the last block of a stage strides, not the first (keras.applications' v2).
     """
+
+    CHOICES = Spec.CHOICES | {
+        "stem": ("conv7", "deep", "small"),
+        "shortcut": ("conv", "avgpool", "pad"),
+        "stride_at": (1, 2),
+    }
+    BOUNDS = Spec.BOUNDS | {
+        "depths": (1, MOST_BLOCKS),
+        "strides": (1, LONGEST_STRIDE),
+        "stem_width": (2, MOST_CHANNELS),
+        **dict.fromkeys(("widths", "groups", "base"), (1, MOST_CHANNELS)),
+    }
 
     depths: tuple[int, ...]
     widths: tuple[int, ...] = (64, 128, 256, 512)
@@ -48,22 +52,10 @@ class ResNet(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("stem", self.stem, ("conv7", "deep", "small"))
-        one_of("shortcut", self.shortcut, ("conv", "avgpool", "pad"))
-        one_of("stride_at", self.stride_at, (1, 2))
-        counts = {name: len(getattr(self, name)) for name in ("depths", "widths", "strides")}
-        if len(set(counts.values())) > 1:
-            told = ", ".join(f"{name} has {count}" for name, count in counts.items())
-            raise BadSpec(
-                f"every stage takes an entry of depths, widths and strides, but {told}: give as many of each."
-            )
-        within("depths", self.depths, 1, MOST_BLOCKS)
+        if len({len(entries) for entries in (self.depths, self.widths, self.strides)}) > 1:
+            told = ", ".join(f"{name} has {len(getattr(self, name))}" for name in ("depths", "widths", "strides"))
+            raise BadSpec(f"every stage takes one entry of each, but {told}: give as many of each.")
         within("blocks of all depths", sum(self.depths), 1, MOST_BLOCKS)
-        within("widths", self.widths, 1, MOST_CHANNELS)
-        within("strides", self.strides, 1, LONGEST_STRIDE)
-        within("stem_width", self.stem_width, 2, MOST_CHANNELS)
-        within("groups", self.groups, 1, MOST_CHANNELS)
-        within("base", self.base, 1, MOST_CHANNELS)
         if self.bottleneck:
             within("widths * base // 64 * groups", tuple(map(self._middle, self.widths)), 1, MOST_CHANNELS)
         if self.stride_last and self.output_stride != 32:
