@@ -489,6 +489,24 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
     assert not (tmp_path / "out" / "progress.safetensors").exists()
 
 
+def test_what_a_killed_writing_left_is_removed(net, tmp_path):
+    """mkstemp's names beside the state, and nothing else that begins so."""
+    left = [tmp_path / f".progress.safetensors.{name}" for name in ("abcdefgh", "x1_y2_z3")]
+    others = [
+        tmp_path / name for name in (".progress.safetensors.backup", "progress.safetensors.abcdefgh", ".mine.abcdefgh")
+    ]
+    for file in (*left, *others):
+        file.write_bytes(b"half")
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seen.append([f.exists() for f in left]))
+    told = {"schedule": "head", "head_epochs": 1, "probe": False, "out": tmp_path}
+    kc.fine_tune(net, pair(), pair(), callbacks=[watch], **told, **QUIET)
+    assert seen == [[False, False]] and all(file.read_bytes() == b"half" for file in others)
+    left[0].write_bytes(b"half")
+    kc.fine_tune(net, pair(), pair(), **{**told, "head_epochs": 0}, **QUIET)
+    assert not left[0].exists()
+
+
 # --- real images ----------------------------------------------------------------------------------------------------
 
 
