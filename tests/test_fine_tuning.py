@@ -290,6 +290,19 @@ def test_the_network_never_ends_worse_than_its_probe(net, tmp_path):
     assert moved(checkpoint.arrays(kc.build(tmp_path / "out")), net) == set()
 
 
+def test_a_network_with_an_auxiliary_classifier_is_probed_by_its_head(two_outputs):
+    before = checkpoint.arrays(two_outputs)
+    plain = keras.Model(two_outputs.input, two_outputs.outputs[0])
+    found, expected = (kc.probe(net, pair(64), pair(32, seed=1), cache=False) for net in (two_outputs, plain))
+    assert (found.linear, found.knn) == (expected.linear, expected.knn) and found.linear > 0.9
+    assert moved(before, two_outputs) == set()
+    told = {"schedule": "head", "head_epochs": 1, "head_rate": 1e-9, "bn": "frozen"}
+    history = kc.fine_tune(two_outputs, pair(64), pair(32, seed=1), **told, **QUIET)
+    assert history.baselines.linear == found.linear
+    accuracy = evaluation.evaluate(two_outputs, [pair(32, seed=1)]).metrics["accuracy"]
+    assert accuracy >= found.linear
+
+
 def test_a_network_that_was_better_before_is_kept(weights):
     model, held_out = kc.build(weights, classes=["dark", "light"]), pair(32, seed=1)
     kc.fine_tune(model, pair(64), held_out, head_epochs=3, epochs=2, **QUIET)
