@@ -502,6 +502,36 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
     assert not (tmp_path / "out" / "progress.safetensors").exists()
 
 
+def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
+    """From epoch to epoch, over a crash, and from phase to phase: what has overflowed once would again."""
+    from keras_cnn.transfer import progress
+
+    class Scales(keras.callbacks.Callback):
+        """Sets the scale in the first epoch, and stops in the second until it is told not to."""
+
+        def __init__(self, crash):
+            super().__init__()
+            self.crash, self.seen = crash, []
+
+        def on_train_batch_end(self, batch, logs=None):
+            scale = self.model.optimizer.dynamic_scale
+            if self.crash and self.seen:
+                raise InterruptedError
+            self.seen.append(float(scale))
+            if self.crash:
+                scale.assign(64.0)
+
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    precision("mixed_float16")
+    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    told = {"head_epochs": 2, "epochs": 1, "above": "stage2", "probe": False, "out": tmp_path, **QUIET}
+    with pytest.raises(InterruptedError):
+        kc.fine_tune(model, pair(16), pair(16), callbacks=[Scales(crash=True)], **told)
+    watch = Scales(crash=False)
+    kc.fine_tune(model, pair(16), pair(16), callbacks=[watch], resume=True, **told)
+    assert watch.seen == [64.0, 64.0]  # the head's second epoch, then that of the last stage as well
+
+
 def test_what_a_killed_writing_left_is_removed(net, tmp_path):
     """mkstemp's names beside the state, and nothing else that begins so."""
     left = [tmp_path / f".progress.safetensors.{name}" for name in ("abcdefgh", "x1_y2_z3")]
