@@ -8,6 +8,7 @@ NumPy and safetensors are imported where arrays are touched: `list` and `info` c
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -121,11 +122,22 @@ def write_arrays(values: Mapping[str, np.ndarray], path: str | Path, about: Mapp
     write_beside(path, write)
 
 
+def _prefix(path: Path) -> str:
+    return f".{path.name}."
+
+
+def clear_beside(path: str | Path) -> None:
+    """Remove what `write_beside` left of this target where it was killed; nothing may be writing it now."""
+    path = Path(path)
+    for temporary in path.parent.glob(glob.escape(_prefix(path)) + "[a-z0-9_]" * 8):  # mkstemp's names
+        temporary.unlink(missing_ok=True)
+
+
 def write_beside(path: str | Path, write: Callable[[str], Any]) -> None:
     """Call `write` with a temporary name in the target's folder, then rename over the target."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     os.close(handle)
     try:
         write(temporary)

@@ -71,6 +71,28 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", str(disk)], check=True)
 
 
+@pytest.fixture
+def precision():
+    """Sets Keras' policy for one test."""
+    import keras
+
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def two_outputs():
+    """A network of 2 classes with an auxiliary classifier, for images (16, 16, 3): Inception v3 needs 299 pixels."""
+    from keras import Input, Model, layers
+
+    image = Input((16, 16, 3), name="stem_image")
+    x = layers.Conv2D(8, 3, 2, activation="relu", name="stem_conv")(layers.Rescaling(1 / 255, name="stem_scale")(image))
+    aux = layers.Dense(2, "softmax", name="aux_logits")(layers.GlobalAveragePooling2D(name="aux_pool")(x))
+    x = layers.Conv2D(8, 3, activation="relu", name="stage1_conv")(x)
+    head = layers.Dense(2, "softmax", name="head_logits")(layers.GlobalAveragePooling2D(name="head_pool")(x))
+    return Model(image, [head, aux], name="two_outputs")
+
+
 # --- the hub; test_hub_server.py has its own ------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import images
 import keras
 import numpy as np
 import pytest
@@ -29,6 +30,44 @@ def test_statistics_are_the_populations(model):
         values = keras.ops.convert_to_numpy(inputs).astype("float64")
         np.testing.assert_allclose(layer.moving_mean, values.mean((0, 1, 2)), atol=1e-5)
         np.testing.assert_allclose(layer.moving_variance, values.var((0, 1, 2)), rtol=1e-4, atol=1e-7)
+
+
+def inputs_of_norms(model, *batches):
+    """For each batch norm what it sees of all batches, in float64: (elements, channels)."""
+    below = keras.Model(model.input, [layer.input for layer in norms(model)])
+    seen = zip(*(below(batch, training=False) for batch in batches), strict=True)
+    return [np.concatenate([np.asarray(v, "float64").reshape(-1, v.shape[-1]) for v in values]) for values in seen]
+
+
+def test_statistics_under_mixed_precision_are_as_exact(precision):
+    """What a batch norm sees is bfloat16 then; its mean and variance need not be."""
+    precision("mixed_bfloat16")
+    model = kc.build("resnet20", classes=3)
+    kc.recalibrate_batchnorm(model, IMAGES, batch_size=12)
+    for layer, values in zip(norms(model), inputs_of_norms(model, IMAGES[:12], IMAGES[12:]), strict=True):
+        np.testing.assert_allclose(layer.moving_mean, values.mean(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(layer.moving_variance, values.var(0), rtol=1e-4, atol=1e-7)
+
+
+def test_images_of_differing_sizes_count_by_their_pixels():
+    model = kc.build("resnet20", classes=3, input_shape=(None, None, 3))
+    small, large = IMAGES[:12, :16, :16], IMAGES[12:] // 4
+    kc.recalibrate_batchnorm(model, [small, large])
+    for layer, values in zip(norms(model), inputs_of_norms(model, small, large), strict=True):
+        np.testing.assert_allclose(layer.moving_mean, values.mean(0), atol=1e-5)
+        np.testing.assert_allclose(layer.moving_variance, values.var(0), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_data_is_taken_as_at_prediction(tmp_path, held):
+    folder = images.folder(tmp_path / "pets", {"a": 12, "b": 12}, size=(16, 16))
+    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    data = kc.load_data(folder, model, augment="heavy", batch_size=5, **({} if held else {"cache_bytes": 0}))
+    kc.recalibrate_batchnorm(model, data)
+    found = checkpoint.arrays(model)
+    kc.recalibrate_batchnorm(model, data.arrays("train").images)
+    for key, value in checkpoint.arrays(model).items():
+        np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
 def test_batches_do_not_matter(model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -171,6 +173,23 @@ def test_other_pixels_weights_numerics_or_cuts_are_other_features(net, lower, tm
     assert network.seen == 2
 
 
+@pytest.mark.parametrize("what", ["format", "package", "keras", "backend"])
+def test_another_release_keeps_its_own_features(lower, what, monkeypatch):
+    """Otherwise the features that it computes a little differently would be mixed with those that are there."""
+    before = cache.digest(lower)
+    backend = importlib.import_module(keras.backend.backend())
+    module, name = {
+        "format": (cache, "FORMAT"),
+        "package": (kc, "__version__"),
+        "keras": (keras, "__version__"),
+        "backend": (backend, "__version__"),
+    }[what]
+    monkeypatch.setattr(module, name, "another")
+    assert cache.digest(lower) != before
+    monkeypatch.undo()
+    assert cache.digest(lower) == before
+
+
 def test_a_damaged_row_is_computed_anew(lower, tmp_path):
     store = cache.Store(lower, tmp_path)
     expected = cache.features(lower, [IMAGES[:3]], store)
@@ -185,7 +204,7 @@ def test_a_damaged_row_is_computed_anew(lower, tmp_path):
 def test_a_damaged_file_is_told_and_started_anew(lower, tmp_path):
     path = cache.Store(lower, tmp_path).path
     path.write_bytes(b"no database" * 1000)
-    with pytest.warns(CacheWarning, match="computed, but not kept"):
+    with pytest.warns(CacheWarning, match=rf"computed, but not kept.*{path.name} was damaged; the next run starts it"):
         cache.features(lower, [IMAGES[:3]], cache.Store(lower, tmp_path))
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)
@@ -204,6 +223,70 @@ def test_the_networks_used_longest_ago_make_room(lower, tmp_path):
     store = cache.Store(lower, tmp_path, limit=size)
     cache.features(lower, [IMAGES[:2]], store)
     assert not stores["stage1"].path.exists() and stores["stage2"].path.exists() and store.path.exists()
+
+
+def test_only_our_own_files_make_room(lower, tmp_path):
+    """The folder is one that a person may have named, with work of theirs in it."""
+    theirs = [tmp_path / name for name in ("mine.sqlite", "abc.sqlite", "A" * 32 + ".sqlite", "0" * 32 + ".sqlite.old")]
+    for file in theirs:
+        file.write_bytes(bytes(100_000))
+    ours = tmp_path / ("0" * 32 + ".sqlite")
+    ours.write_bytes(bytes(100_000))
+    store = cache.Store(lower, tmp_path, limit=60_000)  # theirs alone are more: they do not count
+    cache.features(lower, [IMAGES[:3]], store)
+    assert store.usable and not ours.exists() and all(file.stat().st_size == 100_000 for file in theirs)
+
+
+def _alone(store):
+    store.path.unlink()
+
+
+def _with_its_folder(store):
+    _alone(store)
+    store.path.parent.rmdir()
+
+
+@pytest.mark.parametrize("remove", [_alone, _with_its_folder])
+def test_a_file_that_another_process_removed_is_made_again(lower, tmp_path, remove):
+    store = cache.Store(lower, tmp_path / "cache")
+    cache.features(lower, [IMAGES[:8]], store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CacheWarning)
+        remove(store)
+        assert store.get([b"any"]) == {}
+        remove(store)
+        found = cache.features(lower, [IMAGES[:8], IMAGES[8:16]], store)
+    np.testing.assert_array_equal(cache.features(None, [IMAGES[:16]], cache.Store(lower, tmp_path / "cache")), found)
+
+
+def test_rows_whose_file_is_removed_amid_the_writing_are_computed_but_later_ones_kept(lower, tmp_path, monkeypatch):
+    store, pack, removed = cache.Store(lower, tmp_path), cache._pack, []
+
+    def unlucky(value):
+        if not removed:
+            removed.append(store.path.unlink())
+        return pack(value)
+
+    monkeypatch.setattr(cache, "_pack", unlucky)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CacheWarning)
+        found = cache.features(lower, [IMAGES[:8], IMAGES[8:16]], store)
+    np.testing.assert_allclose(found, lower.predict(IMAGES[:16], verbose=0), atol=1e-6)
+    kept = cache.Store(lower, tmp_path).get([cache._key(image) for image in IMAGES])
+    assert set(kept) == {cache._key(image) for image in IMAGES[8:16]}
+
+
+def test_a_file_that_is_in_use_does_not_make_room(lower, tmp_path):
+    used, other = cache.Store(lower, tmp_path), frozen.divide(kc.build("resnet20", freeze="stage2", **SHAPE))[0]
+    cache.features(lower, [IMAGES[:2]], used)
+    idle = cache.Store(other, tmp_path)
+    cache.features(other, [IMAGES], idle)
+    os.utime(used.path, (1, 1))
+    cache.features(lower, [IMAGES[:2]], used)  # all of them are read
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    third = frozen.divide(kc.build("resnet20", freeze="stage1", **SHAPE))[0]
+    cache.features(third, [IMAGES[:2]], cache.Store(third, tmp_path, limit=size))
+    assert used.path.exists() and not idle.path.exists()
 
 
 @pytest.mark.parametrize("fault", ["limit", "read-only", "full"])

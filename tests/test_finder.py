@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import images
 import keras
 import numpy as np
 import pytest
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
+from keras_cnn import checkpoint, recipe
 from keras_cnn.errors import BadData, BadSpec
 
 RNG = np.random.default_rng(0)
@@ -48,6 +49,26 @@ def test_few_batches_are_gone_through_again(model):
     assert len(found.losses) == 7
 
 
+@pytest.mark.parametrize("augment", [None, "heavy"])
+def test_data_is_gone_through_as_it_is_trained_on(tmp_path, augment):
+    """As the README has it; "heavy" has shares of classes for labels."""
+    net = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    folder = images.folder(tmp_path / "pets", {"a": 6, "b": 6}, size=(16, 16))
+    data = kc.load_data(folder, net, augment=augment, batch_size=4)
+    recipe.compile_(net, recipe.adamw(1e-3))
+    assert len(kc.lr_find(net, data, steps=5, high=1e-3).losses) == 5
+
+
+@pytest.mark.parametrize("form", ["pair", "batches", "a label for each output"])
+def test_an_auxiliary_classifier_learns_the_same_labels(two_outputs, form):
+    recipe.compile_(two_outputs, recipe.adamw(1e-3))
+    batch = IMAGES[:16], LABELS[:16]
+    data = {"pair": batch, "batches": [batch], "a label for each output": [(IMAGES[:16], (LABELS[:16],) * 2)]}[form]
+    found = kc.lr_find(two_outputs, data, steps=3, low=1e-6, high=1e-6, batch_size=16)
+    logs = two_outputs.evaluate(IMAGES[:16], (LABELS[:16],) * 2, verbose=0, return_dict=True)
+    assert found.losses[0] == pytest.approx(logs["loss"], rel=1e-3)
+
+
 def test_frozen_layers_stay_frozen_in_the_copy(model):
     kc.freeze(model)
     model.get_layer("head_logits").trainable = False
@@ -72,6 +93,17 @@ def test_a_schedule_is_replaced_in_the_copy_only(model):
     model.compile(keras.optimizers.SGD(OneCycle(0.1, 10)), "sparse_categorical_crossentropy", jit_compile=False)
     assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5
     assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())
+
+
+def test_half_precision_hides_no_optimiser(precision):
+    """Keras wraps what is compiled under this policy in a LossScaleOptimizer."""
+    from keras_cnn.transfer.finder import _copy
+
+    precision("mixed_float16")
+    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    by_stage = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.4), {"stage2_.*": keras.optimizers.SGD(0.2)})
+    model.compile(keras.optimizers.MultiOptimizer(by_stage), "sparse_categorical_crossentropy", jit_compile=False)
+    assert sorted(share for _, share in _copy(model)[1]) == pytest.approx([0.5, 1.0])
 
 
 def test_rates_by_stage_keep_their_proportions(model):

@@ -293,6 +293,19 @@ def test_the_network_never_ends_worse_than_its_probe(net, tmp_path):
     assert moved(checkpoint.arrays(kc.build(tmp_path / "out")), net) == set()
 
 
+def test_a_network_with_an_auxiliary_classifier_is_probed_by_its_head(two_outputs):
+    before = checkpoint.arrays(two_outputs)
+    plain = keras.Model(two_outputs.input, two_outputs.outputs[0])
+    found, expected = (kc.probe(net, pair(64), pair(32, seed=1), cache=False) for net in (two_outputs, plain))
+    assert (found.linear, found.knn) == (expected.linear, expected.knn) and found.linear > 0.9
+    assert moved(before, two_outputs) == set()
+    told = {"schedule": "head", "head_epochs": 1, "head_rate": 1e-9, "bn": "frozen"}
+    history = kc.fine_tune(two_outputs, pair(64), pair(32, seed=1), **told, **QUIET)
+    assert history.baselines.linear == found.linear
+    accuracy = evaluation.evaluate(two_outputs, [pair(32, seed=1)]).metrics["accuracy"]
+    assert accuracy >= found.linear
+
+
 def test_a_network_that_was_better_before_is_kept(weights):
     model, held_out = kc.build(weights, classes=["dark", "light"]), pair(32, seed=1)
     kc.fine_tune(model, pair(64), held_out, head_epochs=3, epochs=2, **QUIET)
@@ -565,6 +578,54 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
     history = kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, **told)
     assert history.history["phase"] == ["head", "all"]
     assert not (tmp_path / "out" / "progress.safetensors").exists()
+
+
+def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
+    """From epoch to epoch, over a crash, and from phase to phase: what has overflowed once would again."""
+    from keras_cnn.transfer import progress
+
+    class Scales(keras.callbacks.Callback):
+        """Sets the scale in the first epoch, and stops in the second until it is told not to."""
+
+        def __init__(self, crash):
+            super().__init__()
+            self.crash, self.seen = crash, []
+
+        def on_train_batch_end(self, batch, logs=None):
+            scale = self.model.optimizer.dynamic_scale
+            if self.crash and self.seen:
+                raise InterruptedError
+            self.seen.append(float(scale))
+            if self.crash:
+                scale.assign(64.0)
+
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    precision("mixed_float16")
+    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    told = {"head_epochs": 2, "epochs": 1, "above": "stage2", "probe": False, "out": tmp_path, **QUIET}
+    with pytest.raises(InterruptedError):
+        kc.fine_tune(model, pair(16), pair(16), callbacks=[Scales(crash=True)], **told)
+    watch = Scales(crash=False)
+    kc.fine_tune(model, pair(16), pair(16), callbacks=[watch], resume=True, **told)
+    assert watch.seen == [64.0, 64.0]  # the head's second epoch, then that of the last stage as well
+
+
+def test_what_a_killed_writing_left_is_removed(net, tmp_path):
+    """mkstemp's names beside the state, and nothing else that begins so."""
+    left = [tmp_path / f".progress.safetensors.{name}" for name in ("abcdefgh", "x1_y2_z3")]
+    others = [
+        tmp_path / name for name in (".progress.safetensors.backup", "progress.safetensors.abcdefgh", ".mine.abcdefgh")
+    ]
+    for file in (*left, *others):
+        file.write_bytes(b"half")
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: seen.append([f.exists() for f in left]))
+    told = {"schedule": "head", "head_epochs": 1, "probe": False, "out": tmp_path}
+    kc.fine_tune(net, pair(), pair(), callbacks=[watch], **told, **QUIET)
+    assert seen == [[False, False]] and all(file.read_bytes() == b"half" for file in others)
+    left[0].write_bytes(b"half")
+    kc.fine_tune(net, pair(), pair(), **{**told, "head_epochs": 0}, **QUIET)
+    assert not left[0].exists()
 
 
 # --- real images ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import seeded
 import keras_cnn as kc
 from keras_cnn import catalog, checkpoint, tally
 from keras_cnn.errors import BadSpec
+from keras_cnn.transfer import frozen
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,12 @@ def test_auxiliary_classifier_is_left_out_for_prediction(trained):
     image = seeded.image(299)
     np.testing.assert_array_equal(plain.predict_on_batch(image), model.predict_on_batch(image)[0])
     assert not [key for key in checkpoint.variables(plain) if key.startswith("aux_")]
+
+
+def test_auxiliary_classifier_is_left_out_of_the_features(trained):
+    lower, head = frozen.backbone(trained[2])
+    assert lower.output_shape == (None, 2048) and head.output_shape == (None, 3)
+    assert not [layer.name for layer in (*lower.layers, *head.layers) if layer.name.startswith("aux_")]
 
 
 def test_auxiliary_classifier_follows_new_classes(trained):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import math
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_cnn.data import Data
 from keras_cnn.errors import BadData
 from keras_cnn.selection import stage_of
 from keras_cnn.transfer.examples import Batches
+from keras_cnn.transfer.given import Given
+
+Moments = tuple[int, np.ndarray, np.ndarray]  # elements of each channel; their mean and variance, (channels,)
 
 
 def recalibrate_batchnorm(
@@ -24,21 +29,24 @@ def recalibrate_batchnorm(
     layers before it, so the data is passed once for each depth: all layers with equally many batch norms before them
     share a pass, which runs the network only up to them.
 
-    data: batches (images, labels) or of images, that can be iterated again and again and have one order of pixels; or
-    arrays, images or (images, labels), then cut into batches. Use images as at prediction: not augmented.
+    data: `Data`, whose training images are taken as at prediction, not augmented; batches (images, labels) or of
+    images, that can be iterated again and again; or arrays, images or (images, labels), then cut into batches.
+    Where images differ in size, each counts by its pixels.
     stages: names of those whose statistics are set; all by default.
     Weights, gammas and betas stay. Returns the model. Raises BadData where there is no image.
     """
     depths = {name: depth for name, depth in _depths(model).items() if stages is None or stage_of(name) in stages}
     for depth in sorted(set(depths.values())):
         layers = [layer for layer in model.layers if depths.get(layer.name) == depth]
-        moments = [moment for layer in layers for moment in _moments(layer)]
-        probe = keras.Model(model.input, moments)  # mean, variance, mean, variance, ...
-        # Called, not predicted with: one function less to trace for every depth.
-        means, variances = _population(
-            (len(images), probe(images, training=False)) for images in _images(data, batch_size)
-        )
-        for layer, mean, variance in zip(layers, means, variances, strict=True):
+        below = keras.Model(model.input, [layer.input for layer in layers])
+        population: list[Moments] = []
+        for images in _images(data, batch_size):
+            # Called, not predicted with: one function less to trace for every depth.
+            batch = list(map(_moments, keras.tree.flatten(below(images, training=False))))
+            population = list(map(_together, population, batch)) if population else batch
+        if not population:
+            raise BadData("there is no image to take statistics from.")
+        for layer, (_, mean, variance) in zip(layers, population, strict=True):
             layer.moving_mean.assign(mean.astype("float32"))
             layer.moving_variance.assign(variance.astype("float32"))
     return model
@@ -58,34 +66,27 @@ def _depths(model: Any) -> dict[str, int]:
     return found
 
 
-def _moments(layer: Any) -> Any:
-    """Mean and variance of each channel of a layer's input."""
-    return ops.moments(layer.input, axes=list(range(len(layer.input.shape) - 1)))
+def _moments(inputs: Any) -> Moments:
+    """Of each channel of a layer's input for one batch."""
+    # Under a policy of mixed precision the input is coarse; what is computed of it need not be.
+    values: Any = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+    found: Any = ops.moments(values, axes=list(range(len(values.shape) - 1)))
+    mean, variance = (np.asarray(ops.convert_to_numpy(moment), "float64") for moment in found)
+    return math.prod(values.shape[:-1]), mean, variance
 
 
-def _population(batches: Iterable[Any]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Mean and variance of each layer over all batches, from those of each batch (Chan et al. 1979)."""
-    count, means, variances = 0, [], []
-    for size, moments in batches:
-        new_means, new_variances = (
-            [np.asarray(ops.convert_to_numpy(m), "float64") for m in moments[i::2]] for i in (0, 1)
-        )
-        if not count:
-            count, means, variances = size, new_means, new_variances
-            continue
-        share = size / (count + size)
-        for i, (mean, variance) in enumerate(zip(new_means, new_variances, strict=True)):
-            delta = mean - means[i]
-            variances[i] = (1 - share) * variances[i] + share * variance + share * (1 - share) * delta**2
-            means[i] = means[i] + share * delta
-        count += size
-    if not count:
-        raise BadData("there is no image to take statistics from.")
-    return means, variances
+def _together(one: Moments, other: Moments) -> Moments:
+    """The moments of two sets as those of one (Chan et al. 1979)."""
+    (count, mean, variance), (more, its_mean, its_variance) = one, other
+    share, delta = more / (count + more), its_mean - mean
+    spread = (1 - share) * variance + share * its_variance + share * (1 - share) * delta**2
+    return count + more, mean + share * delta, spread
 
 
 def _images(data: Any, batch_size: int) -> Iterator[Any]:
     """Batches of images, without their labels."""
+    if isinstance(data, Data):
+        data = Given(data, None, batch_size, seed=0).plain()
     if isinstance(data, tuple):
         data = data[0]
     for batch in Batches(data, size=batch_size) if isinstance(data, np.ndarray) else data:

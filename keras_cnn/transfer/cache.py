@@ -14,15 +14,19 @@ import sqlite3
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+import keras_cnn
 from keras_cnn import checkpoint
 from keras_cnn.errors import CacheWarning
 
+FORMAT = 1  # of the files and of how features are computed: raise it where either changes
+OURS = "[0-9a-f]" * 32 + ".sqlite"  # what files are named; a folder that a person chose may hold others
 LIMIT = 10 << 30  # bytes on disk, of all networks together
 BATCH = 32  # images that a network is shown at once
 
@@ -34,8 +38,8 @@ def folder() -> Path:
 
 
 def digest(network: Any) -> str:
-    """A hash of all that a network's outputs hang on: graph, layers, arrays, precision, backend."""
-    whole = hashlib.sha256(keras.backend.backend().encode())
+    """A hash of all that a network's outputs hang on: graph, layers, arrays, precision, and the releases at work."""
+    whole = hashlib.sha256(_releases().encode())
     for layer in network.get_config()["layers"]:
         # How weights began and what the network remembers of its past change nothing that it computes.
         config = {k: v for k, v in layer["config"].items() if not k.endswith("initializer")}
@@ -49,22 +53,27 @@ def digest(network: Any) -> str:
     return whole.hexdigest()
 
 
+def _releases() -> str:
+    """What may compute the same network otherwise once it is another one."""
+    backend = keras.backend.backend()
+    library = import_module(backend).__version__
+    return f"{FORMAT} keras_cnn {keras_cnn.__version__} keras {keras.__version__} {backend} {library}"
+
+
 class Store:
     """The rows of one network: features by the hash of the pixels that it saw, so that nothing can be out of date.
 
     Without room, rights or a sound disk, rows are not kept: CacheWarning says so once, and work goes on.
-    limit: bytes of the whole folder; the files of the networks that were used longest ago make room.
+    limit: bytes of the whole folder; the files of the networks that were used longest ago make room, whichever process
+    uses them: one whose file is gone makes it again.
     """
 
     def __init__(self, network: Any, place: str | os.PathLike[str] | None = None, limit: int = LIMIT) -> None:
         self.path = Path(place or folder()) / f"{digest(network)[:32]}.sqlite"
         self.shape = tuple(network.output_shape[1:])
         self.limit, self.usable = limit, True
-        with self._or_without():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._rows() as rows:
-                rows.execute("CREATE TABLE IF NOT EXISTS features (image BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
-            os.utime(self.path)  # the time of last use
+        with self._or_without(), self._rows():
+            pass  # what is amiss is told before the work
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Those features that are there and sound."""
@@ -92,9 +101,12 @@ class Store:
     @contextlib.contextmanager
     def _rows(self) -> Iterator[sqlite3.Connection]:
         """A connection for one transaction; another process that writes is waited for."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()  # the time of last use
         rows = sqlite3.connect(self.path, timeout=60)
         try:
             with rows:
+                rows.execute("CREATE TABLE IF NOT EXISTS features (image BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
                 yield rows
         finally:
             rows.close()
@@ -104,15 +116,22 @@ class Store:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
+                return  # it made room amid the transaction: these rows are not kept, the next ones are
             self.usable = False
+            mend = "free space there, or name another folder in KERAS_CNN_CACHE."
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                with contextlib.suppress(OSError):  # damaged: the next run starts it anew
+                mend = f"{self.path.name} was damaged; the next run starts it anew."
+                with contextlib.suppress(OSError):
                     self.path.unlink()
             text = f"{self.path.parent}: features are computed, but not kept from now on ({error}): "
-            warnings.warn(text + "free space there, or name another folder in KERAS_CNN_CACHE.", CacheWarning, 2)
+            warnings.warn(text + mend, CacheWarning, 2)
 
     def _make_room(self, size: int) -> None:
-        files = {file: file.stat() for file in self.path.parent.glob("*.sqlite")}
+        files = {}
+        for file in self.path.parent.glob(OURS):
+            with contextlib.suppress(FileNotFoundError):  # another process makes room as well
+                files[file] = file.stat()
         used = sum(facts.st_size for facts in files.values())
         for file in sorted(files, key=lambda file: files[file].st_mtime):
             if used + size <= self.limit or file == self.path:

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cnn.data import Data
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.recipe import OneCycle
 from keras_cnn.transfer.examples import Batches
@@ -35,8 +36,9 @@ def lr_find(
     """Losses at rates that grow from `low` to `high` by equal factors, a batch a step (Smith 2017, 1506.01186).
 
     A copy is trained, with its own optimiser: the model, the optimiser and their state are not touched.
-    model: compiled, with what is to be frozen frozen. data: batches (images, labels), gone through again where they
-    are fewer than the steps, or a pair of arrays. The test ends early where the loss is four times its best.
+    model: compiled, with what is to be frozen frozen; an auxiliary classifier learns the same labels. data: `Data`, a
+    pair of arrays, or batches (images, labels), gone through again where they are fewer than the steps.
+    The test ends early where the loss is four times its best.
     Raises BadSpec for a model that is not compiled, BadData where there is no batch.
     """
     if not model.compiled:
@@ -47,7 +49,7 @@ def lr_find(
         rate = low * (high / low) ** (step / max(steps - 1, 1))
         for optimizer, share in shares:
             optimizer.learning_rate = rate * share
-        loss = float(copy.train_on_batch(images, labels, return_dict=True)["loss"])
+        loss = float(copy.train_on_batch(images, _for_all(copy, labels), return_dict=True)["loss"])
         if not math.isfinite(loss):
             break
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -75,7 +77,8 @@ def _copy(model: Any) -> tuple[Any, list[tuple[Any, float]]]:
     settings = model.get_compile_config()
     settings["optimizer"] = _constant(settings["optimizer"])
     copy.compile_from_config(settings)
-    optimizers = getattr(copy.optimizer, "optimizers", [copy.optimizer])
+    optimizer = getattr(copy.optimizer, "inner_optimizer", copy.optimizer)  # mixed_float16 wraps what was compiled
+    optimizers = getattr(optimizer, "optimizers", [optimizer])
     rates = [float(optimizer.learning_rate) for optimizer in optimizers]
     return copy, [(optimizer, rate / max(rates)) for optimizer, rate in zip(optimizers, rates, strict=True)]
 
@@ -92,9 +95,17 @@ def _constant(settings: Any) -> Any:
     return settings
 
 
+def _for_all(model: Any, labels: Any) -> Any:
+    """Labels for each output, unless there are as many already."""
+    outputs = len(model.outputs)
+    return labels if outputs == 1 or isinstance(labels, tuple | list | dict) else (labels,) * outputs
+
+
 def _again(data: Any, batch_size: int) -> Iterator[tuple[Any, Any]]:
     """Batches, from the start again when they end."""
-    batches: Iterable[Any] = Batches(*data, size=batch_size) if isinstance(data, tuple) else data
+    batches: Iterable[Any] = data.train if isinstance(data, Data) else data
+    if isinstance(data, tuple):
+        batches = Batches(*data, size=batch_size)
     while True:
         count = 0
         for count, batch in enumerate(batches, 1):  # noqa: B007

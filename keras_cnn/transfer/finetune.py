@@ -275,7 +275,7 @@ class _Run:
     def _go_on(self, values: Values, facts: dict[str, Any]) -> int:
         """Put everything back as it was when an epoch of a phase began; returns which."""
         self.optimizers.build(self.model, facts["starts"])
-        self.optimizers.starts = facts["starts"]
+        self.optimizers.starts, self.optimizers.scale = facts["starts"], facts["scale"]
         for key, variable in self._variables().items():
             variable.assign(values[key])
         self.best.value, self.best.since = facts["value"], facts["since"]
@@ -293,6 +293,7 @@ class _Run:
             "phase": self.number,
             "epoch": epoch,
             "starts": self.optimizers.starts,
+            "scale": self.optimizers.scale,
             "value": self.best.value,
             "since": self.best.since,
             "best": len(best),

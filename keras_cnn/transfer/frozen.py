@@ -21,8 +21,13 @@ def divide(model: Any) -> tuple[Any, Any] | None:
 
 
 def backbone(model: Any) -> tuple[Any, Any]:
-    """(lower, upper) as at prediction, whatever is frozen: the network up to its pooled features, and the head."""
-    parts = _cut(model, lambda layer: stage_of(layer.name) not in CLASSIFIERS or (_still(layer) and not layer.weights))
+    """(lower, upper) as at prediction, whatever is frozen: the network up to its pooled features, and the head.
+
+    An auxiliary classifier, which would hold the cut down to the stage that it stands on, is left out.
+    """
+    main = keras.Model(model.input, model.outputs[0], name=model.name) if model.outputs[1:] else model
+    main.jit_compile = model.jit_compile
+    parts = _cut(main, lambda layer: stage_of(layer.name) not in CLASSIFIERS or (_still(layer) and not layer.weights))
     if parts is None:
         raise BadSpec(f"{model.name} has no head on top of its features.")
     return parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -80,6 +80,7 @@ class StageOptimizers:
         self.weight_decay, self.ema, self.spare_backbone = weight_decay, ema, spare_backbone
         self.optimizers: dict[str, Any] = {}
         self.starts: dict[str, int] = {}
+        self._scale, self._scaled = 2.0**15, cast(Any, None)  # Keras' own start
 
     def build(self, model: Any, names: Iterable[str]) -> None:
         """Make what is missing for the stages of these names of which some variables learn."""
@@ -108,7 +109,23 @@ class StageOptimizers:
             optimizer.learning_rate = recipe.OneCycle(phase.rates[name], steps, warmup, self.starts[name])
         by_path = {f"{name}_.*": optimizer for name, optimizer in used.items()}
         default = next(iter(used.values()))  # for nothing: the map is complete
-        return keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(default, by_path))
+        optimizer = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(default, by_path))
+        if keras.config.dtype_policy().name != "mixed_float16":
+            return optimizer
+        # Keras would wrap it as well, but begin each phase, and a run that goes on, at its first scale.
+        self._scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=self.scale)
+        return self._scaled
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by under mixed_float16, where small gradients would vanish."""
+        if self._scaled is not None and self._scaled.built:
+            self._scale = float(self._scaled.dynamic_scale)
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._scale = value
 
     @property
     def variables(self) -> dict[str, Any]:

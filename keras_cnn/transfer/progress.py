@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cnn.checkpoint import write_arrays
+from keras_cnn.checkpoint import clear_beside, write_arrays
 from keras_cnn.errors import BadSpec, CorruptFile
 
 FILE = "progress.safetensors"
@@ -35,6 +35,10 @@ class Keeper(keras.callbacks.Callback):
         self.path, self.state = Path(out) / FILE if out else None, state
         self.options = json.loads(json.dumps(options))  # as they are read back
         self.written = -np.inf
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        if self.path is not None:
+            clear_beside(self.path)  # of a run that was killed as it wrote
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self.path is None or time.monotonic() - self.written < EVERY:
@@ -68,3 +72,4 @@ class Keeper(keras.callbacks.Callback):
     def remove(self) -> None:
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+            clear_beside(self.path)
