@@ -163,7 +163,7 @@ def finetune(
         found = runs.study(
             data, model, out, **source, sizes=per_class, seeds=range(seeds), epochs=epochs, as_json=as_json
         )
-        return terminal.print_json(found) if as_json else terminal.console.print(tables.study(found, out))
+        return terminal.print_json(found) if as_json else terminal.console.print(*tables.study(found, out))
     results = runs.finetune(
         data,
         model,

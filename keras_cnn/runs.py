@@ -93,7 +93,7 @@ def study(
     seeds: Sequence[int],
     epochs: int,
     as_json: bool,
-) -> list[dict[str, Any]]:
+) -> dict[str, list[dict[str, Any]]]:
     """Learn the data from scratch and from pretrained weights, at several sizes."""
     net, loaded = pretrained(data, model, weights, size, augment, skip_bad, 0, batch_size)
     import keras_cnn as kc
@@ -108,7 +108,9 @@ def study(
 
     told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": terminal.verbosity(as_json)}
     rows = kc.study(build, loaded, out, **told)
-    return [line._asdict() for line in expectations.summarise(rows)]
+    summary = expectations.summarise(rows)
+    found = {"methods": summary, "gains": expectations.gains(summary)}
+    return {part: [line._asdict() for line in lines] for part, lines in found.items()}
 
 
 def score(

@@ -131,16 +131,19 @@ def accuracies(results: Facts) -> Table:
     return rows
 
 
-def study(lines: Sequence[Facts], out: str) -> Table:
-    """Summaries of `transfer.expectations.summarise`."""
+def study(found: Mapping[str, Sequence[Facts]], out: str) -> tuple[Table, Table]:
+    """Summaries and gains of `transfer.expectations`."""
     rows = table("images", "method", "first epoch", "gain an epoch", "best epoch", "spread")
     last = None
-    for line in lines:
+    for line in found["methods"]:
         shares = [f"{line[key]:.1%}" for key in ("first", "slope", "best", "spread")]
         rows.add_row(str(line["images"]) if line["images"] != last else "", line["method"], *shares)
         last = line["images"]
-    rows.caption = f"{out} holds the learning curves: study.csv, summary.csv, study.png"
-    return rows
+    rows.caption = f"{out} holds the learning curves: study.csv, summary.csv, gains.csv, study.png"
+    gains = table("over random weights", "first epoch", "gain an epoch", "best epoch")
+    for line in found["gains"]:
+        gains.add_row(f"{line['images']} images", *(f"{line[key]:+.1%}" for key in ("start", "slope", "asymptote")))
+    return rows, gains
 
 
 def guesses(answer: Facts) -> Table:

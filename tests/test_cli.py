@@ -406,7 +406,10 @@ def test_finetune_can_study_what_transfer_brings(run, net, pets, tmp_path):
     code, printed, err = run("finetune", pets, "--model", net, "--out", out, *options)
     assert code == 0, err
     assert all(word in printed for word in ("scratch", "linear probe", "frozen head", "gradual", "default", "spread"))
-    assert {path.name for path in out.iterdir()} == {"study.csv", "summary.csv", "study.json", "study.png"}
+    assert {path.name for path in out.iterdir()} == {
+        *("study.csv", "summary.csv", "gains.csv", "study.json", "study.png")
+    }
+    assert "over random weights" in printed
     code, _, err = run("finetune", pets, "--model", net, "--out", out, "--study", "--sizes", "few")
     assert code == 2 and "--sizes few: give whole numbers" in err
 

@@ -53,6 +53,15 @@ def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tm
         kc.study(build, data, out, methods=["luck"])
 
 
+def test_gains_are_what_transfer_has_over_random_weights():
+    rows = [
+        *(Row(10, 50, 0, "scratch", i, value) for i, value in enumerate([0.2, 0.3, 0.6], 1)),
+        *(Row(10, 50, 0, "default", i, value) for i, value in enumerate([0.5, 0.5, 0.7], 1)),
+        Row(0, 900, 0, "default", 1, 0.9),
+    ]
+    assert expectations.gains(summarise(rows)) == [expectations.Gain(10, 50, 0.3, -0.1, 0.1)]
+
+
 def test_summaries_are_means_over_the_seeds():
     curves = {0: [0.2, 0.3, 0.6, 0.5], 1: [0.4, 0.5, 0.6, 0.9]}
     rows = [Row(10, 50, seed, "x", i, value) for seed, curve in curves.items() for i, value in enumerate(curve, 1)]

@@ -22,7 +22,7 @@ from keras_cnn.transfer.probing import probe
 
 SIZES = (10, 50, 0)
 SEEDS = (0, 1, 2)
-FILE, SUMMARY, SETTINGS = "study.csv", "summary.csv", "study.json"
+FILE, SUMMARY, GAINS, SETTINGS = "study.csv", "summary.csv", "gains.csv", "study.json"
 
 # What each method asks of `fine_tune`; the default is what a single call does. Two have no such call.
 METHODS: dict[str, Mapping[str, Any] | None] = {
@@ -66,8 +66,9 @@ def study(
     same in all runs. epochs: those in which a pretrained backbone learns. scratch_epochs, scratch_rate: of `train` on
     random weights, in the data's batches. Curves are those of training: what `fine_tune` returns is never worse than
     the linear probe either.
-    out: a directory that gets study.csv (a line an epoch), summary.csv (mean and spread of the best epochs) and
-    study.png, anew after every run; the same call goes on where it was. Raises BadSpec where it began otherwise.
+    out: a directory that gets study.csv (a line an epoch), summary.csv (mean and spread of the best epochs), gains.csv
+    (what fine-tuning has over random weights) and study.png, anew after every run; the same call goes on where it was.
+    Raises BadSpec where it began otherwise.
     """
     out = Path(out)
     methods = list(methods)
@@ -147,6 +148,31 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
     return found
 
 
+class Gain(NamedTuple):
+    """What fine-tuning by default has over random weights at a size, as differences of their summaries: a higher
+    start, a higher slope, a higher asymptote. A promise that is not above 0 does not hold at that size."""
+
+    size: int
+    images: int
+    start: float
+    slope: float
+    asymptote: float
+
+
+def gains(lines: Iterable[Summary]) -> list[Gain]:
+    """A line for each size at which both were run."""
+    by_size: dict[tuple[int, int], dict[str, Summary]] = {}
+    for line in lines:
+        by_size.setdefault((line.size, line.images), {})[line.method] = line
+    found = []
+    for size, methods in by_size.items():
+        if {"default", "scratch"} <= methods.keys():
+            one, other = methods["default"], methods["scratch"]
+            changes = (one.first - other.first, one.slope - other.slope, one.best - other.best)
+            found.append(Gain(*size, *(round(change, 4) for change in changes)))
+    return found
+
+
 def _begun(out: Path, settings: Mapping[str, Any]) -> list[Row]:
     """The rows of runs that are done; a study that begins notes its settings."""
     if not (out / SETTINGS).exists():
@@ -165,13 +191,14 @@ def _begun(out: Path, settings: Mapping[str, Any]) -> list[Row]:
 def _write(out: Path, rows: Sequence[Row]) -> None:
     from keras_cnn.insight import plots
 
-    for name, lines in ((FILE, rows), (SUMMARY, summarise(rows))):
-        write_beside(out / name, lambda path, lines=lines: _csv(path, lines))
+    summary = summarise(rows)
+    for name, kind, lines in ((FILE, Row, rows), (SUMMARY, Summary, summary), (GAINS, Gain, gains(summary))):
+        write_beside(out / name, lambda path, kind=kind, lines=lines: _csv(path, kind, lines))
     plots.expectations(rows, out / "study.png")
 
 
-def _csv(path: str, lines: Sequence[Any]) -> None:
+def _csv(path: str, kind: type[Any], lines: Sequence[Any]) -> None:
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(lines[0]._fields)
+        writer.writerow(kind._fields)
         writer.writerows(lines)
