@@ -245,6 +245,13 @@ def test_the_head_is_kept_where_the_classes_are_the_same(timm_dir, keywords, kep
     assert config_of(model).class_names == names
 
 
+def test_a_head_of_21k_classes_is_the_networks_until_others_are_wanted(tmp_path):
+    weights = tmp_path / "w.safetensors"
+    save_file(theirs("resnet18", classes=21_843), weights)
+    assert kc.build("resnet18", weights=weights, input_shape=(32, 32, 3)).output_shape == (None, 21_843)
+    assert kc.build("resnet18", weights=weights, input_shape=(32, 32, 3), classes=5).output_shape == (None, 5)
+
+
 def test_no_classes_drop_the_head(timm_dir):
     model = kc.build(timm_dir, classes=0)
     assert model.output_shape == (None, 512)
