@@ -41,12 +41,19 @@ def arrays(model: Any) -> Arrays:
 
 def fingerprint(model: Any) -> str:
     """A hash of a model's keys and shapes, and of the values of all but what hangs on the classes."""
+    return digest(arrays(model), OF_CLASSES)[:16]
+
+
+def digest(values: Mapping[str, np.ndarray], by_shape: tuple[str, ...] = ()) -> str:
+    """A hash of arrays under their keys; of those whose keys begin with `by_shape`, of the shapes alone."""
+    import numpy as np
+
     whole = hashlib.sha256()
-    for key, array in arrays(model).items():
+    for key, array in values.items():
         whole.update(f"{key} {array.dtype} {array.shape}".encode())
-        if not key.startswith(OF_CLASSES):
-            whole.update(array.tobytes())
-    return whole.hexdigest()[:16]
+        if not key.startswith(by_shape):
+            whole.update(np.ascontiguousarray(array).data)
+    return whole.hexdigest()
 
 
 def assign(model: Any, values: Mapping[str, np.ndarray], *, skip: Iterable[str] = ()) -> None:

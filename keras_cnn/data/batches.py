@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.bars import progress
+from keras_cnn.checks import one_of
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
 from keras_cnn.data.images import MODES, decode, resize_and_crop
 from keras_cnn.data.index import Source, Split, Splits, index
@@ -256,8 +257,7 @@ def load_data(
     each pass (there, BadImage surfaces as the tf.errors.InvalidArgumentError that quotes it).
     """
     preprocess = preprocess if isinstance(preprocess, Preprocess) else Preprocess.of(preprocess)
-    if augment not in AUGMENTS:
-        raise BadSpec(f"augment={augment!r}: choose one of {', '.join(map(repr, AUGMENTS))}.")
+    one_of("augment", augment, tuple(AUGMENTS))
     if batch_size < 1:
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
     channels = channels or len(preprocess.mean)

@@ -47,9 +47,7 @@ def digest(network: Any) -> str:
             config.pop(forgotten, None)
         parts = [layer["class_name"], config, layer["inbound_nodes"]]
         whole.update(json.dumps(parts, sort_keys=True, default=str).encode())
-    for key, array in checkpoint.arrays(network).items():
-        whole.update(f"{key} {array.dtype} {array.shape}".encode())
-        whole.update(np.ascontiguousarray(array).data)
+    whole.update(checkpoint.digest(checkpoint.arrays(network)).encode())
     return whole.hexdigest()
 
 

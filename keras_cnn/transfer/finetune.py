@@ -165,7 +165,9 @@ class _Run:
     history: TuningHistory = field(default_factory=TuningHistory)
 
     def __post_init__(self) -> None:
-        about = {**self.options, **self.given.facts, "network": checkpoint.fingerprint(self.model)}
+        about = {**self.options, **self.given.facts}
+        if self.best.out is not None:  # hashing takes a moment, and only what is on disk is compared
+            about["network"] = checkpoint.fingerprint(self.model)
         self.keeper = Keeper(self.best.out, about, self._state)
         self.history.set_model(self.model)
         self.history.on_train_begin()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnn.checks import one_of
 from keras_cnn.errors import BadSpec
 from keras_cnn.transfer.given import Given
 from keras_cnn.transfer.phases import WARMUPS
@@ -25,9 +26,8 @@ RANGES: dict[str, tuple[float, float]] = {  # the least and the most of a number
 def check(options: Mapping[str, Any]) -> None:
     """Raise BadSpec where a value cannot be meant."""
     for name, choices in CHOICES.items():
-        if options[name] not in choices:
-            known = ", ".join(map(repr, filter(None, choices)))
-            raise BadSpec(f"{name}={options[name]!r}: choose one of {known}.")
+        if options[name] not in choices:  # None, where it is one, goes without saying
+            one_of(name, options[name], tuple(filter(None, choices)))
     for name, (least, most) in RANGES.items():
         if options[name] is not None and not least <= options[name] <= most:
             at_most = f", at most {most:g}" if most < math.inf else ""
