@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from repositories import LFS, NAMES, PREPROCESS, arrays, config, ours, theirs, write
 
 import keras_cnn as kc
-from keras_cnn import terminal
+from keras_cnn.cli import console
 from keras_cnn.errors import BadSpec, Conflict, CorruptFile, HubError, KerasCnnError, NoAccess, Offline, WeightsWarning
 from keras_cnn.hub import card, directory, publishing, resolve
 
@@ -418,7 +418,7 @@ def test_a_removal_that_fails_hides_nothing(hub, run, waits, place, what):
         kc.publish(run, "me/net", **place)
     sentence = f"What was made for it, {what}, is empty and still there: publish again, or delete it."
     assert caught.value.__notes__ == [sentence]
-    assert terminal.explain(caught.value) == f"{caught.value} {sentence}"
+    assert console.explain(caught.value) == f"{caught.value} {sentence}"
     hub.faults.clear()
     assert kc.publish(run, "me/net", **place).commit in hub.repos["me/net"].branches.values()
 

@@ -33,8 +33,6 @@ TIERS = (
     ("hub", "describe", "scaling"),
     ("building", "recipe", "evaluation"),
     ("transfer", "training"),
-    ("terminal", "tables"),
-    ("runs",),
     ("cli",),
 )
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn import terminal
 from keras_cnn.bars import progress
+from keras_cnn.cli import console as terminal
 
 if TYPE_CHECKING:
     from keras_cnn.data.index import Splits

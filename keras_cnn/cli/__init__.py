@@ -15,8 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnn import __version__, runs, tables, terminal
+from keras_cnn import __version__
 from keras_cnn.bars import progress
+from keras_cnn.cli import console as terminal
+from keras_cnn.cli import runs, tables
 from keras_cnn.errors import BadData, KerasCnnError
 
 app = typer.Typer(
@@ -446,7 +448,3 @@ def main(run: Callable[..., Any] = app) -> None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()
