@@ -115,7 +115,7 @@ def test_lrfind_suggests_and_draws(run, net, pets, tmp_path):
 def test_version_and_help(run):
     assert run("--version")[:2] == (0, f"keras-cnn {kc.__version__}\n")
     code, out, _ = run("--help")
-    assert code == 0 and all(verb in out for verb in ("list", "info", "demo", "finetune", "evaluate", "predict"))
+    assert code == 0 and all(verb in out for verb in ("list", "info", "demo", "fine-tune", "evaluate", "predict"))
 
 
 # --- evaluate and predict -------------------------------------------------------------------------------------------
@@ -194,7 +194,6 @@ def test_predict(run, net, pets):
         ("info {pets}", "pets has no config.json: it is not a weights directory."),
         ("list nothing*", "no network fits 'nothing*': `keras-cnn list` shows all."),
         ("evaluate {tmp}/gone --model {net}", "gone: no such file or folder"),
-        ("evaluate {tmp}/one --model {net}", "only one class ('cat') found"),
         ("evaluate {tmp}/empty --model {net}", "the class 'dog' of train holds no images"),
         ("evaluate {tmp}/birds --model {net}", "the model does not know 2 of the data's 3 classes (emu, owl)"),
         ("evaluate {tmp}/birds --model resnet20", "the data has 3 classes, the model 10 without names"),
@@ -417,10 +416,10 @@ def test_finetune_can_study_what_transfer_brings(run, net, pets, tmp_path):
 def test_defaults_of_the_command_are_those_of_the_function():
     import inspect
 
-    from keras_cnn.cli import finetune
+    from keras_cnn.cli.training import fine_tune as command_
     from keras_cnn.transfer import fine_tune
 
-    command, function = (inspect.signature(f).parameters for f in (finetune, fine_tune))
+    command, function = (inspect.signature(f).parameters for f in (command_, fine_tune))
     shared = command.keys() & function.keys() - {"out"}
     assert len(shared) > 15
     assert {name: command[name].default for name in shared} == {name: function[name].default for name in shared}

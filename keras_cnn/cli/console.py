@@ -1,23 +1,85 @@
-"""What the command line shows: tables, progress, sentences for errors; and the quiet start of the framework."""
+"""What the command line shows: results, notes, sentences for errors; and the quiet start of the framework.
+
+Everything that is shown passes through `texts.plain` here: names of files and classes are text, whatever is in them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
+import logging
 import os
+import shlex
+import shutil
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from keras_cnn import bars
+from keras_cnn.errors import BadImage, KerasCnnError, WeightsMismatch
+from keras_cnn.texts import plain
 
-from keras_cnn.errors import BadImage, KerasCnnError
+if TYPE_CHECKING:
+    from keras_cnn.cli.tables import Table
 
-console = Console()
-notes = Console(stderr=True)  # stdout holds results only, so that --json can be piped on
+verbose = False  # -v: tracebacks and logs
+
+
+def begin() -> None:
+    """Make the process' streams, warnings and logs ours; none of them fails for a character that they cannot write."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")
+    warnings.showwarning = show_warning
+    log = logging.getLogger("keras_cnn")
+    log.handlers, log.propagate = [_Notes()], False
+    set_verbose(False)
+    set_quiet(False)
+
+
+def set_verbose(on: bool) -> None:
+    global verbose
+    verbose = on
+    logging.getLogger("keras_cnn").setLevel(logging.DEBUG if on else logging.WARNING)
+
+
+def set_quiet(on: bool) -> None:
+    bars.shown = not on
+
+
+def show(*things: str | Table) -> None:
+    """Print results: a line for each text, however long; tables as wide as they are, if that fits the terminal."""
+    for i, thing in enumerate(things):
+        if isinstance(thing, str):
+            print(plain(thing))
+        else:
+            print("\n" * bool(i) + "\n".join(thing.lines(_columns())))
+
+
+def note(*lines: str) -> None:
+    """Tell something beside the results: stdout holds results only, so that --json can be piped on."""
+    print("\n".join(map(plain, lines)), file=sys.stderr)
+
+
+def quoted(path: object) -> str:
+    """A path as it can be pasted into a command."""
+    return shlex.quote(plain(path))
+
+
+def _columns() -> int | None:
+    """Of the terminal; None where stdout is none, and lines may be as long as they like."""
+    if not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
 
 
 def framework(seed: int | None = None) -> Any:
@@ -64,8 +126,8 @@ def quiet() -> Iterator[None]:
 
 
 def verbosity(as_json: bool) -> int:
-    """Keras' progress: a bar on a terminal, a line an epoch in a file, nothing between the lines of JSON."""
-    if as_json:
+    """Keras' progress: a bar on a terminal, a line an epoch in a file, nothing with --quiet or beside JSON."""
+    if as_json or not bars.shown:
         return 0
     return 1 if sys.stdout.isatty() else 2
 
@@ -77,8 +139,21 @@ def print_json(value: Any) -> None:
 def show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
     """Show a warning: ours as a sentence, others with the place that they come from."""
     ours = category.__module__.startswith("keras_cnn")
-    text = f"note: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno)
-    print(text, end="", file=sys.stderr)
+    place = warnings.formatwarning(message, category, filename, lineno).splitlines()
+    note(*([f"note: {message}"] if ours else place))
+
+
+def fail(error: BaseException) -> bool:
+    """Tell an error that the user can mend; False for a bug."""
+    sentence = explain(error)
+    if sentence is None:
+        return False
+    if verbose:
+        note(*"".join(traceback.format_exception(error)).splitlines())
+    # Keys that do not fit are a list, a line each; a line break in another message is a stranger's.
+    lines = sentence.split("\n") if isinstance(error, WeightsMismatch) else [sentence]
+    note(f"error: {lines[0]}", *lines[1:])
+    return True
 
 
 def explain(error: BaseException) -> str | None:

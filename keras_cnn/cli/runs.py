@@ -5,24 +5,34 @@ The data is decoded before a framework starts, so that bad input is told at once
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from keras_cnn import bars
 from keras_cnn.bars import progress
-from keras_cnn.cli import console as terminal
+from keras_cnn.cli import console
 
 if TYPE_CHECKING:
-    from keras_cnn.data.index import Splits
+    from keras_cnn.data.index import Split, Splits
+
+STATES = ("progress.safetensors", "backup", "study.csv")  # of fine_tune, train and study: what a run goes on from
+MOST_NAMED = 12  # classes in one line
 
 
 def network(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
     """(network, its configuration, the package) at a size."""
     from keras_cnn.hub import resolve
 
-    spec = resolve(name, weights).config.spec
-    kc = terminal.framework()
+    found = resolve(name, weights)
+    if found.load is None:
+        console.note(
+            f"note: {name} has random weights, so its answers mean nothing: a tag or directory brings trained ones."
+        )
+    spec = found.config.spec
+    kc = console.framework()
     from keras_cnn.hub.directory import config_of
 
     net = kc.build(name, weights=weights, input_shape=shape_at(spec.input_shape, size))
@@ -37,10 +47,10 @@ def pretrained(
 
     found = resolve(model, weights)
     if found.load is None:
-        terminal.notes.print(f"note: {model} has random weights; a tag or directory brings trained ones.")
+        console.note(f"note: {model} has random weights; a tag or directory brings trained ones.")
     shape = shape_at(found.config.spec.input_shape, size)
     loaded = load(data, found.config.preprocess.at_size(shape[:2]), shape, batch_size, augment, skip_bad, seed)
-    kc = terminal.framework(seed)
+    kc = console.framework(seed)
     return kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names), loaded
 
 
@@ -57,26 +67,45 @@ def finetune(
     batch_size: int = 32,
     before: bool = False,
     as_json: bool = False,
+    again: str | None = "the same command with --resume",
     **options: Any,
 ) -> dict[str, Any]:
+    """Fine-tune, and score the best epoch. again: what goes on with a run that is stopped; None where nothing does."""
     net, loaded = pretrained(data, model, weights, size, augment, skip_bad, seed, batch_size)
     import keras_cnn as kc
     from keras_cnn import evaluation
 
     first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
-    history = kc.fine_tune(
-        net,
-        loaded,
-        out=out,
-        seed=seed,
-        verbose=terminal.verbosity(as_json),
-        command=command(),
-        data=data_name(data),
-        **options,
-    )
-    found = history.baselines
-    baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
-    return {**baselines, **score(net, loaded, history.history, out, before=first)}
+    with stoppable(out, "the same command" if options.get("resume") else again):
+        history = kc.fine_tune(
+            net,
+            loaded,
+            out=out,
+            seed=seed,
+            verbose=console.verbosity(as_json),
+            command=command(),
+            data=data_name(data),
+            **options,
+        )
+        found = history.baselines
+        baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
+        return {**baselines, **score(net, loaded, history.history, out, before=first)}
+
+
+@contextlib.contextmanager
+def stoppable(out: str, again: str | None = "the same command") -> Iterator[None]:
+    """On Ctrl-C, note what `out` keeps; `again` is what goes on from a state that is there."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        place = Path(out)
+        if again and any((place / name).exists() for name in STATES):
+            stop.add_note(f"{console.quoted(out)} keeps what is done: {again} goes on")
+        elif (place / "model.safetensors").exists():
+            stop.add_note(f"{console.quoted(out)} holds the best epoch so far")
+        else:
+            stop.add_note(f"nothing is kept in {console.quoted(out)}")
+        raise
 
 
 def study(
@@ -106,7 +135,7 @@ def study(
             return kc.build(model, weights=weights, input_shape=config.spec.input_shape, classes=loaded.class_names)
         return kc.build(config.spec, classes=loaded.class_names, preprocess=config.preprocess)
 
-    told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": terminal.verbosity(as_json)}
+    told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": console.verbosity(as_json)}
     rows = kc.study(build, loaded, out, **told)
     summary = expectations.summarise(rows)
     found = {"methods": summary, "gains": expectations.gains(summary)}
@@ -127,13 +156,14 @@ def score(
         if batches is not None
     }
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
-    # The run wrote these weights and their origin already; the card learns what they scored.
-    written = directory.read(out).config.provenance
-    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
+    # Pictures first: the card shows those that are there.
     plots.learning_curves(history, Path(out) / "curves.png")
     last = scores.get("test") or scores.get("val")
     if last:
         plots.confusion_matrix(last.confusion(), loaded.class_names, Path(out) / "confusion.png")
+    # The run wrote these weights and their origin already; the card learns what they scored.
+    written = directory.read(out).config.provenance
+    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
     frozen = [
         v
         for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False)
@@ -150,33 +180,78 @@ def score(
 
 
 def load(
-    data: str | Splits,
+    data: str,
     preprocess: Any,
     shape: tuple[int | None, int | None, int],
     batch_size: int,
     augment: str,
     skip_bad: bool,
     seed: int = 0,
-    **options: Any,
 ) -> Any:
-    """The data set, decoded; done before the framework starts, so that bad input is told at once."""
+    """The data set, told of and decoded; done before the framework starts, so that bad input is told at once."""
     from keras_cnn import data as data_
 
+    splits = data_.index(data, seed=seed)
+    if bars.shown:
+        console.note(found_line(data, splits))
+        if size := typical_size(splits.train):
+            console.note(seen_line(size, preprocess.size))
     loaded = data_.load_data(
-        data,
+        splits,
         preprocess,
         batch_size=batch_size,
         augment=None if augment == "none" else augment,
         skip_bad=skip_bad,
         channels=shape[-1],
         seed=seed,
-        **options,
     )
-    if loaded.ignored:
-        terminal.notes.print(
-            f"note: files that are no images were ignored, {len(loaded.ignored)} in all, such as {loaded.ignored[0]}"
-        )
+    tell_ignored(loaded.ignored)
     return loaded
+
+
+def tell_ignored(files: Sequence[str]) -> None:
+    if files:
+        console.note(f"note: files that are no images were ignored, {len(files)} in all, such as {files[0]}")
+
+
+def found_line(data: str, splits: Splits) -> str:
+    """How many images of which classes there are; of many classes, the range."""
+    import numpy as np
+
+    parts = dict(splits.items())
+    labels = np.concatenate([split.labels for split in parts.values()])
+    counts = np.bincount(labels, minlength=len(splits.class_names))
+    by_split = ", ".join(f"{name} {len(split.sources):,}" for name, split in parts.items())
+    if len(counts) <= MOST_NAMED:
+        of = ": " + ", ".join(f"{name} {n:,}" for name, n in zip(splits.class_names, counts, strict=True))
+    else:
+        of = f", each of {counts.min():,} to {counts.max():,}"
+    return f"{data}: {len(labels):,} images ({by_split}) of {len(counts)} classes{of}"
+
+
+def seen_line(size: tuple[int, int], seen: tuple[int, int]) -> str:
+    """What is lost between the images (width, height) and what the network is fed (height, width)."""
+    line = f"images of about {size[0]}x{size[1]} pixels are seen at {seen[1]}x{seen[0]}"
+    return line + f"; --size {2 * max(seen)} shows more" * (min(size) >= 1.5 * max(seen))
+
+
+def typical_size(split: Split) -> tuple[int, int] | None:
+    """(width, height), the medians over some images, from the beginnings of their files; None if none can be read."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    from keras_cnn.data.images import FORMATS
+
+    sizes = []
+    for source in split.sources[:: max(len(split.sources) // 24, 1)]:
+        with contextlib.suppress(Exception):  # what cannot be decoded is told when it is
+            sizes.append(Image.open(io.BytesIO(source.read()), formats=FORMATS).size)
+    if not sizes:
+        return None
+    width, height = np.median(sizes, axis=0).astype(int).tolist()
+    return width, height
 
 
 def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int | None, int | None, int]:

@@ -2,12 +2,62 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from rich.table import Table
+from keras_cnn.texts import cell as cell
+from keras_cnn.texts import plain
 
 Facts = Mapping[str, Any]
+GAP = "  "
+MOST_CLASSES, MOST_PAIRS, MOST_NAMES = 40, 10, 3  # that are told; --json has all
+
+
+@dataclass
+class Table:
+    """Lines of cells under titles. texts: how many of the first columns are text; those behind them are figures."""
+
+    columns: tuple[str, ...]
+    texts: int = 1
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    caption: str = ""
+
+    def add(self, *cells: str) -> None:
+        self.rows.append(cells)
+
+    def lines(self, width: int | None = None) -> list[str]:
+        """Never folded, never cut: where columns do not fit beside each other, they stand below each other."""
+        texts = [[plain(text) for text in row] for row in (self.columns, *self.rows)]
+        widths = [max(map(_width, column)) for column in zip(*texts, strict=True)]
+        beside = width is None or sum(widths) + len(GAP) * (len(widths) - 1) <= width
+        lines = [self._beside(row, widths) for row in texts] if beside else self._below(texts)
+        return [*lines, *([plain(self.caption)] if self.caption else [])]
+
+    def _beside(self, row: Sequence[str], widths: Sequence[int]) -> str:
+        cells = []
+        for i, (text, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - _width(text))
+            cells.append(text + space if i < self.texts else space + text)
+        return GAP.join(cells).rstrip()
+
+    def _below(self, texts: Sequence[Sequence[str]]) -> list[str]:
+        (first, *others), *rows = texts
+        lines = [first] if first else []
+        for name, *cells in rows:
+            lines.append(name)
+            lines += [f"{GAP}{title} {text}".rstrip() for title, text in zip(others, cells, strict=True) if text]
+        return lines
+
+
+def _width(text: str) -> int:
+    """Of a text on a terminal; Chinese and emoji are two wide."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def count(n: int) -> str:
@@ -29,41 +79,33 @@ COSTS: dict[str, Callable[[int], str]] = {"parameters": count, "macs": count, "a
 COST_TITLES = ("parameters", "MACs", "activations")
 
 
-def table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for i, column in enumerate(columns):
-        figures = bool(i and column)  # a long name wraps, so that the figures beside it are never cut
-        table.add_column(column, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
-    return table
-
-
 def pairs(title: str, values: Facts) -> Table:
-    rows = table(title, "")
+    rows = Table((title, ""), texts=2)
     for key, value in values.items():
-        rows.add_row(key, number(value))
+        rows.add(key, number(value))
     return rows
 
 
 def networks(rows: Sequence[Facts]) -> Table:
     """Summaries of `describe.summary`."""
-    found = table("", "parameters", "MACs", "input", "classes")
+    found = Table(("", "parameters", "MACs", "input", "classes"))
     for row in rows:
         size = "x".join(str(n) for n in row["input_shape"])
-        found.add_row(row["name"], count(row["parameters"]), count(row["macs"]), size, str(row["classes"]))
+        found.add(row["name"], count(row["parameters"]), count(row["macs"]), size, str(row["classes"]))
     return found
 
 
 def weights(rows: Sequence[Facts]) -> Table:
     """Summaries of tags."""
-    found = table("", "top-1", "parameters", "MACs", "licence")
+    found = Table(("", "top-1", "parameters", "MACs", "licence"))
     for row in rows:
         known = row.get("top1") is not None
-        found.add_row(
+        found.add(
             row["name"],
             f"{row['top1']:.2f} % at {row['top1_size']}" if known else "",
             count(row["parameters"]),
             count(row["macs"]),
-            row["license"] + ("" if row.get("commercial", True) else " [red](!)[/red]"),
+            row["license"] + ("" if row.get("commercial", True) else " (!)"),
         )
     if not all(row.get("commercial", True) for row in rows):
         found.caption = "(!) not for commercial use"
@@ -91,26 +133,26 @@ def facts(of: Facts) -> Table:
 
 def stages(of: Facts) -> Table:
     """Costs by stage, and what of its parameters learns."""
-    rows = table("\nstage", "layers", *COST_TITLES, "trainable")
+    rows = Table(("stage", "layers", *COST_TITLES, "trainable"))
     for stage, costs in of["profile"].items():
-        rows.add_row(stage, str(costs["layers"]), *_costs(costs), count(costs["trainable"]))
-    rows.add_row("all", "", *_costs(of), count(of["trainable"]))
+        rows.add(stage, str(costs["layers"]), *_costs(costs), count(costs["trainable"]))
+    rows.add("all", "", *_costs(of), count(of["trainable"]))
     return rows
 
 
 def ways(scaled: Sequence[Facts], budget: float) -> Table:
     """Rows of `scaling.spend`."""
-    rows = table(f"\n{budget:g} times the MACs by", "layers", "image", *COST_TITLES)
+    rows = Table((f"{budget:g} times the MACs by", "layers", "image", *COST_TITLES))
     for row in scaled:
-        rows.add_row(row["way"], str(row["layers"]), str(row["side"]), *_costs(row))
+        rows.add(row["way"], str(row["layers"]), str(row["side"]), *_costs(row))
     return rows
 
 
 def files(records: Facts) -> Table:
     """Size and sha256 of files by name."""
-    rows = table("file", "bytes", "")
+    rows = Table(("file", "bytes", "sha256"))
     for name, record in records.items():
-        rows.add_row(name, f"{record['size']:,}", f"sha256 {record['sha256']}")
+        rows.add(name, f"{record['size']:,}", record["sha256"])
     return rows
 
 
@@ -124,34 +166,76 @@ def accuracies(results: Facts) -> Table:
         "val accuracy": "after: the best epoch",
         "test accuracy": "after, on the test images",
     }
-    rows = table("", "accuracy")
+    rows = Table(("", "accuracy"))
     for key, title in titles.items():
         if results.get(key) is not None:
-            rows.add_row(title, f"{results[key]:.1%}")
+            rows.add(title, f"{results[key]:.1%}")
     return rows
 
 
 def study(found: Mapping[str, Sequence[Facts]], out: str) -> tuple[Table, Table]:
     """Summaries and gains of `transfer.expectations`."""
-    rows = table("images", "method", "first epoch", "gain an epoch", "best epoch", "spread")
+    rows = Table(("images", "method", "first epoch", "gain an epoch", "best epoch", "spread"))
     last = None
     for line in found["methods"]:
         shares = [f"{line[key]:.1%}" for key in ("first", "slope", "best", "spread")]
-        rows.add_row(str(line["images"]) if line["images"] != last else "", line["method"], *shares)
+        rows.add(str(line["images"]) if line["images"] != last else "", line["method"], *shares)
         last = line["images"]
-    rows.caption = f"{out} holds the learning curves: study.csv, summary.csv, gains.csv, study.png"
-    gains = table("over random weights", "first epoch", "gain an epoch", "best epoch")
+    rows.caption = f"{shlex.quote(out)} holds the learning curves: study.csv, summary.csv, gains.csv, study.png"
+    gains = Table(("over random weights", "first epoch", "gain an epoch", "best epoch"))
     for line in found["gains"]:
-        gains.add_row(f"{line['images']} images", *(f"{line[key]:+.1%}" for key in ("start", "slope", "asymptote")))
+        gains.add(f"{line['images']} images", *(f"{line[key]:+.1%}" for key in ("start", "slope", "asymptote")))
     return rows, gains
 
 
-def guesses(answer: Facts) -> Table:
-    """The most probable classes of an image."""
-    rows = table(answer["image"], "probability")
-    for guess in answer["top"]:
-        rows.add_row(guess["name"], f"{guess['probability']:.1%}")
+def evaluation(title: str, facts: Facts, details: Facts, trained_on: Sequence[str]) -> list[Table]:
+    """What `scores` found; trained_on: names of the images that are left out because of it."""
+    told = [_scored(title, facts)]
+    if trained_on:
+        told.append(_scored("the same on images that it was trained on", facts["trained_on"]))
+        told[-1].caption = f"they are left out above: {_some(trained_on)}"
+    if classes := details.get("classes"):
+        rows = Table(("class", "images", "precision", "recall"))
+        worst = sorted(classes, key=lambda row: -1 if row["recall"] is None else row["recall"])
+        for row in classes if len(classes) <= MOST_CLASSES else worst[:MOST_CLASSES]:
+            rows.add(row["class"], f"{row['images']:,}", _share(row["precision"]), _share(row["recall"]))
+        if len(classes) > MOST_CLASSES:
+            rows.caption = f"the {MOST_CLASSES} classes that are found least; --json has all {len(classes):,}"
+        told.append(rows)
+    if pairs := details.get("confused"):
+        rows = Table(("most confused", "taken for", "images"), texts=2)
+        for pair in pairs[:MOST_PAIRS]:
+            rows.add(pair["true"], pair["predicted"], f"{pair['images']:,}")
+        told.append(rows)
+    if mistakes := details.get("worst"):
+        rows = Table(("worst mistakes", "true", "predicted", "probability"), texts=3)
+        for row in mistakes:
+            rows.add(row["image"], row["true"], row["predicted"], f"{row['probability']:.1%}")
+        told.append(rows)
+    return told
+
+
+def _scored(title: str, facts: Facts) -> Table:
+    """Figures, each accuracy with its interval beside it."""
+    rows = Table((title, "", ""), texts=3)
+    for key, value in facts.items():
+        if isinstance(value, int | float | str):
+            low, high = facts.get(f"{key}_interval", (None, None))
+            rows.add(key, number(value), "" if low is None else f"{low:.4f} to {high:.4f} with 95 % confidence")
     return rows
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else "")
+
+
+def guesses(answer: Facts) -> list[str]:
+    """An image, and its most probable classes below it."""
+    return [answer["image"], *(f"{GAP}{guess['probability']:6.1%}  {guess['name']}" for guess in answer["top"])]
 
 
 def _costs(row: Facts) -> list[str]:

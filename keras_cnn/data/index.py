@@ -52,15 +52,15 @@ class Splits:
     chiral: bool = False
 
     def items(self) -> list[tuple[str, Split]]:
-        """(name, Split) of those that exist, in the order train, val, test."""
+        """(name, Split) of those that hold images, in the order train, val, test."""
         named = (("train", self.train), ("val", self.val), ("test", self.test))
-        return [(name, split) for name, split in named if split is not None]
+        return [(name, split) for name, split in named if split is not None and split.sources]
 
 
 Tree = dict[str, dict[str, list[Source]]]  # split -> class -> images
 
 
-def index(data: str | os.PathLike[str], *, val_split: float = 0.2, seed: int = 0) -> Splits:
+def index(data: str | os.PathLike[str], *, val_split: float = 0.2, seed: int = 0, training: bool = True) -> Splits:
     """Find the images and classes of a data set, without decoding any.
 
     data: folder, or zip of a folder (read in place), with one subfolder per class, or with train/ and val/ (also
@@ -69,6 +69,7 @@ def index(data: str | os.PathLike[str], *, val_split: float = 0.2, seed: int = 0
     val_split: where there is no val, the share of each class's train images that becomes val: at least one image, if
     the class has two; chosen by a hash of seed and file name, so that other files do not change a file's side much
     and a folder and its zip split alike. 0 leaves val None.
+    training: False where the images are only to be scored: one class will do, and no train is needed; it is then empty.
     Raises BadData, naming the folder or class, for what cannot be trained on.
     """
     if not 0 <= val_split < 1:
@@ -79,13 +80,17 @@ def index(data: str | os.PathLike[str], *, val_split: float = 0.2, seed: int = 0
     elif name.startswith("tfds:"):
         (tree, ignored), chiral = _tfds(name), name[5:].split("/")[0].split(":")[0] in CHIRAL
     else:
-        (tree, ignored), chiral = _arrange(Path(name)), False
-    _check(tree, name)
+        (tree, ignored), chiral = _arrange(Path(name), training), False
+    _check(tree, name, training)
     if "val" not in tree and val_split:
         tree |= _divide(tree["train"], val_split, seed)
         if not any(tree["val"].values()):
             raise BadData(f"{name}: no class has two images, so that none is left to validate on; add images.")
+    if not training:
+        tree.setdefault("train", {})
     names = tuple(tree["train"])
+    if others := set().union(*tree.values()) - set(names):  # only where training is False
+        names = tuple(sorted({*names, *others}))
     splits = {split: _flatten(classes, names) for split, classes in tree.items()}
     return Splits(
         train=splits["train"],
@@ -95,6 +100,29 @@ def index(data: str | os.PathLike[str], *, val_split: float = 0.2, seed: int = 0
         ignored=tuple(ignored),
         chiral=chiral,
     )
+
+
+def find_images(path: str | os.PathLike[str]) -> list[Source]:
+    """The regular image files of a folder, at any depth and in order, or of a zip; another path is an image itself.
+
+    Raises BadData for a folder or zip without images.
+    """
+    path = Path(path)
+    if not path.is_dir() and path.suffix.lower() != ".zip":
+        return [Source(path.name, str(path), partial(_regular, path))]
+    _, files = _folder(path) if path.is_dir() else _zip(path)
+    found = [files[parts] for parts in sorted(files) if PurePosixPath(parts[-1]).suffix.lower() in SUFFIXES]
+    found = [source for source in found if path.is_file() or os.path.isfile(source.name)]
+    if not found:
+        raise BadData(f"{path}: no images found ({len(files)} other files).")
+    return found
+
+
+def _regular(path: Path) -> bytes:
+    """A pipe or a device would be read for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    return path.read_bytes()
 
 
 def _flatten(classes: dict[str, list[Source]], names: tuple[str, ...]) -> Split:
@@ -112,8 +140,8 @@ def _divide(classes: dict[str, list[Source]], val_split: float, seed: int) -> Tr
     return parts
 
 
-def _check(tree: Tree, where: str) -> None:
-    names = tree["train"].keys()
+def _check(tree: Tree, where: str, training: bool) -> None:
+    names = tree["train"].keys() if training else set().union(*tree.values())
     for split, classes in tree.items():
         if unknown := sorted(classes.keys() - names):
             raise BadData(
@@ -121,14 +149,14 @@ def _check(tree: Tree, where: str) -> None:
             )
         if empty := [name for name, sources in classes.items() if not sources]:
             raise BadData(f"{where}: the class {empty[0]!r} of {split} holds no images; add some or remove it.")
-    if len(names) < 2:
+    if len(names) < 1 + training:
         found = f"only one class ({next(iter(names))!r})" if names else "no class folders"
         raise BadData(
             f"{where}: {found} found; give a folder with one subfolder of images for each of two classes or more."
         )
 
 
-def _arrange(root: Path) -> tuple[Tree, list[str]]:
+def _arrange(root: Path, training: bool) -> tuple[Tree, list[str]]:
     """Sort a folder's or zip's files into splits and classes; the rest are ignored, and listed."""
     if not root.exists():
         raise BadData(f"{root}: no such file or folder; give a folder, a zip, tfds:NAME or digits.")
@@ -155,7 +183,7 @@ def _arrange(root: Path) -> tuple[Tree, list[str]]:
     prefixes = {SPLIT_OF[name.lower()]: (*top, name) for name in split_folders}
     if len(prefixes) < len(split_folders):
         raise BadData(f"{root}: {' and '.join(split_folders)} mean the same split; keep one of them.")
-    if prefixes and "train" not in prefixes:
+    if training and prefixes and "train" not in prefixes:
         raise BadData(f"{root}: has {' and '.join(split_folders)} but no train folder; add one.")
     prefixes = prefixes or {"train": top}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_cnn.texts import plain
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
@@ -23,6 +26,7 @@ def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path) ->
                 change, color="gray", linestyle=":", label="more is unfrozen" if change == changes[0] else None
             )
         axis.set(xlabel="epoch", title=name)
+        _whole_epochs(axis)
         axis.grid(alpha=0.3)
     axes[1].set_ylim(None, 1)
     axes[0].legend()
@@ -39,15 +43,16 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], path: str | Path)
     picture = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axis, fraction=0.046, label="share of the true class")
     if size <= 40:
-        axis.set_xticks(range(size), names, rotation=90)
-        axis.set_yticks(range(size), names)
+        shown = [plain(name) for name in names]
+        axis.set_xticks(range(size), shown, rotation=90, parse_math=False)
+        axis.set_yticks(range(size), shown, parse_math=False)
     if size <= 20:
         for row, column in np.ndindex(*counts.shape):
             if counts[row, column]:
                 color = "white" if share[row, column] > 0.5 else "black"
                 axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
-    right = int(np.trace(counts))
-    axis.set(xlabel="predicted", ylabel="true", title=f"{right} of {counts.sum()} right ({right / counts.sum():.1%})")
+    right, total = int(np.trace(counts)), int(counts.sum())
+    axis.set(xlabel="predicted", ylabel="true", title=f"{right} of {total} right ({right / max(total, 1):.1%})")
     return _save(figure, path)
 
 
@@ -74,7 +79,8 @@ def scaling(rows: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> 
         for way in dict.fromkeys(row["way"] for row in rows):
             mine = sorted((row["macs"] / 1e9, row[key] / unit) for row in rows if row["way"] == way)
             axis.plot(*zip(*mine, strict=True), marker="o", markersize=3, label=way)
-        axis.set(xlabel="multiply-accumulates in billions", ylabel=label, xscale="log", yscale="log", title=title)
+        axis.set(xlabel="multiply-accumulates in billions", ylabel=label, xscale="log", yscale="log")
+        axis.set_title(plain(title), parse_math=False)
         for ticks in (axis.xaxis, axis.yaxis):
             ticks.set_major_formatter("{x:g}")
             ticks.set_minor_formatter("{x:g}")
@@ -109,6 +115,7 @@ def expectations(rows: Sequence[Any], path: str | Path) -> Path:
             peaks = curves.max(1)
             best[method].append((images, float(peaks.mean()), float(peaks.std())))
         axis.set(xlabel="epoch", title=f"{images} training images")
+        _whole_epochs(axis)
     for number, (method, points) in enumerate(best.items()):
         if points:
             axes[-1].errorbar(*zip(*points, strict=True), color=f"C{number}", marker="o", capsize=3, label=method)
@@ -130,6 +137,14 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, li
     return figure, list(np.atleast_1d(figure.subplots(rows, columns)).flat)
 
 
+def _whole_epochs(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
 def _save(figure: Any, path: str | Path) -> Path:
-    figure.savefig(path, dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font lacks shows as boxes
+        figure.savefig(path, dpi=110)
     return Path(path)

@@ -86,14 +86,17 @@ def study(
     }
     rows = _begun(out, json.loads(json.dumps(settings)))
     done = {(row.size, row.seed, row.method) for row in rows}
+    number, all_runs = 0, len(sizes) * len(seeds) * len(methods)
     for size in sizes:
         for seed in seeds:
             subset = replace(data.subset(size or max(data.counts["train"].values()), seed), seed=seed)
             for method in methods:
+                number += 1
                 if (size, seed, method) in done:
                     continue
                 if verbose:
-                    print(f"{size or 'all'} images a class, seed {seed}: {method}", flush=True)
+                    what = f"{size or 'all'} images a class, seed {seed}: {method}"
+                    print(f"run {number} of {all_runs}: {what}", flush=True)
                 keras.utils.set_random_seed(seed)
                 options = {"seed": seed, "epochs": epochs, "verbose": 0}
                 if method == "scratch":

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cnn.bars import progress
 from keras_cnn.data import Data
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.recipe import OneCycle
@@ -45,7 +46,8 @@ def lr_find(
         raise BadSpec(f"{model.name} is not compiled: its loss and optimiser are what is tested.")
     copy, shares = _copy(model)
     finding_rates, losses, average = [], [], 0.0
-    for step, (images, labels) in enumerate(itertools.islice(_again(data, batch_size), steps)):
+    batches = itertools.islice(_again(data, batch_size), steps)
+    for step, (images, labels) in enumerate(progress(batches, "learning-rate test", steps)):
         rate = low * (high / low) ** (step / max(steps - 1, 1))
         for optimizer, share in shares:
             optimizer.learning_rate = rate * share

@@ -1,0 +1,75 @@
+"""Commands that tell of networks; they build none."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from keras_cnn.cli import console, tables
+from keras_cnn.cli.options import JSON
+from keras_cnn.errors import KerasCnnError
+
+
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Shell wildcard, such as 'resnet*d'.")] = "*",
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="What has weights, and what is known of them.")] = (
+        False
+    ),
+    sort: Annotated[str, typer.Option(help="name, parameters, macs or top1.")] = "name",
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """List networks."""
+    from keras_cnn.describe import list_models, summary
+
+    orders = {
+        "name": lambda row: 0,
+        "parameters": lambda row: row["parameters"],
+        "macs": lambda row: row["macs"],
+        "top1": lambda row: -(row.get("top1") or 0),
+    }
+    if sort not in orders:
+        raise KerasCnnError(f"--sort {sort}: choose {', '.join(orders)}.")
+    rows = sorted(map(summary, list_models(pattern, pretrained=pretrained)), key=orders[sort])
+    if as_json:
+        return console.print_json(rows)
+    if not rows:
+        raise KerasCnnError(f"no network fits {pattern!r}: `keras-cnn list` shows all.")
+    console.show(tables.weights(rows) if pretrained else tables.networks(rows))
+
+
+def info(
+    name: Annotated[str, typer.Argument(help="Architecture, tag, or weights directory.")],
+    freeze: Annotated[
+        str | None, typer.Option(help="What shall not learn: a stage, a share of the parameters, a regular expression.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Multiply-accumulates to spend on scaling it up.")] = 2.0,
+    plot: Annotated[str | None, typer.Option(help="PNG file for the picture of scaling it up.")] = None,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Show what is known of a network; nothing is built."""
+    from keras_cnn import scaling
+    from keras_cnn.describe import info as describe
+    from keras_cnn.hub import resolve
+
+    facts, spec = describe(name, freeze), resolve(name).config.spec
+    if budget <= 1:
+        raise KerasCnnError(f"--budget {budget:g}: give a multiple of the network's own cost, above 1.")
+    scaled = scaling.spend(spec, budget) if scaling.scales(spec) else []
+    if plot:
+        _plot_scaling(name, spec, plot)
+    if as_json:
+        return console.print_json({**facts, "scaled": scaled})
+    console.show(tables.facts(facts), tables.stages(facts))
+    if scaled:
+        console.show(tables.ways(scaled, budget))
+
+
+def _plot_scaling(name: str, spec: Any, path: str) -> None:
+    from keras_cnn import scaling
+    from keras_cnn.insight import plots
+
+    if not scaling.scales(spec):
+        raise KerasCnnError(f"{name} has no rule for scaling, so there is nothing to plot.")
+    rows = [row for budget in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) for row in scaling.spend(spec, budget)]
+    plots.scaling(rows, name, path)

@@ -1,0 +1,68 @@
+"""Images decoded as they are needed, so that any number of them takes the memory of a few batches."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from keras_cnn.data.images import decode, resize_and_crop
+from keras_cnn.data.index import Source
+from keras_cnn.errors import BadImage
+from keras_cnn.spec import Preprocess
+
+
+def decoded(
+    sources: Iterable[Source],
+    preprocess: Preprocess,
+    *,
+    channels: int | None = None,
+    ahead: int = 64,
+    skip_bad: bool = False,
+) -> Iterator[tuple[Source, np.ndarray | BadImage]]:
+    """Each source in order with its pixels, uint8 (*preprocess.size, channels), decoded as `load_image` does.
+
+    ahead: how many are decoded before they are asked for. skip_bad: an unreadable image comes with its BadImage
+    instead of raising it.
+    """
+    channels = channels or len(preprocess.mean)
+
+    def load(source: Source) -> np.ndarray:
+        return resize_and_crop(decode(source.read, channels, source.name), preprocess, name=source.name)
+
+    def result(image: Future[np.ndarray]) -> np.ndarray | BadImage:
+        try:
+            return image.result()
+        except BadImage as error:
+            if not skip_bad:
+                raise
+            return error
+
+    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and resizes without holding the GIL
+    waiting: deque[tuple[Source, Future[np.ndarray]]] = deque()
+    try:
+        for source in sources:
+            waiting.append((source, pool.submit(load, source)))
+            if len(waiting) > ahead:
+                first, image = waiting.popleft()
+                yield first, result(image)
+        while waiting:
+            first, image = waiting.popleft()
+            yield first, result(image)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def in_batches(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items, the last one shorter."""
+    batch = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
