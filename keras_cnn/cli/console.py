@@ -26,6 +26,7 @@ from keras_cnn.texts import plain
 if TYPE_CHECKING:
     from keras_cnn.cli.tables import Table
 
+SKIP = "Or leave such images out with --skip-bad."
 verbose = False  # -v: tracebacks and logs
 
 
@@ -158,6 +159,8 @@ def fail(error: BaseException) -> bool:
 
 def explain(error: BaseException) -> str | None:
     """The sentence for an error that the user can mend; None for a bug."""
+    if isinstance(error, BadImage):
+        return f"{error} {SKIP}"
     if isinstance(error, KerasCnnError):
         return " ".join([str(error), *getattr(error, "__notes__", ())])
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -165,4 +168,5 @@ def explain(error: BaseException) -> str | None:
         return f"the disk is full{where}: free some space and run the command again."
     if isinstance(error, OSError) and error.filename:  # rights, a read-only disk, a file where a folder should be
         return f"{error.filename}: {error.strerror}."
-    return BadImage.quoted_in(error)
+    quoted = BadImage.quoted_in(error)
+    return f"{quoted} {SKIP}" if quoted else None

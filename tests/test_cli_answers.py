@@ -1,0 +1,262 @@
+"""`predict` and `evaluate` on the command line: any number of images, any names, and what is said of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import seeded
+from images import encode, folder, noise, zipped
+from PIL import Image
+
+import keras_cnn as kc
+from keras_cnn import checkpoint, cli, evaluation, seen
+from keras_cnn.cli import console, tables
+from keras_cnn.hub.directory import config_of
+from keras_cnn.spec import Preprocess
+from keras_cnn.texts import plain
+
+HOSTILE = (
+    "fox [red]",
+    "fox [grey]",
+    "[/x]",
+    "\x1b[2J\x1b[31mred",
+    "\u202etxt.exe",
+    '=HYPERLINK("http://x")',
+    "$\\frac{$",
+)
+
+
+def small(classes, path: Path) -> Path:
+    pre = Preprocess(size=(16, 16), crop=1.0)
+    model = kc.build("resnet20", input_shape=(16, 16, 3), classes=classes, preprocess=pre)
+    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+    return kc.save_pretrained(model, path, source="a test", license="mit")
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory) -> Path:
+    return small(["cat", "dog"], tmp_path_factory.mktemp("weights") / "net")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["keras-cnn", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        return (int(code), *capsys.readouterr())
+
+    return call
+
+
+def values(answer: tuple[int, str, str]):
+    code, out, err = answer
+    assert code == 0, err
+    return json.loads(out)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# --- predict --------------------------------------------------------------------------------------------------------
+
+
+def test_predict_takes_files_folders_and_zips_in_the_order_given(run, net, tmp_path):
+    deep = folder(tmp_path / "photos", {"b/c": 2, "a": 1})
+    (deep / "notes.txt").touch()
+    os.mkfifo(deep / "pipe.png")
+    archive = zipped(folder(tmp_path / "other", {"z": 1}), tmp_path / "other.zip")
+    single = deep / "b" / "c" / "001.png"
+    answers = values(run("predict", single, deep, archive, "-m", net, "--json", "--batch-size", 2))
+    assert [answer["image"] for answer in answers] == [
+        str(single),
+        *(str(deep / name) for name in ("a/000.png", "b/c/000.png", "b/c/001.png")),
+        f"{archive}/z/000.png",
+    ]
+    code, _, err = run("predict", tmp_path / "photos" / "b", "-m", net, "--out", tmp_path / "x.txt")
+    assert (code, "ends in .csv or .json" in err) == (2, True)
+    (tmp_path / "none").mkdir()
+    assert "none: no images found" in run("predict", tmp_path / "none", "-m", net)[2]
+
+
+def test_a_bad_image_is_left_out_on_request_named_and_counted(run, net, tmp_path):
+    pets = folder(tmp_path / "pets", {".": 3})
+    (pets / "001.png").write_bytes(b"this is a letter")
+    out = tmp_path / "answers.csv"
+    code, printed, err = run("predict", pets, "-m", net, "--out", out)
+    assert (code, printed, out.exists()) == (2, "", False)
+    assert "001.png: this is not an image" in err and "--skip-bad" in err
+    code, printed, err = run("predict", pets, "-m", net, "--out", out, "--skip-bad")
+    assert code == 0 and "answers for 2 images" in printed
+    assert "001.png" in err and "1 of 3 images could not be read" in err
+    lines = rows(out)
+    assert [Path(line["image"]).name for line in lines] == ["000.png", "001.png", "002.png"]
+    assert [bool(line["class"]) for line in lines] == [True, False, True] and "not an image" in lines[1]["error"]
+    assert run("predict", pets, "-m", net, "--out", tmp_path / "answers.json", "--skip-bad")[0] == 0
+    answers = json.loads((tmp_path / "answers.json").read_text(encoding="utf-8"))
+    assert answers == values(run("predict", pets, "-m", net, "--json", "--skip-bad"))
+    for line, answer in zip(lines, answers, strict=True):
+        for guess, place in zip(answer.get("top", ()), ("", "_2"), strict=False):
+            assert line[f"class{place}"] == guess["class"]
+            assert float(line[f"probability{place}"]) == guess["probability"]
+
+
+def test_answers_do_not_depend_on_the_batches(run, net, tmp_path):
+    pets = folder(tmp_path / "pets", {".": 5})
+    first, second = (values(run("predict", pets, "-m", net, "--json", "--batch-size", n)) for n in (1, 4))
+    for one, other in zip(first, second, strict=True):
+        assert one["image"] == other["image"]
+        assert [g["probability"] for g in one["top"]] == pytest.approx(
+            [g["probability"] for g in other["top"]], abs=1e-6
+        )
+
+
+def test_predict_holds_a_few_batches_however_many_images_there_are(net, tmp_path):
+    from keras_cnn.data.index import find_images
+    from keras_cnn.data.stream import decoded
+
+    (tmp_path / "one.png").write_bytes(encode(noise(64, 64)))
+    sources = find_images(tmp_path / "one.png") * 600
+    pre = Preprocess(size=(512, 512), crop=1.0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert sum(image.shape == (512, 512, 3) for _, image in decoded(sources, pre, ahead=16)) == 600
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 150 * 1024  # KiB; all of them are 450 MiB
+
+
+def test_random_weights_are_told(run, tmp_path):
+    pets = folder(tmp_path / "pets", {".": 1})
+    code, _, err = run("predict", pets, "-m", "resnet20", "--size", 16)
+    assert code == 0 and "resnet20 has random weights" in err and err.count("\n") == 1
+
+
+# --- evaluate -------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_tells_by_class_what_is_confused_and_how_sure_the_figures_are(run, net, tmp_path):
+    pets = folder(tmp_path / "my pets", {"cat": 6, "dog": 7})
+    facts = values(run("evaluate", pets, "-m", net, "--json", "--out", tmp_path / "report"))
+    model = kc.build(net)
+    files = [(file, label) for label, c in enumerate(("cat", "dog")) for file in sorted((pets / c).iterdir())]
+    images = np.stack([kc.load_image(file, config_of(model).preprocess) for file, _ in files])
+    labels = np.array([label for _, label in files])
+    scores = model.predict(images, verbose=0)
+    taken = scores.argmax(1)
+    right = int((taken == labels).sum())
+    assert facts["accuracy_interval"] == pytest.approx(evaluation.wilson(right, 13))
+    low, high = facts["accuracy_interval"]
+    assert low < facts["accuracy"] < high
+    counts = np.array([[((labels == t) & (taken == p)).sum() for p in (0, 1)] for t in (0, 1)])
+    assert facts["confusion"] == counts.tolist()
+    for i, row in enumerate(facts["classes"]):
+        assert (row["class"], row["images"]) == (("cat", "dog")[i], int(counts[i].sum()))
+        assert row["recall"] == pytest.approx(counts[i, i] / counts[i].sum())
+        share = counts[i, i] / counts[:, i].sum() if counts[:, i].any() else None
+        assert row["precision"] == (share if share is None else pytest.approx(share))
+    wrong = sorted(np.flatnonzero(taken != labels), key=lambda i: -scores[i].max())
+    assert [line["image"] for line in facts["worst"]] == [str(files[i][0]) for i in wrong[:10]]
+    assert sum(pair["images"] for pair in facts["confused"]) == len(wrong) > 0
+    assert Image.open(tmp_path / "report" / "confusion.png").size[0] > 300
+    code, out, _ = run("evaluate", pets, "-m", net)
+    assert code == 0 and f"{low:.4f} to {high:.4f}" in out
+    assert all(word in out for word in ("precision", "recall", "most confused", "worst mistakes", "my pets/"))
+
+
+def test_evaluate_takes_a_folder_of_one_class_or_without_training_images(run, net, tmp_path):
+    one = folder(tmp_path / "one", {"dog": 3})
+    val = folder(tmp_path / "set", {"val/cat": 2, "val/dog": 2})
+    assert [values(run("evaluate", path, "-m", net, "--json"))["images"] for path in (one, val)] == [3, 4]
+    code, _, err = run("fine-tune", val, "-m", net, "--out", tmp_path / "out")
+    assert (code, "no train folder" in err) == (2, True)
+
+
+def test_images_that_the_run_was_trained_on_are_named_and_counted_apart(run, net, tmp_path):
+    pets = folder(tmp_path / "pets", {"cat": 4, "dog": 4})
+    whole = values(run("evaluate", pets, "-m", net, "--json"))
+    assert (whole["images"], whole["trained_on"]["images"]) == (8, 0)
+    pre = config_of(kc.build(net)).preprocess
+    known = [kc.load_image(pets / "cat" / f"{i:03}.png", pre) for i in (0, 2, 3)]
+    again = small(["cat", "dog"], tmp_path / "run")
+    seen.write(again, seen.of(np.stack(known)))
+    facts = values(run("evaluate", pets, "-m", again, "--json"))
+    assert (facts["images"], facts["trained_on"]["images"]) == (5, 3)
+    assert facts["correct"] + facts["trained_on"]["correct"] == whole["correct"]
+    assert [Path(name).name for name in facts["trained_on"]["names"]] == ["000.png", "002.png", "003.png"]
+    code, out, _ = run("evaluate", pets, "-m", again)
+    assert code == 0 and "images that it was trained on" in out and "cat/000.png" in out
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "low", "high"), [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)]
+)
+def test_the_interval_of_a_share(hits, of, low, high):
+    """Values of R's `prop.test(hits, of, correct=FALSE)`."""
+    assert evaluation.wilson(hits, of) == pytest.approx((low, high), abs=1e-4)
+
+
+# --- names of strangers ---------------------------------------------------------------------------------------------
+
+
+def test_hostile_names_are_shown_as_text(run, tmp_path):
+    net = small(list(HOSTILE), tmp_path / "net")
+    pictures = folder(tmp_path / "pictures", {"[/x]": 1, "\x1b[31mred": 1})
+    odd = Path(os.fsdecode(os.fsencode(pictures) + b"/\xff.png"))
+    odd.write_bytes(encode(noise()))
+    code, out, err = run("predict", pictures, odd, "-m", net, "--top", len(HOSTILE))
+    assert code == 0, err
+    assert all(plain(name) in out for name in HOSTILE) and "[/x]/000.png" in out and "\\udcff.png" in out
+    told = values(run("predict", pictures, odd, "-m", net, "--top", len(HOSTILE), "--json"))
+    assert {guess["class"] for guess in told[0]["top"]} == set(HOSTILE) and told[-1]["image"] == str(odd)
+    shown = [out, err, *run("predict", pictures, odd, "-m", net, "--json")[1:], *run("info", net)[1:]]
+    path = tmp_path / "answers.csv"
+    shown += [*run("predict", pictures, odd, "-m", net, "--top", len(HOSTILE), "--out", path)[1:]]
+    shown.append(path.read_text(encoding="utf-8"))
+    labelled = folder(tmp_path / "labelled", {name: 1 for name in HOSTILE if "/" not in name})
+    shown += [*run("evaluate", labelled, "-m", net, "--out", tmp_path / "report")[1:]]
+    assert (tmp_path / "report" / "confusion.png").is_file()
+    assert not [text for text in shown if "\x1b" in text or "\u202e" in text]
+    assert not [value for line in rows(path) for value in line.values() if value.startswith(("=", "+", "-", "@"))]
+
+
+def test_hostile_names_in_errors_are_shown_as_text(run, net, tmp_path):
+    for name in ("\x1b]0;title\x07.png", "[x].png", "\u202e.png", "a\nerror: b.png"):
+        (tmp_path / name).write_bytes(b"no image")
+        code, _, err = run("predict", tmp_path / name, "-m", net)
+        assert code == 2 and err.count("\n") == 1 and plain(name) in err and not set(err) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_a_stream_that_cannot_write_a_character_shows_it_otherwise(run, monkeypatch, tmp_path):
+    import io
+
+    latin = io.TextIOWrapper(io.BytesIO(), "ascii", write_through=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", latin)
+        console.begin()
+        console.show("münchen")
+    assert latin.buffer.getvalue() == b"m\\xfcnchen\n"
+
+
+@pytest.mark.parametrize("text", ["plain", "naïve 東京 👩‍👩‍👧", "C:\\photos\\x.png", "fox [red]", ":smile:"])
+def test_ordinary_text_stays_as_it_is(text):
+    assert plain(text) == text
+
+
+def test_no_cell_is_a_formula():
+    for text in ("=1", "+1", "-1", "@x", "\t=1", "\r=1"):
+        assert not str(tables.cell(text)).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert (tables.cell(-1.5), tables.cell(None), tables.cell("rose")) == (-1.5, None, "rose")
