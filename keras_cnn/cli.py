@@ -247,8 +247,7 @@ def train(
         out=out,
         half=half,
         verbose=terminal.verbosity(as_json),
-        command=runs.command(),
-        data=runs.data_name(data),
+        provenance={"command": runs.command(), "data": runs.data_name(data)},
     )
     _finish(runs.score(net, loaded, history.history, out), out, as_json)
 

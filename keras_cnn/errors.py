@@ -22,6 +22,10 @@ class BadSpec(KerasCnnError):
     """A keyword of a network has a value that cannot be built."""
 
 
+class UnknownOption(KerasCnnError, TypeError):
+    """A function has no option of this name, or an option not this value from elsewhere; the message has the mend."""
+
+
 class WeightsMismatch(KerasCnnError):
     """The arrays do not fit the network; the message lists keys with - (missing) and + (unexpected)."""
 

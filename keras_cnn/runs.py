@@ -70,8 +70,7 @@ def finetune(
         out=out,
         seed=seed,
         verbose=terminal.verbosity(as_json),
-        command=command(),
-        data=data_name(data),
+        provenance={"command": command(), "data": data_name(data)},
         **options,
     )
     found = history.baselines
@@ -129,7 +128,7 @@ def score(
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
     # The run wrote these weights and their origin already; the card learns what they scored.
     written = directory.read(out).config.provenance
-    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
+    save_pretrained(net, out, half=_stored_half(out), provenance={**written, "metrics": metrics})
     plots.learning_curves(history, Path(out) / "curves.png")
     last = scores.get("test") or scores.get("val")
     if last:

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_cnn import checkpoint, evaluation, recipe
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
 from keras_cnn.selection import CLASSIFIERS, stage_of
 from keras_cnn.transfer import frozen, probing
@@ -32,6 +33,7 @@ class TuningHistory(keras.callbacks.History):
     baselines: probing.Baselines | None = None
 
 
+@known_options
 def fine_tune(
     model: Any,
     train: Any,
@@ -62,7 +64,7 @@ def fine_tune(
     resume: bool = False,
     callbacks: list[Any] | None = None,
     verbose: int | str = "auto",
-    **provenance: Any,
+    provenance: Mapping[str, Any] | None = None,
 ) -> TuningHistory:
     """Teach a pretrained network new classes.
 
@@ -92,6 +94,7 @@ def fine_tune(
     out: gets the best epoch as weights directory, at once when it is reached; and, while the run lasts, its state.
         resume: go on from that state, with the same call; Data and arrays then end with the same weights as if
         nothing had happened, on one machine with deterministic operations.
+    provenance: facts for config.json and the model card there, as of `save_pretrained`.
 
     The model ends with the weights of its best epoch by validation accuracy, compiled, and with the flags of the last
     phase. Returns a Keras History over all phases; its `history["phase"]` has the name of each epoch's, its `baselines`
@@ -138,7 +141,7 @@ def fine_tune(
         options={**options, "class_weight": weights and list(weights.values())},
         class_weight=weights,
         place=cache,
-        best=recipe.Best(model, out, half=half, patience=patience, **provenance),
+        best=recipe.Best(model, out, half=half, patience=patience, provenance=provenance),
         optimizers=StageOptimizers(weight_decay, ema, spare_backbone=l2sp > 0),
         callbacks=list(callbacks or []),
         verbose=verbose,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadData
 from keras_cnn.transfer import frozen
 from keras_cnn.transfer.examples import Pair
@@ -34,6 +35,7 @@ class Baselines:
         return f"your data, these features, {self.seconds:.1f} seconds: {what}"
 
 
+@known_options
 def probe(
     model: Any, train: Any, val: Any = None, *, batch_size: int = 32, cache: bool | str | Path = True
 ) -> Baselines:
