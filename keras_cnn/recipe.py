@@ -219,7 +219,7 @@ def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwarg
         kwargs.setdefault("validation_batch_size", 256)
     if len(model.outputs) > 1:
         data, val = _for_both(data), _for_both(val)
-    with BadImage.surfacing():
+    with BadImage.surfacing(), BadData.surfacing():
         if isinstance(data, tuple):
             history = model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
         else:

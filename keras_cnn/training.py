@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_cnn import recipe
+from keras_cnn import labelled, recipe
 from keras_cnn.checks import known_options
+from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
 
 
@@ -19,6 +20,7 @@ def train(
     train: Any,
     val: Any = None,
     *,
+    validation_data: Any = None,
     epochs: int = 10,
     rate: float = 0.2,
     weight_decay: float = 5e-3,
@@ -31,8 +33,8 @@ def train(
 ) -> keras.callbacks.History:
     """Fit a network from random weights: Nesterov SGD, one cycle, label smoothing.
 
-    train, val: data sets of batches (images, integer labels) with a length, or pairs of arrays, which are cut into
-    batches of batch_size. rate: the peak, right for batches of 128; scale it with the batch. out: a directory that
+    train, val: `Data`, data sets of batches (images, integer labels) with a length, or pairs of arrays, which are cut
+    into batches of batch_size; or as Keras has them: train(model, images, labels, validation_data=(images, labels)). rate: the peak, right for batches of 128; scale it with the batch. out: a directory that
     gets the best epoch as weights directory, `log.csv`, and, while the run lasts, Keras' backup: the same call after
     a crash goes on from the last whole epoch. half: kernels are written as float16.
     provenance: facts for config.json and the model card, as of `save_pretrained`.
@@ -40,6 +42,9 @@ def train(
     """
     if epochs < 1 or rate < 0:
         raise BadSpec(f"epochs={epochs!r}, rate={rate!r}: give 1 epoch or more, and a rate of 0 or more.")
+    train, val = labelled.accepted(model, train, val, validation_data)
+    if isinstance(train, Data):
+        train = train.train
     schedule = recipe.OneCycle(rate, recipe.steps(train, epochs, batch_size))
     recipe.compile_(model, recipe.sgd(schedule, weight_decay), smoothing)
     best = recipe.Best(model, out, half=half, provenance=provenance)

@@ -31,7 +31,7 @@ TIERS = (
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),
-    ("building", "recipe", "evaluation"),
+    ("building", "recipe", "evaluation", "labelled"),
     ("transfer", "training"),
     ("terminal", "tables"),
     ("runs",),
@@ -44,7 +44,7 @@ UPWARD = {
 }
 FRAMEWORKS = ("keras", "tensorflow", "torch", "jax")
 # Modules that may import a framework when they are imported; all others do so where they use it, if at all.
-WITH_KERAS = {"deploy", "layers", "graph", "recipe", "training", "transfer"}
+WITH_KERAS = {"deploy", "labelled", "layers", "graph", "recipe", "training", "transfer"}
 
 
 def files() -> list[Path]:

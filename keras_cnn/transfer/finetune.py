@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cnn import checkpoint, evaluation, recipe
+from keras_cnn import checkpoint, evaluation, labelled, recipe
 from keras_cnn.checks import known_options
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
 from keras_cnn.selection import CLASSIFIERS, stage_of
@@ -39,6 +39,7 @@ def fine_tune(
     train: Any,
     val: Any = None,
     *,
+    validation_data: Any = None,
     schedule: str = "two-phase",
     head_epochs: int = 5,
     epochs: int = 15,
@@ -69,7 +70,8 @@ def fine_tune(
     """Teach a pretrained network new classes.
 
     train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, integer
-    labels) with a length, each with such a `val`. batch_size is for arrays. While the whole backbone is frozen it is
+    labels) with a length, each with such a `val`. Images and labels may also come as Keras has them:
+    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays. While the whole backbone is frozen it is
     run once: the head learns on its features of `Data` or arrays, of images as at prediction, however the data is
     augmented (see `views`). Lower stages that are frozen are run once too where the data is not augmented.
 
@@ -129,8 +131,8 @@ def fine_tune(
         raise BadSpec("resume=True needs out: the directory of the run that is to go on.")
     if not phases:
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
+    train, val = labelled.accepted(model, train, val, validation_data)
     given = Given(train, val, batch_size, seed)
-    given.check(model)
     if patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
     weights = class_weights(class_weight, given, model)
