@@ -13,6 +13,24 @@ from collections.abc import Iterator
 class KerasCnnError(ValueError):
     """Base of every error that the caller can mend."""
 
+    @classmethod
+    def quoted_in(cls, error: BaseException) -> str | None:
+        """The message of such an error in another one's: tf.data hands on what a decoder raised as text."""
+        _, found, sentence = str(error).partition(f"{cls.__name__}: ")
+        return sentence.splitlines()[0] if found else None
+
+    @classmethod
+    @contextlib.contextmanager
+    def surfacing(cls) -> Iterator[None]:
+        """Raise such an error itself where another one quotes it: tf.data reads images anew for each pass."""
+        try:
+            yield
+        except Exception as error:
+            quoted = None if isinstance(error, KerasCnnError) else cls.quoted_in(error)
+            if quoted is None:
+                raise
+            raise cls(quoted) from None
+
 
 class UnknownModel(KerasCnnError):
     """No architecture or catalogue tag has this name; the message lists the nearest ones."""
@@ -20,6 +38,10 @@ class UnknownModel(KerasCnnError):
 
 class BadSpec(KerasCnnError):
     """A keyword of a network has a value that cannot be built."""
+
+
+class UnknownOption(KerasCnnError, TypeError):
+    """A function has no option of this name, or an option not this value from elsewhere; the message has the mend."""
 
 
 class WeightsMismatch(KerasCnnError):
@@ -40,24 +62,6 @@ class MissingPackage(KerasCnnError):
 
 class BadImage(KerasCnnError):
     """An image cannot be read; the message names the file."""
-
-    @classmethod
-    def quoted_in(cls, error: BaseException) -> str | None:
-        """The message of such an error in another one's: tf.data hands on what a decoder raised as text."""
-        _, found, sentence = str(error).partition(f"{cls.__name__}: ")
-        return sentence.splitlines()[0] if found else None
-
-    @classmethod
-    @contextlib.contextmanager
-    def surfacing(cls) -> Iterator[None]:
-        """Raise such an error itself where another one quotes it: an image that is read anew for each pass is gone."""
-        try:
-            yield
-        except Exception as error:
-            gone = None if isinstance(error, KerasCnnError) else cls.quoted_in(error)
-            if gone is None:
-                raise
-            raise cls(gone) from None
 
 
 class BadData(KerasCnnError):
@@ -106,3 +110,7 @@ class LicenceWarning(UserWarning):
 
 class WeightsWarning(UserWarning):
     """The weights hold NaN or infinite values."""
+
+
+class PixelWarning(UserWarning):
+    """Images are in another range than the network takes."""

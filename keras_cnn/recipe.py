@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -157,11 +158,11 @@ class Best(keras.callbacks.Callback):
         monitor: str = "val_accuracy",
         half: bool = False,
         patience: int | None = None,
-        **provenance: Any,
+        provenance: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.network, self.out, self.monitor, self.half = network, out, monitor, half
-        self.patience, self.provenance = patience, provenance
+        self.patience, self.provenance = patience, dict(provenance or {})
         self.value, self.weights, self.since = -math.inf, None, 0
 
     def resume(self) -> None:
@@ -190,7 +191,8 @@ class Best(keras.callbacks.Callback):
         self.value, self.weights = float(logs.get(self.monitor, -math.inf)), weights
         if self.out is not None:
             metrics = {k: float(v) for k, v in logs.items() if k != "learning_rate"}
-            directory.save_pretrained(self.network, self.out, half=self.half, metrics=metrics, **self.provenance)
+            facts = {**self.provenance, "metrics": metrics}
+            directory.save_pretrained(self.network, self.out, half=self.half, provenance=facts)
 
     def restore(self) -> None:
         """Give the network the weights of the best epoch."""
@@ -217,7 +219,7 @@ def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwarg
         kwargs.setdefault("validation_batch_size", 256)
     if len(model.outputs) > 1:
         data, val = _for_both(data), _for_both(val)
-    with BadImage.surfacing():
+    with BadImage.surfacing(), BadData.surfacing():
         if isinstance(data, tuple):
             history = model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
         else:

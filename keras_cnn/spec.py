@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from keras_cnn.checks import conform, held_to, one_of, within
+from keras_cnn.checks import conform, held_to, known_options, one_of, within
 from keras_cnn.errors import BadSpec
 
 NORMS = ("batch", "layer", "instance", "group:N", "none")
@@ -118,6 +118,7 @@ class Spec:
         return {"family": self.family, **dataclasses.asdict(self)}
 
 
+@known_options
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """The dense layers behind the backbone.
@@ -155,6 +156,7 @@ class Head:
             raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
 
 
+@known_options
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """What weights expect of an image, from the file to the first convolution.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_cnn import recipe
+from keras_cnn import labelled, recipe
+from keras_cnn.checks import known_options
+from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
 
 
+@known_options
 def train(
     model: Any,
     train: Any,
     val: Any = None,
     *,
+    validation_data: Any = None,
     epochs: int = 10,
     rate: float = 0.2,
     weight_decay: float = 5e-3,
@@ -24,21 +29,25 @@ def train(
     out: str | Path | None = None,
     half: bool = False,
     verbose: int | str = "auto",
-    **provenance: Any,
+    provenance: Mapping[str, Any] | None = None,
 ) -> keras.callbacks.History:
     """Fit a network from random weights: Nesterov SGD, one cycle, label smoothing.
 
-    train, val: data sets of batches (images, integer labels) with a length, or pairs of arrays, which are cut into
-    batches of batch_size. rate: the peak, right for batches of 128; scale it with the batch. out: a directory that
+    train, val: `Data`, data sets of batches (images, integer labels) with a length, or pairs of arrays, which are cut
+    into batches of batch_size; or as Keras has them: train(model, images, labels, validation_data=(images, labels)). rate: the peak, right for batches of 128; scale it with the batch. out: a directory that
     gets the best epoch as weights directory, `log.csv`, and, while the run lasts, Keras' backup: the same call after
     a crash goes on from the last whole epoch. half: kernels are written as float16.
+    provenance: facts for config.json and the model card, as of `save_pretrained`.
     The model ends with the weights of its best epoch. Raises NotFinite when the loss is not a number.
     """
     if epochs < 1 or rate < 0:
         raise BadSpec(f"epochs={epochs!r}, rate={rate!r}: give 1 epoch or more, and a rate of 0 or more.")
+    train, val = labelled.accepted(model, train, val, validation_data)
+    if isinstance(train, Data):
+        train = train.train
     schedule = recipe.OneCycle(rate, recipe.steps(train, epochs, batch_size))
     recipe.compile_(model, recipe.sgd(schedule, weight_decay), smoothing)
-    best = recipe.Best(model, out, half=half, **provenance)
+    best = recipe.Best(model, out, half=half, provenance=provenance)
     callbacks: list[Any] = [recipe.StopOnNaN(out), best]
     if out is not None:
         backup = Path(out) / "backup"

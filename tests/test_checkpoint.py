@@ -44,7 +44,7 @@ def model():
 
 @pytest.fixture
 def saved(model, tmp_path):
-    return kc.save_pretrained(model, tmp_path / "net", data="insects", metrics={"accuracy": 0.5})
+    return kc.save_pretrained(model, tmp_path / "net", provenance={"data": "insects", "metrics": {"accuracy": 0.5}})
 
 
 def edit(path: Path, change) -> None:
@@ -111,7 +111,7 @@ def test_the_file_is_plain_safetensors_and_the_directory_complete(model, saved):
 
 
 def test_what_is_known_adds_up_over_saves(saved, tmp_path):
-    again = kc.save_pretrained(kc.build(saved), tmp_path / "more", license="mit")
+    again = kc.save_pretrained(kc.build(saved), tmp_path / "more", provenance={"license": "mit"})
     provenance = config_of(kc.build(again)).provenance
     assert provenance == {"source": saved.name, "data": "insects", "metrics": {"accuracy": 0.5}, "license": "mit"}
 

@@ -38,7 +38,7 @@ def data(count: int = 32) -> tuple[np.ndarray, np.ndarray]:
 def pretrained(tmp_path_factory):
     """A weights directory of a network that knows three classes."""
     path = tmp_path_factory.mktemp("weights") / "net"
-    return kc.save_pretrained(make(classes=3, seed=True), path, source="a test")
+    return kc.save_pretrained(make(classes=3, seed=True), path, provenance={"source": "a test"})
 
 
 def trainable(model) -> list[str]:
@@ -105,7 +105,7 @@ def test_batch_norm_of_random_weights_learns_by_default():
 
 
 def test_what_a_run_of_ours_wrote_counts_as_pretrained(tmp_path):
-    path = kc.save_pretrained(make(seed=True), tmp_path / "run", metrics={"val_accuracy": 0.9})
+    path = kc.save_pretrained(make(seed=True), tmp_path / "run", provenance={"metrics": {"val_accuracy": 0.9}})
     model = kc.unfreeze(kc.build(path))
     assert not any(layer.trainable for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
 
@@ -206,7 +206,7 @@ def test_fine_tune_learns_and_leaves_a_weights_directory(pretrained, tmp_path):
     out, train, val = tmp_path / "out", data(64), data(32)
     model = kc.build(pretrained, classes=COLOURS)
     history = kc.fine_tune(
-        model, train, val, head_epochs=2, epochs=2, out=out, rate=1e-3, data="greys", **QUIET
+        model, train, val, head_epochs=2, epochs=2, out=out, rate=1e-3, provenance={"data": "greys"}, **QUIET
     ).history
     assert history["phase"] == ["head", "head", "all", "all"]
     assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= history.keys()

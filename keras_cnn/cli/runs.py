@@ -83,8 +83,7 @@ def finetune(
             out=out,
             seed=seed,
             verbose=console.verbosity(as_json),
-            command=command(),
-            data=data_name(data),
+            provenance={"command": command(), "data": data_name(data)},
             **options,
         )
         found = history.baselines
@@ -163,7 +162,7 @@ def score(
         plots.confusion_matrix(last.confusion(), loaded.class_names, Path(out) / "confusion.png")
     # The run wrote these weights and their origin already; the card learns what they scored.
     written = directory.read(out).config.provenance
-    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
+    save_pretrained(net, out, half=_stored_half(out), provenance={**written, "metrics": metrics})
     frozen = [
         v
         for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False)

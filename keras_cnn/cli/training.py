@@ -155,8 +155,7 @@ def train(
             out=out,
             half=half,
             verbose=console.verbosity(as_json),
-            command=runs.command(),
-            data=runs.data_name(data),
+            provenance={"command": runs.command(), "data": runs.data_name(data)},
         )
         results = runs.score(net, loaded, history.history, out)
     _finish(results, out, as_json)

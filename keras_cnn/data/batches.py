@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.bars import progress
-from keras_cnn.checks import one_of
+from keras_cnn.checks import known_options, one_of
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
 from keras_cnn.data.images import MODES, decode, resize_and_crop
 from keras_cnn.data.index import Source, Split, Splits, index
@@ -227,6 +227,7 @@ class Data:
         return op
 
 
+@known_options
 def load_data(
     data: str | os.PathLike[str] | Splits,
     preprocess: Any,

@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadImage, BadSpec
 from keras_cnn.spec import Preprocess
 
@@ -73,6 +74,7 @@ def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "i
     return np.array(picture).reshape(crop_height, crop_width, channels)
 
 
+@known_options
 def load_image(
     source: str | os.PathLike[str] | bytes | IO[bytes],
     preprocess: Preprocess,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_cnn import catalog, checkpoint, convert, tally
+from keras_cnn.checks import held_to, known_options
 from keras_cnn.errors import CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
 from keras_cnn.hub import card
 from keras_cnn.hub.hashes import Print, fits, record, safe_name
@@ -127,16 +128,20 @@ def finite(config: Config, values: checkpoint.Arrays) -> tuple[Config, checkpoin
     return config, values
 
 
-def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = False, **provenance: Any) -> Path:
+@known_options
+def save_pretrained(
+    model: Any, path: str | os.PathLike[str], *, half: bool = False, provenance: Mapping[str, Any] | None = None
+) -> Path:
     """Write a model of ours as a weights directory, head included, which `build(path)` reads back.
 
     half: kernels in float16, half the size. provenance: facts for config.json and the model card, such as
-    `metrics={"accuracy": 0.91}`, `data=...`, `command=...`, `license=...`; they add to what the model knows.
+    `{"metrics": {"accuracy": 0.91}, "data": ..., "command": ..., "license": ...}`; they add to what the model knows.
     All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours.
     """
     path = Path(path)
     config = config_of(model)
-    config = config.with_(provenance={**config.provenance, **provenance} or {"source": "random weights"})
+    facts = {**config.provenance, **held_to("provenance", provenance or {}, Mapping)}
+    config = config.with_(provenance=facts or {"source": "random weights"})
     path.mkdir(parents=True, exist_ok=True)
     with _alone(path), tempfile.TemporaryDirectory(dir=path, prefix=".") as folder:
         new = Path(folder)
@@ -149,6 +154,7 @@ def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = Fa
     return path
 
 
+@known_options
 def config_of(model: Any) -> Config:
     """The configuration that a model of ours carries, also after `keras.saving.load_model`."""
     config = catalog.config_from_dict(record_of(model))

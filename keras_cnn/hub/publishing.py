@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_cnn import __version__
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec, Conflict, HubError, KerasCnnError, NoAccess, NotFound
 from keras_cnn.hub import card, client, hashes
 from keras_cnn.hub.directory import CARD, CONFIG, WEIGHTS, Folder, config_text, read
@@ -32,6 +33,7 @@ class Published:
     files: dict[str, dict[str, str | int]]
 
 
+@known_options
 def publish(
     directory: str | os.PathLike[str],
     repository: str,

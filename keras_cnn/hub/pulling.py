@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from keras_cnn.checks import known_options
 from keras_cnn.hub import hashes
 from keras_cnn.hub.directory import CARD, CONFIG, Folder, weights_name
 from keras_cnn.hub.remote_file import RemoteFile
@@ -23,6 +24,7 @@ class Pulled:
     files: dict[str, dict[str, str | int]]
 
 
+@known_options
 def pull(name: str | os.PathLike[str]) -> Path:
     """Fetch weights and check them, so that `build(name)` needs no network; their directory or file.
 

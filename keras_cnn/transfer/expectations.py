@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_cnn import checkpoint
 from keras_cnn.checkpoint import write_beside
+from keras_cnn.checks import known_options
 from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
 from keras_cnn.training import train
@@ -46,6 +47,7 @@ class Row(NamedTuple):
     accuracy: float
 
 
+@known_options
 def study(
     build: Callable[[bool], Any],
     data: Data,

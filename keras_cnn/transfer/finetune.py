@@ -13,7 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cnn import checkpoint, evaluation, recipe
+from keras_cnn import checkpoint, evaluation, labelled, recipe
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
 from keras_cnn.selection import CLASSIFIERS, stage_of
 from keras_cnn.transfer import frozen, probing
@@ -32,11 +33,13 @@ class TuningHistory(keras.callbacks.History):
     baselines: probing.Baselines | None = None
 
 
+@known_options
 def fine_tune(
     model: Any,
     train: Any,
     val: Any = None,
     *,
+    validation_data: Any = None,
     schedule: str = "two-phase",
     head_epochs: int = 5,
     epochs: int = 15,
@@ -62,12 +65,13 @@ def fine_tune(
     resume: bool = False,
     callbacks: list[Any] | None = None,
     verbose: int | str = "auto",
-    **provenance: Any,
+    provenance: Mapping[str, Any] | None = None,
 ) -> TuningHistory:
     """Teach a pretrained network new classes.
 
     train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, integer
-    labels) with a length, each with such a `val`. batch_size is for arrays. While the whole backbone is frozen it is
+    labels) with a length, each with such a `val`. Images and labels may also come as Keras has them:
+    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays. While the whole backbone is frozen it is
     run once: the head learns on its features of `Data` or arrays, of images as at prediction, however the data is
     augmented (see `views`). Lower stages that are frozen are run once too where the data is not augmented.
 
@@ -92,6 +96,7 @@ def fine_tune(
     out: gets the best epoch as weights directory, at once when it is reached; and, while the run lasts, its state.
         resume: go on from that state, with the same call; Data and arrays then end with the same weights as if
         nothing had happened, on one machine with deterministic operations.
+    provenance: facts for config.json and the model card there, as of `save_pretrained`.
 
     The model ends with the weights of its best epoch by validation accuracy, compiled, and with the flags of the last
     phase. Returns a Keras History over all phases; its `history["phase"]` has the name of each epoch's, its `baselines`
@@ -126,8 +131,8 @@ def fine_tune(
         raise BadSpec("resume=True needs out: the directory of the run that is to go on.")
     if not phases:
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
+    train, val = labelled.accepted(model, train, val, validation_data)
     given = Given(train, val, batch_size, seed)
-    given.check(model)
     if patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
     weights = class_weights(class_weight, given, model)
@@ -138,7 +143,7 @@ def fine_tune(
         options={**options, "class_weight": weights and list(weights.values())},
         class_weight=weights,
         place=cache,
-        best=recipe.Best(model, out, half=half, patience=patience, **provenance),
+        best=recipe.Best(model, out, half=half, patience=patience, provenance=provenance),
         optimizers=StageOptimizers(weight_decay, ema, spare_backbone=l2sp > 0),
         callbacks=list(callbacks or []),
         verbose=verbose,
