@@ -33,6 +33,8 @@ OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures an
 BATCH = typer.Option(min=1)
 AUGMENT = typer.Option(help="Of training images: none, shift, light, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")
+RESUME = typer.Option("--resume", help="Go on with a run that was killed.")
+OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that are in --out.")
 JSON = typer.Option("--json", help="Print JSON.")
 
 
@@ -105,11 +107,16 @@ def _plot_scaling(name: str, spec: Any, path: str) -> None:
     plots.scaling(rows, name, path)
 
 
+DEMO = "runs/demo"  # where a demo replaces what an earlier one left
+
+
 @app.command()
 def demo(
-    out: Annotated[str, OUT] = "runs/demo",
+    out: Annotated[str, OUT] = DEMO,
     model: Annotated[str, MODEL] = "resnet18.tiny_in200",
     data: Annotated[str, DATA] = "digits",
+    resume: Annotated[bool, RESUME] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Watch a pretrained network learn handwritten digits: two minutes, no network."""
@@ -117,7 +124,9 @@ def demo(
         f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]: "
         "first its head learns, then all of it."
     )
-    results = runs.finetune(data, model, out, head_epochs=2, epochs=4, batch_size=64, before=True, as_json=as_json)
+    kept = {"resume": resume, "overwrite": overwrite or (not resume and out == DEMO and runs.made_by("demo", out))}
+    told = {"head_epochs": 2, "epochs": 4, "batch_size": 64, "before": True}
+    results = runs.finetune(data, model, out, **told, **kept, as_json=as_json)
     _finish(results, out, as_json)
 
 
@@ -149,7 +158,8 @@ def finetune(
     batch_size: Annotated[int, BATCH] = 32,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
+    resume: Annotated[bool, RESUME] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     study: Annotated[bool, typer.Option("--study", help="Compare scratch and transfer at several sizes.")] = False,
     sizes: Annotated[str, typer.Option(help="With --study: training images a class; 0 for all.")] = "10,50,0",
     seeds: Annotated[int, typer.Option(min=1, help="With --study: how often each is repeated.")] = 3,
@@ -187,6 +197,7 @@ def finetune(
         patience=patience,
         class_weight="balanced" if balance else None,
         resume=resume,
+        overwrite=overwrite,
         as_json=as_json,
     )
     _finish(results, out, as_json)
@@ -225,10 +236,14 @@ def train(
     half: Annotated[bool, typer.Option("--half", help="Write kernels as float16.")] = False,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
+    resume: Annotated[bool, RESUME] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Train a network from random weights; the same command goes on after a crash."""
-    from keras_cnn import catalog
+    """Train a network from random weights."""
+    from keras_cnn import catalog, files, state
+
+    state.check(out, resume, overwrite)
 
     spec = catalog.get(model)
     config = catalog.default_config(model, spec)
@@ -238,19 +253,23 @@ def train(
     loaded = runs.load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
     kc = terminal.framework(seed)
     net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess, aux=aux or None)
-    history = kc.train(
-        net,
-        loaded.train,
-        loaded.val,
-        epochs=epochs,
-        rate=rate,
-        out=out,
-        half=half,
-        verbose=terminal.verbosity(as_json),
-        command=runs.command(),
-        data=runs.data_name(data),
-    )
-    _finish(runs.score(net, loaded, history.history, out), out, as_json)
+    with files.holding(out):
+        history = kc.train(
+            net,
+            loaded,
+            epochs=epochs,
+            rate=rate,
+            seed=seed,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            half=half,
+            verbose=terminal.verbosity(as_json),
+            command=runs.command(),
+            data=runs.data_name(data),
+        )
+        results = runs.score(net, loaded, history.history, out)
+    _finish(results, out, as_json)
 
 
 @app.command()

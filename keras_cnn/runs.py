@@ -5,12 +5,13 @@ The data is decoded before a framework starts, so that bad input is told at once
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn import terminal
+from keras_cnn import files, state, terminal
 from keras_cnn.bars import progress
 
 if TYPE_CHECKING:
@@ -57,26 +58,43 @@ def finetune(
     batch_size: int = 32,
     before: bool = False,
     as_json: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
+    state.check(out, resume, overwrite)
     net, loaded = pretrained(data, model, weights, size, augment, skip_bad, seed, batch_size)
     import keras_cnn as kc
     from keras_cnn import evaluation
 
     first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
-    history = kc.fine_tune(
-        net,
-        loaded,
-        out=out,
-        seed=seed,
-        verbose=terminal.verbosity(as_json),
-        command=command(),
-        data=data_name(data),
-        **options,
-    )
-    found = history.baselines
-    baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
-    return {**baselines, **score(net, loaded, history.history, out, before=first)}
+    with files.holding(out):  # scores belong to the run
+        history = kc.fine_tune(
+            net,
+            loaded,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            seed=seed,
+            verbose=terminal.verbosity(as_json),
+            command=command(),
+            data=data_name(data),
+            **options,
+        )
+        found = history.baselines
+        baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
+        return {**baselines, **score(net, loaded, history.history, out, before=first)}
+
+
+def made_by(verb: str, out: str) -> bool:
+    """Whether the weights in a directory were made by this command."""
+    try:
+        command = json.loads((Path(out) / "config.json").read_text(encoding="utf-8"))["keras_cnn"]["provenance"][
+            "command"
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return command.startswith(f"keras-cnn {verb}")
 
 
 def study(

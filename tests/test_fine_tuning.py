@@ -509,11 +509,11 @@ import json, os, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, tensorflow as tf
 import keras_cnn as kc
-from keras_cnn.transfer import progress
+from keras_cnn import state
 
 tf.config.experimental.enable_op_determinism()
 told = json.loads(sys.argv[1])
-progress.EVERY = 0.0
+state.EVERY = 0.0
 keras.utils.set_random_seed(int(sys.argv[2]))
 model = kc.build(told.pop("weights"), head=kc.Head(classes=2, dropout=0.3))
 data = kc.load_data(told.pop("data"), model, augment="light", batch_size=8)
@@ -582,7 +582,7 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
 
 def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
     """From epoch to epoch, over a crash, and from phase to phase: what has overflowed once would again."""
-    from keras_cnn.transfer import progress
+    from keras_cnn import state
 
     class Scales(keras.callbacks.Callback):
         """Sets the scale in the first epoch, and stops in the second until it is told not to."""
@@ -599,7 +599,7 @@ def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
             if self.crash:
                 scale.assign(64.0)
 
-    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(state, "EVERY", 0.0)
     precision("mixed_float16")
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
     told = {"head_epochs": 2, "epochs": 1, "above": "stage2", "probe": False, "out": tmp_path, **QUIET}

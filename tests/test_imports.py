@@ -27,11 +27,11 @@ PACKAGE = ROOT / "keras_cnn"
 
 # A module may import its own tier and those before it.
 TIERS = (
-    ("spec", "errors", "checks", "layers", "bars"),
+    ("spec", "errors", "files", "checks", "layers", "bars"),
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),
-    ("building", "recipe", "evaluation"),
+    ("building", "recipe", "evaluation", "seen", "state"),
     ("transfer", "training"),
     ("terminal", "tables"),
     ("runs",),
