@@ -124,9 +124,18 @@ def demo(
         f"[bold]{model}[/bold] has never seen the classes of [bold]{data}[/bold]: "
         "first its head learns, then all of it."
     )
-    kept = {"resume": resume, "overwrite": overwrite or (not resume and out == DEMO and runs.made_by("demo", out))}
-    told = {"head_epochs": 2, "epochs": 4, "batch_size": 64, "before": True}
-    results = runs.finetune(data, model, out, **told, **kept, as_json=as_json)
+    results = runs.finetune(
+        data,
+        model,
+        out,
+        head_epochs=2,
+        epochs=4,
+        batch_size=64,
+        before=True,
+        resume=resume,
+        overwrite=overwrite or (not resume and out == DEMO and runs.made_by("demo", out)),
+        as_json=as_json,
+    )
     _finish(results, out, as_json)
 
 

@@ -1,4 +1,4 @@
-"""Which images a run was trained on: their hashes, kept in its directory, so that no score is taken on them by chance."""
+"""Which images a run was trained on: their hashes, kept in its directory for whoever scores it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def of(images: Any) -> list[str]:
     with np.errstate(invalid="ignore"):
         whole = images.astype("uint8", copy=False)
     return [
-        hashlib.sha256(np.ascontiguousarray(w if np.array_equal(w, image) else image)).hexdigest()
+        hashlib.sha256((w if np.array_equal(w, image) else image).tobytes()).hexdigest()
         for w, image in zip(whole, images, strict=True)
     ]
 

@@ -160,10 +160,11 @@ class Run:
     ) -> None:
         self.out = None if out is None else Path(out)
         self.options = json.loads(json.dumps(options))  # as they are read back
-        self.resume, self.overwrite, self.hashes = resume, overwrite, hashes
+        self.resume, self.overwrite, self._hash = resume, overwrite, hashes
         self.state: State | None = None
         self.end: Facts | None = None
-        self.written, self._unseen = -math.inf, True
+        self.written = -math.inf
+        self._hashes: tuple[str, ...] | None = None  # that are to be kept beside the first weights
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Run:
@@ -190,8 +191,8 @@ class Run:
         elif (out / STATE).exists():
             self.state = read(out / STATE)
             self._compare(self.state[1]["options"])
-        self._unseen = self.end is None and not (self.state and (out / seen.FILE).exists())
-        self.hashes = tuple(self.hashes()) if self._unseen else ()
+        if self.end is None and not (self.state and (out / seen.FILE).exists()):
+            self._hashes = tuple(self._hash())
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._held.close()
@@ -223,9 +224,9 @@ class Run:
         """Write what each epoch so far gave; called before its weights are written."""
         if self.out is None:
             return
-        if self._unseen:
-            seen.write(self.out, self.hashes)
-            self._unseen = False
+        if self._hashes is not None:
+            seen.write(self.out, self._hashes)
+            self._hashes = None
         text = io.StringIO()
         writer = csv.DictWriter(
             text, ["epoch", *dict.fromkeys(key for row in rows for key in row)], lineterminator="\n"
