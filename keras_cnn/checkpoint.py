@@ -101,18 +101,25 @@ def load(path: str | Path) -> Arrays:
 
 
 def save(values: Mapping[str, np.ndarray], path: str | Path, *, half: bool = False) -> None:
-    """Write a safetensors file beside the target, then rename it: readers never see half of one.
+    """Write a safetensors file beside the target, then rename it: readers never see half of one. half: see `stored`."""
+    write_arrays(stored(values, half), path, {"format": "keras"})
+
+
+def stored(values: Mapping[str, np.ndarray], half: bool = False) -> Arrays:
+    """Arrays as a file has them.
 
     half: kernels as float16 (relative error 2**-11); vectors stay float32, since a small variance would vanish.
     """
     import numpy as np
 
-    stored = {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
-    write_arrays(stored, path, {"format": "keras"})
+    return {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
 
 
 def write_arrays(values: Mapping[str, np.ndarray], path: str | Path, about: Mapping[str, str]) -> None:
-    """Write arrays as they are, with metadata; OSError names the path where the system refuses."""
+    """Write arrays as they are, with metadata; OSError names the path where the system refuses.
+
+    about: of one key, since safetensors gives several of them another order, and the file another hash, each time.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 

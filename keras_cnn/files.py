@@ -20,21 +20,27 @@ PATIENCE = 60.0  # seconds that one who writes a few files waits for another
 def write_beside(path: str | Path, write: Callable[[str], Any]) -> None:
     """Call `write` with the name of a temporary file, then rename that over the target.
 
-    The target is the old file or the new one, whole, whatever happens meanwhile. Its mode follows the umask. The
-    temporary file has a folder of its own, in which writers may have temporary files too.
+    The target is the old file or the new one, whole, whatever happens meanwhile. Its mode follows the umask.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path))
-    try:
-        temporary = Path(folder) / path.name
+    with beside(path) as folder:
+        temporary = folder / path.name
         temporary.touch()
         mode = temporary.stat().st_mode & 0o777
         write(str(temporary))
         os.chmod(temporary, mode)  # safetensors makes a file that only its owner may read
         flush(temporary)
         os.replace(temporary, path)
-        flush(path.parent)
+    flush(path.parent)
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary folder next to a target, for what is to be renamed; writers may have temporary files there too."""
+    folder = tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path))
+    try:
+        yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -45,7 +51,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def clear_beside(path: str | Path) -> None:
-    """Remove what `write_beside` left of this target where it was killed; nothing may be writing it now."""
+    """Remove what `beside` left of this target where it was killed; nothing may be writing it now."""
     path = Path(path)
     for left in path.parent.glob(glob.escape(_prefix(path)) + "[a-z0-9_]" * 8):  # mkdtemp's names
         if left.is_dir() and not left.is_symlink():
@@ -88,13 +94,13 @@ def alone(folder: str | Path, wait: float = 0.0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def holding(folder: str | Path) -> Iterator[None]:
+def holding(folder: str | Path, wait: float = 0.0) -> Iterator[None]:
     """`alone` in a folder that is made where it is not there, and removed again where nothing was put into it."""
     folder = Path(folder)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with alone(folder):
+        with alone(folder, wait):
             yield
     finally:
         if made:

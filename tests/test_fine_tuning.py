@@ -568,7 +568,7 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=crash)],
             **told,
         )
-    with pytest.raises(BadSpec, match=r"rate was 0.0005 and is 0.1.*progress\.safetensors"):
+    with pytest.raises(BadSpec, match=r"rate was 0.0005 and is 0.1.*overwrite=True"):
         kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, rate=0.1, **told)
     for other in ({"batch_size": 8}, {"class_weight": {0: 2.0}}):
         with pytest.raises(BadSpec, match=rf"{next(iter(other))} was .* and is"):
@@ -624,7 +624,7 @@ def test_what_a_killed_writing_left_is_removed(net, tmp_path):
     kc.fine_tune(net, pair(), pair(), callbacks=[watch], **told, **QUIET)
     assert seen == [[False, False]] and all(file.read_bytes() == b"half" for file in others)
     late = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: left[0].write_bytes(b"half"))
-    kc.fine_tune(net, pair(), pair(), callbacks=[late], **told, **QUIET)
+    kc.fine_tune(net, pair(), pair(), callbacks=[late], overwrite=True, **told, **QUIET)
     assert not left[0].exists()  # at the end too
 
 
