@@ -8,16 +8,15 @@ NumPy and safetensors are imported where arrays are touched: `list` and `info` c
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn.errors import CorruptFile, WeightsMismatch
+from keras_cnn.files import write_beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,18 +101,25 @@ def load(path: str | Path) -> Arrays:
 
 
 def save(values: Mapping[str, np.ndarray], path: str | Path, *, half: bool = False) -> None:
-    """Write a safetensors file beside the target, then rename it: readers never see half of one.
+    """Write a safetensors file beside the target, then rename it: readers never see half of one. half: see `stored`."""
+    write_arrays(stored(values, half), path, {"format": "keras"})
+
+
+def stored(values: Mapping[str, np.ndarray], half: bool = False) -> Arrays:
+    """Arrays as a file has them.
 
     half: kernels as float16 (relative error 2**-11); vectors stay float32, since a small variance would vanish.
     """
     import numpy as np
 
-    stored = {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
-    write_arrays(stored, path, {"format": "keras"})
+    return {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
 
 
 def write_arrays(values: Mapping[str, np.ndarray], path: str | Path, about: Mapping[str, str]) -> None:
-    """Write arrays as they are, with metadata; OSError names the path where the system refuses."""
+    """Write arrays as they are, with metadata; OSError names the path where the system refuses.
+
+    about: of one key, since safetensors gives several of them another order, and the file another hash, each time.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -127,29 +133,3 @@ def write_arrays(values: Mapping[str, np.ndarray], path: str | Path, about: Mapp
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
     write_beside(path, write)
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}."
-
-
-def clear_beside(path: str | Path) -> None:
-    """Remove what `write_beside` left of this target where it was killed; nothing may be writing it now."""
-    path = Path(path)
-    for temporary in path.parent.glob(glob.escape(_prefix(path)) + "[a-z0-9_]" * 8):  # mkstemp's names
-        temporary.unlink(missing_ok=True)
-
-
-def write_beside(path: str | Path, write: Callable[[str], Any]) -> None:
-    """Call `write` with a temporary name in the target's folder, then rename over the target."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; results are ordinary ones
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -68,6 +68,18 @@ class BadData(KerasCnnError):
     """A data set cannot be used as it is; the message names the folder or the class."""
 
 
+class RunExists(KerasCnnError):
+    """A directory holds a run or weights, and nobody said what is to become of them."""
+
+
+class RunInUse(KerasCnnError):
+    """Another run, in this process or another one, writes to the directory."""
+
+
+class CannotWrite(KerasCnnError):
+    """A directory cannot be made or written to, or its disk is full; the message says why."""
+
+
 class NotFinite(KerasCnnError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
 
@@ -106,6 +118,10 @@ class HubWarning(UserWarning):
 
 class LicenceWarning(UserWarning):
     """The licence of the weights rules out commercial use."""
+
+
+class RunWarning(UserWarning):
+    """A run goes on, but not exactly as it would have."""
 
 
 class WeightsWarning(UserWarning):

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_cnn import checkpoint
-from keras_cnn.errors import BadData, BadImage, NotFinite
+from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
 from keras_cnn.graph import jit_compile
 from keras_cnn.hub import directory
 
@@ -165,14 +165,16 @@ class Best(keras.callbacks.Callback):
         self.patience, self.provenance = patience, dict(provenance or {})
         self.value, self.weights, self.since = -math.inf, None, 0
 
-    def resume(self) -> None:
-        """Take what `out` holds for the best so far: it is that of a run that goes on."""
-        if self.out is None or not (Path(self.out) / directory.CONFIG).exists():
-            return
-        config, values = cast(Any, directory.read(self.out).load)()
-        self.value = float(config.provenance.get("metrics", {}).get(self.monitor, -math.inf))
-        keys = {id(variable): key for key, variable in checkpoint.variables(self.network).items()}
-        self.weights = [values[keys[id(variable)]] for variable in self.network.weights]
+    def state(self) -> tuple[checkpoint.Arrays, dict[str, Any]]:
+        """What to keep of it so that a run can go on."""
+        weights = self.weights or []
+        arrays = {f"best/{i}": value for i, value in enumerate(weights)}
+        return arrays, {"value": self.value, "since": self.since, "best": len(weights)}
+
+    def go_on(self, arrays: checkpoint.Arrays, facts: dict[str, Any]) -> None:
+        """Be as it was when `state` was called."""
+        self.value, self.since = facts["value"], facts["since"]
+        self.weights = [arrays[f"best/{i}"] for i in range(facts["best"])] or None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         before = self.value
@@ -198,6 +200,38 @@ class Best(keras.callbacks.Callback):
         """Give the network the weights of the best epoch."""
         if self.weights is not None:
             self.network.set_weights(self.weights)
+
+
+def rows(history: keras.callbacks.History) -> list[dict[str, Any]]:
+    """A History as a list of its epochs, each with its figures."""
+    return [{key: values[i] for key, values in history.history.items()} for i in range(len(history.epoch))]
+
+
+def remember(history: keras.callbacks.History, logs: dict[str, Any]) -> None:
+    """Add an epoch to a History that lasts over several `fit` calls, or over a process that was killed."""
+    history.on_epoch_end(len(history.epoch), {k: v if isinstance(v, str) else float(v) for k, v in logs.items()})
+
+
+def values(variables: dict[str, Any]) -> checkpoint.Arrays:
+    """The values of Keras variables under their keys."""
+    return {key: np.asarray(ops.convert_to_numpy(variable.value)) for key, variable in variables.items()}
+
+
+def put_back(variables: dict[str, Any], arrays: checkpoint.Arrays) -> None:
+    """Give Keras variables the values that `values` took of them; BadSpec where another release named others."""
+    if missing := [key for key in variables if key not in arrays or arrays[key].shape != tuple(variables[key].shape)]:
+        raise BadSpec(
+            f"the state of the run has no fitting {missing[0]}: go on with the release of Keras that began it, or "
+            "overwrite=True (--overwrite) begins anew."
+        )
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+
+
+def recall(model: Any, out: str | Path | None) -> None:
+    """Give a model the weights of a run that is complete."""
+    _, arrays = cast(Any, directory.read(str(out)).load)()
+    checkpoint.assign(model, arrays)
 
 
 def steps(data: Any, epochs: int, batch_size: int) -> int:

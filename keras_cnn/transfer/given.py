@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -11,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn import recipe
+from keras_cnn import checkpoint, recipe, seen
 from keras_cnn.bars import progress
 from keras_cnn.data import Data
 from keras_cnn.deploy import fold
@@ -47,6 +49,28 @@ class Given:
             known |= {"classes": list(self.train.class_names), "augment": self.train.augment}
             known |= {"data's seed": self.train.seed}
         return known
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """A hash of the training data, where it can be seen again: of arrays, or of the names of files and labels."""
+        if isinstance(self.train, tuple):
+            return {
+                "data": checkpoint.digest(dict(zip(("images", "labels"), map(np.asarray, self.train), strict=True)))
+            }
+        if isinstance(self.train, Data):
+            split = self.train.splits.train
+            names = json.dumps([source.name for source in split.sources]).encode()
+            labels = np.asarray(split.labels, "int64").tobytes()
+            return {"data": hashlib.sha256(names + labels + repr(self.train.preprocess.size).encode()).hexdigest()}
+        return {}
+
+    def seen(self) -> list[str]:
+        """The hashes of the training images, as the network sees them; none of a data set of batches."""
+        if not self.again:
+            return []
+        with BadImage.surfacing():
+            batches = progress(self.plain(), "hashing images", self.steps)
+            return [one for images, _ in batches for one in seen.of(images)]
 
     @property
     def count(self) -> int:
