@@ -234,7 +234,7 @@ def _told(what: str, where: str) -> Iterator[None]:
     """Add to the error of a block that fails what was made for it: others may use it already, so it is not deleted."""
     try:
         yield
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt) as error:
         error.add_note(
             f"{what} was made for it and is still there, empty unless only the answer was lost: publish again, or "
             f"delete it at {where}."
@@ -251,10 +251,10 @@ def _commit(
     with contextlib.ExitStack() as opened:
         adds = _additions(opened, files)
         for add in adds:  # one by one, since the client would send several from threads of its own
-            client.persist(
-                partial(hub.call, "preupload_lfs_files", [add], revision=branch, free_memory=False), hub.name, branch
-            )
-        commit = partial(hub.call, "create_commit", adds, commit_message=message, revision=branch, parent_commit=parent)
+            send = partial(_sent, hub, "preupload_lfs_files", [add], revision=branch, free_memory=False)
+            client.persist(send, hub.name, branch)
+        commit = partial(_sent, hub, "create_commit", adds, commit_message=message, revision=branch)
+        commit = partial(commit, parent_commit=parent)
         try:
             made = client.persist(commit, hub.name, branch).oid
         except HubError as error:
@@ -282,6 +282,12 @@ def _additions(opened: contextlib.ExitStack, files: Mapping[str, Path | bytes]) 
         for name, one in files.items()
     }
     return [CommitOperationAdd(name, source) for name, source in sources.items()]
+
+
+def _sent(hub: _Hub, method: str, adds: list[Any], **options: Any) -> Any:
+    for add in adds:
+        add.path_or_fileobj.seek(0)  # an attempt that failed has read it
+    return hub.call(method, adds, **options)
 
 
 def _no_news(record: logging.LogRecord) -> bool:
