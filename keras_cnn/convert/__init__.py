@@ -55,7 +55,7 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
         values = to_ours(state, spec, shapes, fmt)
         spec = spec.with_(**fmt.numerics(spec))
         if not config.provenance:  # a bare file: its format tells what it expects of an image
-            pre = fmt.preprocess(spec).at_size(spec.input_shape[:2])
+            pre = fmt.preprocess(spec, state).at_size(spec.input_shape[:2])
             config, names = config.with_(preprocess=pre), fmt.class_names
     kernel = values.get("head_logits/kernel")
     classes = 0 if kernel is None or kernel.ndim != 2 else kernel.shape[-1]
