@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_cnn import catalog, checkpoint, convert, tally
-from keras_cnn.errors import CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
+from keras_cnn.errors import BadSpec, CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
 from keras_cnn.hub import card
 from keras_cnn.hub.hashes import Print, fits, record, safe_name
 from keras_cnn.spec import Config, record_of
@@ -132,10 +132,12 @@ def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = Fa
 
     half: kernels in float16, half the size. provenance: facts for config.json and the model card, such as
     `metrics={"accuracy": 0.91}`, `data=...`, `command=...`, `license=...`; they add to what the model knows.
-    All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours.
+    All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours, or no longer what
+    its configuration says, such as a quantised one: `build` could not read it back.
     """
     path = Path(path)
     config = config_of(model)
+    check_readable(model, config)
     config = config.with_(provenance={**config.provenance, **provenance} or {"source": "random weights"})
     path.mkdir(parents=True, exist_ok=True)
     with _alone(path), tempfile.TemporaryDirectory(dir=path, prefix=".") as folder:
@@ -146,6 +148,21 @@ def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = Fa
         for name in (WEIGHTS, CONFIG, CARD):  # all are whole before the first takes its place
             os.replace(new / name, path / name)
     return path
+
+
+def check_readable(model: Any, config: Config) -> None:
+    """Refuse a model whose arrays are not those of its configuration: BadSpec says which, before anything is written."""
+    mend = "save it before `quantize` or `enable_lora`, or keep this form with model.save('NAME.keras')."
+    if odd := [k for k, v in checkpoint.variables(model).items() if "float" not in str(v.dtype)]:
+        raise BadSpec(f"{model.name} is quantised ({odd[0]} holds {checkpoint.variables(model)[odd[0]].dtype}): {mend}")
+    wanted = tally.variables(tally.tally(config))
+    found = {key: tuple(v.shape) for key, v in checkpoint.variables(model).items()}
+    if differ := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
+        raise BadSpec(
+            f"{model.name} is no longer the network that its configuration describes: {len(differ)} arrays differ, "
+            f"such as {differ[0]}. If layers were changed or added by hand, keep it with model.save('NAME.keras'); "
+            f"otherwise {mend}"
+        )
 
 
 def config_of(model: Any) -> Config:
