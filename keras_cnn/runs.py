@@ -5,12 +5,11 @@ The data is decoded before a framework starts, so that bad input is told at once
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn import terminal
+from keras_cnn import commands, terminal
 from keras_cnn.bars import progress
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int 
 
 
 def data_name(data: str) -> str:
-    return data if data.startswith("tfds:") or data == "digits" else Path(data).name
+    return commands.last_name(data)
 
 
 def _stored_half(out: str) -> bool:
@@ -196,4 +195,6 @@ def _stored_half(out: str) -> bool:
 
 
 def command() -> str:
-    return " ".join(["keras-cnn", *(arg if arg and " " not in arg else repr(arg) for arg in sys.argv[1:])])
+    from typer.main import get_current_context  # typer brings a click of its own
+
+    return commands.command(get_current_context())

@@ -27,7 +27,7 @@ PACKAGE = ROOT / "keras_cnn"
 
 # A module may import its own tier and those before it.
 TIERS = (
-    ("spec", "errors", "checks", "layers", "bars"),
+    ("spec", "errors", "checks", "commands", "layers", "bars"),
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import catalog, checkpoint, convert, tally
+from keras_cnn import catalog, checkpoint, commands, convert, tally
 from keras_cnn.errors import BadSpec, CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
 from keras_cnn.hub import card
 from keras_cnn.hub.hashes import Print, fits, record, safe_name
@@ -20,6 +20,7 @@ from keras_cnn.spec import Config, record_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FOREIGN = (WEIGHTS, "pytorch_model.bin")  # what others call their weights, in the order of trust
+LARGEST_CONFIG = 2**24  # bytes; 21,843 classes with descriptions take 3 MB, and JSON 25 times its size in memory
 FORMAT = 1  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
 
 
@@ -117,10 +118,7 @@ def weights_name(folder: Folder) -> str:
 
 def finite(config: Config, values: checkpoint.Arrays) -> tuple[Config, checkpoint.Arrays]:
     """The same; warns of NaN and infinite values, which spread through every prediction."""
-    import numpy as np
-
-    bad = [key for key, value in values.items() if not np.isfinite(value).all()]
-    if bad:
+    if bad := checkpoint.not_finite(values):
         where = config.provenance.get("source", config.architecture)
         text = f"{where}: {len(bad)} arrays hold NaN or infinite values, such as {bad[0]}: do not use these weights."
         warnings.warn(text, WeightsWarning, stacklevel=2)
@@ -138,7 +136,8 @@ def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = Fa
     path = Path(path)
     config = config_of(model)
     check_readable(model, config)
-    config = config.with_(provenance={**config.provenance, **provenance} or {"source": "random weights"})
+    facts = commands.public({**config.provenance, **provenance})
+    config = config.with_(provenance=facts or {"source": "random weights"})
     path.mkdir(parents=True, exist_ok=True)
     with _alone(path), tempfile.TemporaryDirectory(dir=path, prefix=".") as folder:
         new = Path(folder)
@@ -212,14 +211,17 @@ def _checked(folder: Folder, config: Config, files: Any) -> checkpoint.Arrays:
     values = checkpoint.load(path)
     try:  # before a graph of the size that the configuration claims is allocated
         checkpoint.check(tally.variables(tally.tally(config)), values)
+        checkpoint.check_floats(values)
     except WeightsMismatch as mismatch:
         raise WeightsMismatch(f"{path}: {mismatch}") from None
     return finite(config, values)[1]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > LARGEST_CONFIG:
+        raise CorruptFile(f"{path} has {size} bytes, and no configuration has more than {LARGEST_CONFIG}: not read.")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no text, no JSON, a number or a nesting that is too long
         raise CorruptFile(f"{path} is not valid JSON ({error}): fetch it again.") from None
     if not isinstance(values, dict):
