@@ -114,6 +114,21 @@ def _in_words(kind: Any) -> str:
     return WORDS.get(origin, f"a {origin.__name__}")
 
 
+def written(name: str, value: Any, deepest: int = 20) -> None:
+    """BadSpec unless every text in a value of JSON can be written down, and nothing lies deeper than any fact does."""
+    if isinstance(value, str) and not value.isprintable():  # the cheap question first
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadSpec(f"{name}={reprlib.repr(value)!a} holds half a character, which is no text.") from None
+    if isinstance(value, Mapping | list | tuple):
+        if not deepest:
+            raise BadSpec(f"{name}: give facts that are not nested so deeply.")
+        inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+        for one in inner:
+            written(name, one, deepest - 1)
+
+
 def within(name: str, value: Any, least: float, most: float) -> None:
     """BadSpec unless a number, or every number of a tuple, lies between the bounds."""
     values = value if isinstance(value, tuple) else (value,)

@@ -122,6 +122,36 @@ def test_a_bare_file_of_ours_is_a_checkpoint_too(model, saved, tmp_path):
     assert again.output_shape == (None, 2)
 
 
+def lora(model):
+    model.get_layer("head_logits").enable_lora(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda model: model.quantize("int8"), r"is quantised \(head_logits/kernel holds int8\): save it before"),
+        (lora, r"is no longer the network that its configuration describes: .* such as head_logits/.*lora"),
+    ],
+    ids=["quantised", "lora"],
+)
+def test_a_model_that_could_not_be_read_back_is_refused_before_anything_is_written(saved, change, sentence):
+    before, model = contents(saved), make(classes=["ant", "bee"])
+    change(model)
+    with pytest.raises(BadSpec, match=sentence):
+        kc.save_pretrained(model, saved)
+    assert contents(saved) == before
+    with pytest.raises(BadSpec):
+        kc.save_pretrained(model, saved.parent / "new")
+    assert not (saved.parent / "new").exists()
+
+
+def test_a_part_of_a_network_is_refused(tmp_path):
+    part = kc.features(make(classes=3), ["stage1"])
+    with pytest.raises(BadSpec, match="is no longer the network that its configuration describes"):
+        kc.save_pretrained(part, tmp_path / "part")
+    assert not (tmp_path / "part").exists()
+
+
 def test_only_models_of_ours_can_be_saved(tmp_path):
     other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)], name="other")
     with pytest.raises(BadSpec, match=r"other.* was not made by keras_cnn\.build"):

@@ -340,7 +340,7 @@ def test_a_failed_first_upload_tells_what_it_made(hub, run, waits, branch, fault
     made = ["The branch 'try/this' of me/net", "The repository me/net"][branch == "main" :]
     told = "was made for it and is still there, empty unless only the answer was lost: publish again, or delete it at"
     assert [note.partition(" http")[0] for note in caught.value.__notes__] == [f"{what} {told}" for what in made]
-    assert all(note in (terminal.explain(caught.value) or "") for note in caught.value.__notes__)
+    assert all(note in (console.explain(caught.value) or "") for note in caught.value.__notes__)
     hub.faults.clear()
     done = kc.publish(run, "me/net", tag="v1", branch=branch)
     assert hub.repos["me/net"].branches[branch] == hub.repos["me/net"].tags["v1"] == done.commit

@@ -27,7 +27,7 @@ PACKAGE = ROOT / "keras_cnn"
 
 # A module may import its own tier and those before it.
 TIERS = (
-    ("spec", "errors", "files", "hints", "checks", "layers", "bars", "texts", "seen"),
+    ("spec", "errors", "files", "hints", "checks", "commands", "layers", "bars", "texts", "seen"),
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),

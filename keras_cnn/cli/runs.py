@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn import bars, files, state
+from keras_cnn import bars, commands, files, state
 from keras_cnn.bars import progress
 from keras_cnn.cli import console
 
@@ -275,7 +274,7 @@ def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int 
 
 
 def data_name(data: str) -> str:
-    return data if data.startswith("tfds:") or data == "digits" else Path(data).name
+    return commands.last_name(data)
 
 
 def _stored_half(out: str) -> bool:
@@ -287,4 +286,6 @@ def _stored_half(out: str) -> bool:
 
 
 def command() -> str:
-    return " ".join(["keras-cnn", *(arg if arg and " " not in arg else repr(arg) for arg in sys.argv[1:])])
+    from typer.main import get_current_context  # typer brings a click of its own
+
+    return commands.command(get_current_context())

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import catalog, checkpoint, convert, files, tally
+from keras_cnn import catalog, checkpoint, commands, convert, files, tally
 from keras_cnn.checks import held_to, known_options
-from keras_cnn.errors import CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
+from keras_cnn.errors import BadSpec, CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
 from keras_cnn.hub import card
 from keras_cnn.hub.hashes import Print, fits, record, safe_name
 from keras_cnn.spec import Config, record_of
@@ -25,6 +25,7 @@ from keras_cnn.spec import Config, record_of
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FOREIGN = (WEIGHTS, "pytorch_model.bin")  # what others call their weights, in the order of trust
 OURS = "keras_cnn"  # our part of config.json, and of the metadata of model.safetensors
+LARGEST_CONFIG = 2**24  # bytes; 21,843 classes with descriptions take 3 MB, and JSON 25 times its size in memory
 FORMAT = 1  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
 
 
@@ -163,10 +164,7 @@ def weights_name(folder: Folder) -> str:
 
 def finite(config: Config, values: checkpoint.Arrays) -> tuple[Config, checkpoint.Arrays]:
     """The same; warns of NaN and infinite values, which spread through every prediction."""
-    import numpy as np
-
-    bad = [key for key, value in values.items() if not np.isfinite(value).all()]
-    if bad:
+    if bad := checkpoint.not_finite(values):
         where = config.provenance.get("source", config.architecture)
         text = f"{where}: {len(bad)} arrays hold NaN or infinite values, such as {bad[0]}: do not use these weights."
         warnings.warn(text, WeightsWarning, stacklevel=2)
@@ -181,12 +179,14 @@ def save_pretrained(
 
     half: kernels in float16, half the size. provenance: facts for config.json and the model card, such as
     `{"metrics": {"accuracy": 0.91}, "data": ..., "command": ..., "license": ...}`; they add to what the model knows.
-    All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours, RunInUse where a
-    run of another process or thread goes on writing there.
+    All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours, or no longer what
+    its configuration says, such as a quantised one, since `build` could not read it back; RunInUse where a run of
+    another process or thread goes on writing there.
     """
     path = Path(path)
     config = config_of(model)
-    facts = {**config.provenance, **held_to("provenance", provenance or {}, Mapping)}
+    check_readable(model, config)
+    facts = commands.public({**config.provenance, **held_to("provenance", provenance or {}, Mapping)})
     config = config.with_(provenance=facts or {"source": "random weights"})
     values = checkpoint.stored(checkpoint.arrays(model), half)
     ours = {"format": FORMAT, **config.to_dict()}
@@ -201,6 +201,21 @@ def save_pretrained(
             for name in (WEIGHTS, CONFIG, CARD):  # the first is the moment in which the directory changes
                 os.replace(new / name, path / name)
     return path
+
+
+def check_readable(model: Any, config: Config) -> None:
+    """Refuse a model whose arrays are not those of its configuration: BadSpec says which, before anything is written."""
+    mend = "save it before `quantize` or `enable_lora`, or keep this form with model.save('NAME.keras')."
+    if odd := [k for k, v in checkpoint.variables(model).items() if "float" not in str(v.dtype)]:
+        raise BadSpec(f"{model.name} is quantised ({odd[0]} holds {checkpoint.variables(model)[odd[0]].dtype}): {mend}")
+    wanted = tally.variables(tally.tally(config))
+    found = {key: tuple(v.shape) for key, v in checkpoint.variables(model).items()}
+    if differ := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
+        raise BadSpec(
+            f"{model.name} is no longer the network that its configuration describes: {len(differ)} arrays differ, "
+            f"such as {differ[0]}. If layers were changed or added by hand, keep it with model.save('NAME.keras'); "
+            f"otherwise {mend}"
+        )
 
 
 @known_options
@@ -281,12 +296,15 @@ def _checked(folder: Folder, config: Config, files: Any) -> checkpoint.Arrays:
 def _fitting(path: Path, config: Config, values: checkpoint.Arrays) -> checkpoint.Arrays:
     try:  # before a graph of the size that the configuration claims is allocated
         checkpoint.check(tally.variables(tally.tally(config)), values)
+        checkpoint.check_floats(values)
     except WeightsMismatch as mismatch:
         raise WeightsMismatch(f"{path}: {mismatch}") from None
     return finite(config, values)[1]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > LARGEST_CONFIG:
+        raise CorruptFile(f"{path} has {size} bytes, and no configuration has more than {LARGEST_CONFIG}: not read.")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no text, no JSON, a number or a nesting that is too long

@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import __version__
+from keras_cnn import __version__, commands
 from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec, Conflict, HubError, KerasCnnError, NoAccess, NotFound, UnsafeFile
 from keras_cnn.hub import api, card, client, hashes, http
@@ -120,10 +120,7 @@ def _licensed(config: Config, folder: Folder, license: str | None) -> Config:
 def _public(config: Config, folder: Folder) -> Config:
     """The configuration without where things lay on this machine: on the hub that says nothing, or too much."""
     here = ("source", folder.path.resolve().name)  # read from a directory, a network is told to come from there
-    facts = dict(fact for fact in config.provenance.items() if fact != here)
-    if command := facts.get("command"):
-        facts["command"] = card.without_folders(str(command))
-    return config.with_(provenance=facts)
+    return config.with_(provenance=commands.public(dict(fact for fact in config.provenance.items() if fact != here)))
 
 
 def _files(folder: Folder, config: Config, repository: str) -> dict[str, Path | bytes]:
