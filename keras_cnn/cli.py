@@ -237,7 +237,7 @@ def train(
     preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
     loaded = runs.load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
     kc = terminal.framework(seed)
-    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess, aux=aux or None)
+    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=loaded.preprocess, aux=aux or None)
     history = kc.train(
         net,
         loaded.train,
