@@ -108,6 +108,10 @@ class CacheError(KerasCnnError):
     """The cache cannot be written: the disk is full, or the folder read-only."""
 
 
+class DataWarning(UserWarning):
+    """Images are understood in a way that could be meant otherwise."""
+
+
 class CacheWarning(UserWarning):
     """A cache cannot be used; the work goes on without it."""
 

@@ -5,6 +5,7 @@ Nothing here imports Keras, so that listing and describing networks costs no fra
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -64,6 +65,7 @@ ACTIVATIONS = tuple(
         "tanh_shrink",
     ]
 )
+WIDEST_WINDOW = 2**32  # values of pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +208,8 @@ class Preprocess:
     mean, std: in units of 0..1, one a channel; the network applies them itself to raw 0..255 values.
     size: (height, width) of evaluation; `crop`: share of the resized short side that the centre crop keeps.
     mode: "center" resizes the short side to floor(size / crop) and crops; "squash" ignores the aspect ratio.
+    window: the values of images of more than 8 bits that become 0 and 255, such as (0, 4095) for X-rays of 12 bits;
+        None where the network has seen none. `load_data` finds it, `fine_tune` keeps it with the weights.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -214,9 +218,11 @@ class Preprocess:
     crop: float = 0.875
     interpolation: str = "bicubic"
     mode: str = "center"
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         conform(self)
+        check_window(self.window)
         if not self.mean or len(self.mean) != len(self.std):
             raise BadSpec(f"mean has {len(self.mean)} and std {len(self.std)} numbers: give both one for each channel.")
         if min(self.std) <= 0:
@@ -331,6 +337,17 @@ def check_activation(name: str, activation: str) -> None:
     """BadSpec unless Keras has the activation, or it is the name of a registered one, which Keras will look up."""
     if ">" not in activation:
         one_of(name, activation, ACTIVATIONS)
+def keep_window(model: Any, window: tuple[float, float] | None) -> None:
+    """Let a network remember how images of more than 8 bits were seen when it learnt; one of another make cannot."""
+    with contextlib.suppress(BadSpec):
+        record_of(model)["preprocess"]["window"] = window
+
+
+def check_window(window: Any) -> None:
+    """BadSpec for a window that is no pair of numbers, the lower one first."""
+    low, high = held_to("window", window, tuple[float, float] | None) or (0, 1)
+    if not -WIDEST_WINDOW <= low < high <= WIDEST_WINDOW:
+        raise BadSpec(f"window={window!r}: give the values that become 0 and 255, the lower one first.")
 
 
 def check_norm(norm: str) -> int | None:

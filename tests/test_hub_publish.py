@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from repositories import LFS, NAMES, PREPROCESS, arrays, config, ours, theirs, write
 
 import keras_cnn as kc
+from keras_cnn.cli import console
 from keras_cnn.errors import (
     BadSpec,
     Conflict,

@@ -172,7 +172,7 @@ def train(
     preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
     loaded = runs.load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
     kc = console.framework(seed)
-    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess, aux=aux or None)
+    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=loaded.preprocess, aux=aux or None)
     with runs.stoppable(out, resume), files.holding(out):
         history = kc.train(
             net,

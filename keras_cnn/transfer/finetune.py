@@ -16,8 +16,10 @@ from keras import ops
 
 from keras_cnn import checkpoint, evaluation, labelled, recipe, state
 from keras_cnn.checks import known_options
+from keras_cnn.data import Data
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.selection import CLASSIFIERS, stage_of
+from keras_cnn.spec import keep_window
 from keras_cnn.transfer import frozen, probing
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.examples import Batches, Examples
@@ -138,6 +140,8 @@ def fine_tune(
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
     train, val = labelled.accepted(model, train, val, validation_data)
     given = Given(train, val, batch_size, seed)
+    if isinstance(train, Data):
+        keep_window(model, train.preprocess.window)
     if patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
     weights = class_weights(class_weight, given, model)
