@@ -35,5 +35,5 @@ rate = keras.optimizers.schedules.CosineDecay(1e-5, steps, warmup_target=5e-4, w
 model.compile(keras.optimizers.AdamW(rate, global_clipnorm=1.0), loss, ["accuracy"], jit_compile=False)
 model.fit(data.train, validation_data=data.val, epochs=EPOCHS, shuffle=False)
 
-kc.save_pretrained(model, "runs/example", data=DATA)
+kc.save_pretrained(model, "runs/example", provenance={"data": DATA})
 print("runs/example is a weights directory now: kc.build('runs/example')")

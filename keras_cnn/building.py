@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnn import checkpoint, selection
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec, WeightsMismatch
 from keras_cnn.graph import assemble
 from keras_cnn.hub import resolve
@@ -17,6 +18,7 @@ from keras_cnn.spec import Config, Head, Preprocess, Spec
 from keras_cnn.tally import check_size
 
 
+@known_options
 def build(
     source: str | os.PathLike[str] | Spec,
     *,

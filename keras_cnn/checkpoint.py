@@ -8,16 +8,15 @@ NumPy and safetensors are imported where arrays are touched: `list` and `info` c
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn.errors import CorruptFile, WeightsMismatch
+from keras_cnn.files import write_beside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,10 +84,16 @@ def report(lines: list[str], most: int = 20) -> str:
     return "\n".join(["the weights do not fit the network (- the network has, + the file has):", *lines[:most], *more])
 
 
+# Kinds of numbers of safetensors that NumPy has, and those that ml_dtypes has, which Keras brings; these are read as
+# float32. What else there is (scales of eight bits, numbers of four) belongs to quantised networks.
+KINDS = {"F64": "f8", "F32": "f4", "F16": "f2", "C64": "c8", "BOOL": "?"}
+KINDS |= {f"{letter.upper()}{8 * size}": f"{letter}{size}" for letter in "iu" for size in (1, 2, 4, 8)}
+NARROW = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+
+
 def load(path: str | Path) -> Arrays:
     """Read a safetensors file; CorruptFile says what is wrong with it."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     if not path.is_file():
@@ -96,24 +101,69 @@ def load(path: str | Path) -> Arrays:
     if not path.stat().st_size:
         raise CorruptFile(f"{path} is empty: fetch it again.")
     try:
-        return load_file(path)
+        with safe_open(path, framework="np") as file:
+            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118: it is no dict
+            if odd := [key for key, kind in kinds.items() if kind not in (*KINDS, *NARROW)]:
+                raise CorruptFile(f"{path}: {odd[0]} holds numbers of the kind {kinds[odd[0]]}, which are not read.")
+            if not set(kinds.values()) & NARROW.keys():
+                return file.get_tensors()
+        return _with_narrow(path)
     except SafetensorError as error:
         raise CorruptFile(f"{path} is truncated or not a safetensors file ({error}): fetch it again.") from None
 
 
+def _with_narrow(path: Path) -> Arrays:
+    """The arrays of a file in which some are narrower than NumPy's own: these as float32, which holds each exactly."""
+    import ml_dtypes
+    import numpy as np
+    from safetensors import deserialize
+
+    def array(told: Mapping[str, Any]) -> np.ndarray:
+        narrow = NARROW.get(told["dtype"])
+        kind = getattr(ml_dtypes, narrow) if narrow else KINDS[told["dtype"]]
+        value = np.frombuffer(told["data"], kind).reshape(told["shape"])
+        return value.astype("float32") if narrow else value
+
+    return {key: array(told) for key, told in deserialize(path.read_bytes())}
+
+
+def check_floats(values: Mapping[str, np.ndarray]) -> None:
+    """Raise WeightsMismatch unless all arrays hold floating-point numbers."""
+    if odd := [key for key, value in values.items() if value.dtype.kind != "f"]:
+        raise WeightsMismatch(
+            f"{odd[0]} holds {values[odd[0]].dtype} numbers, and weights are floating-point ones: "
+            "a quantised network has to be turned back first."
+        )
+
+
+def not_finite(values: Mapping[str, np.ndarray]) -> list[str]:
+    """Keys of the arrays that hold NaN, infinite values, or values that are infinite in float32."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return [key for key, value in values.items() if not np.isfinite(value.astype("float32", copy=False)).all()]
+
+
 def save(values: Mapping[str, np.ndarray], path: str | Path, *, half: bool = False) -> None:
-    """Write a safetensors file beside the target, then rename it: readers never see half of one.
+    """Write a safetensors file beside the target, then rename it: readers never see half of one. half: see `stored`."""
+    write_arrays(stored(values, half), path, {"format": "keras"})
+
+
+def stored(values: Mapping[str, np.ndarray], half: bool = False) -> Arrays:
+    """Arrays as a file has them.
 
     half: kernels as float16 (relative error 2**-11); vectors stay float32, since a small variance would vanish.
     """
     import numpy as np
 
-    stored = {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
-    write_arrays(stored, path, {"format": "keras"})
+    return {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
 
 
 def write_arrays(values: Mapping[str, np.ndarray], path: str | Path, about: Mapping[str, str]) -> None:
-    """Write arrays as they are, with metadata; OSError names the path where the system refuses."""
+    """Write arrays as they are, with metadata; OSError names the path where the system refuses.
+
+    about: of one key, since safetensors gives several of them another order, and the file another hash, each time.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -127,29 +177,3 @@ def write_arrays(values: Mapping[str, np.ndarray], path: str | Path, about: Mapp
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
     write_beside(path, write)
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}."
-
-
-def clear_beside(path: str | Path) -> None:
-    """Remove what `write_beside` left of this target where it was killed; nothing may be writing it now."""
-    path = Path(path)
-    for temporary in path.parent.glob(glob.escape(_prefix(path)) + "[a-z0-9_]" * 8):  # mkstemp's names
-        temporary.unlink(missing_ok=True)
-
-
-def write_beside(path: str | Path, write: Callable[[str], Any]) -> None:
-    """Call `write` with a temporary name in the target's folder, then rename over the target."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)  # mkstemp makes private files; results are ordinary ones
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -1,17 +1,56 @@
-"""Values from people and from files, held to what the code was written for: kinds, bounds, choices."""
+"""Values from people and from files, held to what the code was written for: names, kinds, bounds, choices."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
+import inspect
 import math
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from keras_cnn.errors import BadSpec
+from keras_cnn.errors import BadSpec, UnknownOption
+from keras_cnn.hints import HINTS, VALUES
+
+Public = TypeVar("Public", bound=Callable[..., Any])
+
+
+def known_options(public: Public) -> Public:
+    """Of a function or a dataclass: refuse a keyword that it does not have, and say what to write instead.
+
+    Its signature stays what it was, for people, editors and type checkers.
+    """
+    name = public.__name__
+    given = public.__init__ if isinstance(public, type) else public
+    options = list(inspect.signature(public).parameters)
+
+    @functools.wraps(given)
+    def checked(*args: Any, **keywords: Any) -> Any:
+        for option, value in keywords.items():
+            if option not in options:
+                raise UnknownOption(f"{name} has no option {option!r}: {_instead(name, option, options)}")
+            if isinstance(value, str) and (hint := VALUES.get((name, option, value))):
+                raise UnknownOption(f"{name}: {option}={value!r} is no value here: {hint}.")
+        return given(*args, **keywords)
+
+    if isinstance(public, type):
+        public.__init__ = checked
+        return public
+    return checked  # type: ignore[return-value]
+
+
+def _instead(name: str, option: str, options: list[str]) -> str:
+    """What to write instead of an unknown option: what is known of the word, or of the nearest one; else all."""
+    hints = HINTS.get(name, {})
+    near = [option] if option in hints else difflib.get_close_matches(option.lower(), [*options, *hints], 1, 0.7)
+    if not near:
+        return f"it has {', '.join(options)}."
+    return f"{hints[near[0]].format(near[0])}." if near[0] in hints else f"did you mean {near[0]!r}?"
 
 
 def conform(record: Any) -> None:
@@ -73,6 +112,21 @@ def _in_words(kind: Any) -> str:
     if origin is tuple:
         return f"a list of {len(parts)}: {', '.join(map(_in_words, parts))}"
     return WORDS.get(origin, f"a {origin.__name__}")
+
+
+def written(name: str, value: Any, deepest: int = 20) -> None:
+    """BadSpec unless every text in a value of JSON can be written down, and nothing lies deeper than any fact does."""
+    if isinstance(value, str) and not value.isprintable():  # the cheap question first
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadSpec(f"{name}={reprlib.repr(value)!a} holds half a character, which is no text.") from None
+    if isinstance(value, Mapping | list | tuple):
+        if not deepest:
+            raise BadSpec(f"{name}: give facts that are not nested so deeply.")
+        inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+        for one in inner:
+            written(name, one, deepest - 1)
 
 
 def within(name: str, value: Any, least: float, most: float) -> None:

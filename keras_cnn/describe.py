@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from keras_cnn import catalog, selection, tally
+from keras_cnn.checks import known_options
 from keras_cnn.hub import resolve
 from keras_cnn.hub.known import known
 from keras_cnn.hub.resolve import tags
 
 
+@known_options
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names that fit a shell wildcard, in natural order; with `pretrained`, the tags that have weights.
 
@@ -39,6 +41,7 @@ def summary(name: str) -> dict[str, Any]:
     }
 
 
+@known_options
 def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
     """What is known of an architecture, a tag or a weights directory: no graph is built.
 

@@ -13,6 +13,24 @@ from collections.abc import Iterator
 class KerasCnnError(ValueError):
     """Base of every error that the caller can mend."""
 
+    @classmethod
+    def quoted_in(cls, error: BaseException) -> str | None:
+        """The message of such an error in another one's: tf.data hands on what a decoder raised as text."""
+        _, found, sentence = str(error).partition(f"{cls.__name__}: ")
+        return sentence.splitlines()[0] if found else None
+
+    @classmethod
+    @contextlib.contextmanager
+    def surfacing(cls) -> Iterator[None]:
+        """Raise such an error itself where another one quotes it: tf.data reads images anew for each pass."""
+        try:
+            yield
+        except Exception as error:
+            quoted = None if isinstance(error, KerasCnnError) else cls.quoted_in(error)
+            if quoted is None:
+                raise
+            raise cls(quoted) from None
+
 
 class UnknownModel(KerasCnnError):
     """No architecture or catalogue tag has this name; the message lists the nearest ones."""
@@ -20,6 +38,10 @@ class UnknownModel(KerasCnnError):
 
 class BadSpec(KerasCnnError):
     """A keyword of a network has a value that cannot be built."""
+
+
+class UnknownOption(KerasCnnError, TypeError):
+    """A function has no option of this name, or an option not this value from elsewhere; the message has the mend."""
 
 
 class WeightsMismatch(KerasCnnError):
@@ -41,27 +63,21 @@ class MissingPackage(KerasCnnError):
 class BadImage(KerasCnnError):
     """An image cannot be read; the message names the file."""
 
-    @classmethod
-    def quoted_in(cls, error: BaseException) -> str | None:
-        """The message of such an error in another one's: tf.data hands on what a decoder raised as text."""
-        _, found, sentence = str(error).partition(f"{cls.__name__}: ")
-        return sentence.splitlines()[0] if found else None
-
-    @classmethod
-    @contextlib.contextmanager
-    def surfacing(cls) -> Iterator[None]:
-        """Raise such an error itself where another one quotes it: an image that is read anew for each pass is gone."""
-        try:
-            yield
-        except Exception as error:
-            gone = None if isinstance(error, KerasCnnError) else cls.quoted_in(error)
-            if gone is None:
-                raise
-            raise cls(gone) from None
-
 
 class BadData(KerasCnnError):
     """A data set cannot be used as it is; the message names the folder or the class."""
+
+
+class RunExists(KerasCnnError):
+    """A directory holds a run or weights, and nobody said what is to become of them."""
+
+
+class RunInUse(KerasCnnError):
+    """Another run, in this process or another one, writes to the directory."""
+
+
+class CannotWrite(KerasCnnError):
+    """A directory cannot be made or written to, or its disk is full; the message says why."""
 
 
 class NotFinite(KerasCnnError):
@@ -92,6 +108,10 @@ class CacheError(KerasCnnError):
     """The cache cannot be written: the disk is full, or the folder read-only."""
 
 
+class DataWarning(UserWarning):
+    """Images are understood in a way that could be meant otherwise."""
+
+
 class CacheWarning(UserWarning):
     """A cache cannot be used; the work goes on without it."""
 
@@ -104,5 +124,13 @@ class LicenceWarning(UserWarning):
     """The licence of the weights rules out commercial use."""
 
 
+class RunWarning(UserWarning):
+    """A run goes on, but not exactly as it would have."""
+
+
 class WeightsWarning(UserWarning):
     """The weights hold NaN or infinite values."""
+
+
+class PixelWarning(UserWarning):
+    """Images are in another range than the network takes."""

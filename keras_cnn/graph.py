@@ -50,7 +50,7 @@ def _depthwise(*, size, stride, dilation, bias, padding, name):
 def _act(*, fn, name, **kw):
     try:
         return keras.layers.Activation(fn, name=name, **kw)
-    except ValueError:
+    except (ValueError, TypeError):
         raise BadSpec(f"{name}: Keras has no activation {fn!r}; keras.activations lists those that it has.") from None
 
 

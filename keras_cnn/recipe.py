@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_cnn import checkpoint
-from keras_cnn.errors import BadData, BadImage, NotFinite
+from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
 from keras_cnn.graph import jit_compile
 from keras_cnn.hub import directory
 
@@ -157,21 +158,23 @@ class Best(keras.callbacks.Callback):
         monitor: str = "val_accuracy",
         half: bool = False,
         patience: int | None = None,
-        **provenance: Any,
+        provenance: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         self.network, self.out, self.monitor, self.half = network, out, monitor, half
-        self.patience, self.provenance = patience, provenance
+        self.patience, self.provenance = patience, dict(provenance or {})
         self.value, self.weights, self.since = -math.inf, None, 0
 
-    def resume(self) -> None:
-        """Take what `out` holds for the best so far: it is that of a run that goes on."""
-        if self.out is None or not (Path(self.out) / directory.CONFIG).exists():
-            return
-        config, values = cast(Any, directory.read(self.out).load)()
-        self.value = float(config.provenance.get("metrics", {}).get(self.monitor, -math.inf))
-        keys = {id(variable): key for key, variable in checkpoint.variables(self.network).items()}
-        self.weights = [values[keys[id(variable)]] for variable in self.network.weights]
+    def state(self) -> tuple[checkpoint.Arrays, dict[str, Any]]:
+        """What to keep of it so that a run can go on."""
+        weights = self.weights or []
+        arrays = {f"best/{i}": value for i, value in enumerate(weights)}
+        return arrays, {"value": self.value, "since": self.since, "best": len(weights)}
+
+    def go_on(self, arrays: checkpoint.Arrays, facts: dict[str, Any]) -> None:
+        """Be as it was when `state` was called."""
+        self.value, self.since = facts["value"], facts["since"]
+        self.weights = [arrays[f"best/{i}"] for i in range(facts["best"])] or None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         before = self.value
@@ -190,12 +193,45 @@ class Best(keras.callbacks.Callback):
         self.value, self.weights = float(logs.get(self.monitor, -math.inf)), weights
         if self.out is not None:
             metrics = {k: float(v) for k, v in logs.items() if k != "learning_rate"}
-            directory.save_pretrained(self.network, self.out, half=self.half, metrics=metrics, **self.provenance)
+            facts = {**self.provenance, "metrics": metrics}
+            directory.save_pretrained(self.network, self.out, half=self.half, provenance=facts)
 
     def restore(self) -> None:
         """Give the network the weights of the best epoch."""
         if self.weights is not None:
             self.network.set_weights(self.weights)
+
+
+def rows(history: keras.callbacks.History) -> list[dict[str, Any]]:
+    """A History as a list of its epochs, each with its figures."""
+    return [{key: values[i] for key, values in history.history.items()} for i in range(len(history.epoch))]
+
+
+def remember(history: keras.callbacks.History, logs: dict[str, Any]) -> None:
+    """Add an epoch to a History that lasts over several `fit` calls, or over a process that was killed."""
+    history.on_epoch_end(len(history.epoch), {k: v if isinstance(v, str) else float(v) for k, v in logs.items()})
+
+
+def values(variables: dict[str, Any]) -> checkpoint.Arrays:
+    """The values of Keras variables under their keys."""
+    return {key: np.asarray(ops.convert_to_numpy(variable.value)) for key, variable in variables.items()}
+
+
+def put_back(variables: dict[str, Any], arrays: checkpoint.Arrays) -> None:
+    """Give Keras variables the values that `values` took of them; BadSpec where another release named others."""
+    if missing := [key for key in variables if key not in arrays or arrays[key].shape != tuple(variables[key].shape)]:
+        raise BadSpec(
+            f"the state of the run has no fitting {missing[0]}: go on with the release of Keras that began it, or "
+            "overwrite=True (--overwrite) begins anew."
+        )
+    for key, variable in variables.items():
+        variable.assign(arrays[key])
+
+
+def recall(model: Any, out: str | Path | None) -> None:
+    """Give a model the weights of a run that is complete."""
+    _, arrays = cast(Any, directory.read(str(out)).load)()
+    checkpoint.assign(model, arrays)
 
 
 def steps(data: Any, epochs: int, batch_size: int) -> int:
@@ -217,7 +253,7 @@ def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **kwarg
         kwargs.setdefault("validation_batch_size", 256)
     if len(model.outputs) > 1:
         data, val = _for_both(data), _for_both(val)
-    with BadImage.surfacing():
+    with BadImage.surfacing(), BadData.surfacing():
         if isinstance(data, tuple):
             history = model.fit(*data, batch_size=batch_size, validation_data=val, **kwargs)
         else:

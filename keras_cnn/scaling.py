@@ -14,12 +14,14 @@ from typing import Any
 
 from keras_cnn import catalog, checkpoint, tally
 from keras_cnn.bars import progress
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec, CorruptFile
 from keras_cnn.spec import Spec
 
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15  # depth, width, resolution: what the paper's grid search found on B0
 
 
+@known_options
 def compound_scale(
     network: str | Spec, phi: float, alpha: float = ALPHA, beta: float = BETA, gamma: float = GAMMA
 ) -> Spec:
@@ -105,6 +107,7 @@ class Trial:
     score: float
 
 
+@known_options
 def search_coefficients(
     network: str | Spec,
     evaluate: Callable[[Spec], float],

@@ -5,6 +5,7 @@ Nothing here imports Keras, so that listing and describing networks costs no fra
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from keras_cnn.checks import conform, held_to, one_of, within
+from keras_cnn.checks import conform, held_to, known_options, one_of, within, written
 from keras_cnn.errors import BadSpec
 
 NORMS = ("batch", "layer", "instance", "group:N", "none")
@@ -26,6 +27,45 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # more than 7 with phi=10.
 MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES = 5_000, 2**20, 2**31 - 1
 LONGEST_SIDE, LONGEST_STRIDE = 2**14, 32  # pixels
+LEAST_EPSILON = 1e-12  # float32 still tells it from 0
+LONGEST_NAME = 1_000  # characters of a class's name
+
+# Keras' activations that keep a tensor's shape and take nothing else; one that somebody registered is "package>name".
+ACTIVATIONS = tuple(
+    [
+        "celu",
+        "elu",
+        "exponential",
+        "gelu",
+        "hard_shrink",
+        "hard_sigmoid",
+        "hard_silu",
+        "hard_swish",
+        "hard_tanh",
+        "leaky_relu",
+        "linear",
+        "log_sigmoid",
+        "log_softmax",
+        "mish",
+        "relu",
+        "relu6",
+        "selu",
+        "sigmoid",
+        "silu",
+        "soft_shrink",
+        "softmax",
+        "softplus",
+        "softsign",
+        "sparse_plus",
+        "sparse_sigmoid",
+        "sparsemax",
+        "squareplus",
+        "swish",
+        "tanh",
+        "tanh_shrink",
+    ]
+)
+WIDEST_WINDOW = 2**32  # values of pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +104,7 @@ class Spec:
         _check_shape(self.input_shape)
         conform(self)
         check_norm(self.norm)
+        check_activation("act", self.act)
         for name, choices in self.CHOICES.items():
             one_of(name, getattr(self, name), choices)
         for name, bounds in self.BOUNDS.items():
@@ -71,8 +112,8 @@ class Spec:
         for name in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise BadSpec(f"{name}={getattr(self, name)!r}: give a probability from 0 up to, not including, 1.")
-        if not 0 < self.norm_eps <= 1:
-            raise BadSpec(f"norm_eps={self.norm_eps!r}: give a number above 0 and at most 1.")
+        if not LEAST_EPSILON <= self.norm_eps <= 1:
+            raise BadSpec(f"norm_eps={self.norm_eps!r}: give a number from {LEAST_EPSILON} to 1.")
 
     @property
     def family(self) -> str:
@@ -118,6 +159,7 @@ class Spec:
         return {"family": self.family, **dataclasses.asdict(self)}
 
 
+@known_options
 @dataclass(frozen=True, kw_only=True)
 class Head:
     """The dense layers behind the backbone.
@@ -148,6 +190,9 @@ class Head:
         within("embedding", self.embedding, 0, MOST_CHANNELS)
         if not 0 <= self.dropout < 1:
             raise BadSpec(f"dropout={self.dropout!r}: give a probability from 0 up to, not including, 1.")
+        check_activation("hidden_activation", self.hidden_activation)
+        if self.activation is not None:
+            check_activation("activation", self.activation)
         one_of("pooling", self.pooling, ("avg", "max", None))
         if self.pooling is None and (self.classes or self.hidden or self.embedding):
             raise BadSpec("a classifier needs pooled features: give pooling='avg' or 'max', or classes=0.")
@@ -155,6 +200,7 @@ class Head:
             raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
 
 
+@known_options
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
     """What weights expect of an image, from the file to the first convolution.
@@ -162,6 +208,8 @@ class Preprocess:
     mean, std: in units of 0..1, one a channel; the network applies them itself to raw 0..255 values.
     size: (height, width) of evaluation; `crop`: share of the resized short side that the centre crop keeps.
     mode: "center" resizes the short side to floor(size / crop) and crops; "squash" ignores the aspect ratio.
+    window: the values of images of more than 8 bits that become 0 and 255, such as (0, 4095) for X-rays of 12 bits;
+        None where the network has seen none. `load_data` finds it, `fine_tune` keeps it with the weights.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -170,18 +218,22 @@ class Preprocess:
     crop: float = 0.875
     interpolation: str = "bicubic"
     mode: str = "center"
+    window: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         conform(self)
+        check_window(self.window)
         if not self.mean or len(self.mean) != len(self.std):
             raise BadSpec(f"mean has {len(self.mean)} and std {len(self.std)} numbers: give both one for each channel.")
         if min(self.std) <= 0:
             raise BadSpec(f"std={reprlib.repr(self.std)}: give numbers above 0, since pixels are divided by them.")
+        within("std", self.std, 1e-7, 1000)  # with these, float32 holds every pixel
+        within("mean", self.mean, -1000, 1000)
         within("size", self.size, 1, LONGEST_SIDE)
         one_of("interpolation", self.interpolation, ("bicubic", "bilinear", "nearest", "lanczos"))
         one_of("mode", self.mode, ("center", "squash"))
-        if not 0 < self.crop <= 1:
-            raise BadSpec(f"crop={self.crop!r}: give the share of the image that is kept, above 0 and at most 1.")
+        if not 0.01 <= self.crop <= 1:
+            raise BadSpec(f"crop={self.crop!r}: give the share of the image that is kept, from 0.01 to 1.")
 
     @classmethod
     def of(cls, model: Any) -> Preprocess:
@@ -219,11 +271,17 @@ class Config:
 
     def __post_init__(self) -> None:
         conform(self)
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", self.architecture, re.ASCII):  # it names the Keras model, too
+            raise BadSpec(f"architecture={reprlib.repr(self.architecture)}: give letters, digits, '_', '-' and '.'.")
         if self.class_names and len(self.class_names) != self.head.classes:
             raise BadSpec(f"{len(self.class_names)} class names for {self.head.classes} classes: give each its name.")
+        check_class_names(self.class_names)
+        written("provenance", self.provenance)
         for name, kind in FACTS.items():
             if name in self.provenance:
                 held_to(f"provenance: {name}", self.provenance[name], kind)
+        if not all(isinstance(key, str) and key.strip() for key in self.provenance.get("metrics", {})):
+            raise BadSpec("provenance: a metric has no name: give each one.")
 
     def with_(self, **changes: Any) -> Config:
         return dataclasses.replace(self, **changes)
@@ -248,10 +306,8 @@ class Config:
 
 # The kinds of those facts in a provenance that the package reads itself.
 FACTS: dict[str, Any] = {
-    "source": str | None,
-    "license": str | None,
-    "metrics": Mapping[str, Any],
-    "class_descriptions": Mapping[str, Any],
+    **dict.fromkeys(("source", "license", "data", "command", "limits", "base", "base_limits"), str | None),
+    **dict.fromkeys(("metrics", "class_descriptions"), Mapping[str, Any]),
 }
 
 
@@ -261,6 +317,37 @@ def record_of(model: Any) -> dict[str, Any]:
         if record := getattr(layer, "record", None):
             return record
     raise BadSpec(f"{getattr(model, 'name', model)!r} was not made by keras_cnn.build: it carries no record.")
+
+
+def check_class_names(names: tuple[str, ...]) -> None:
+    """BadSpec unless each class has a name of its own; whatever it is made of is shown as text."""
+    written("class_names", names)
+    if blank := [i for i, name in enumerate(names) if not name.strip()]:
+        raise BadSpec(f"class_names: the name of class {blank[0]} is empty: give each a name.")
+    if long := [name for name in names if len(name) > LONGEST_NAME]:
+        raise BadSpec(
+            f"class_names: {reprlib.repr(long[0])} has {len(long[0])} characters: give names of at most {LONGEST_NAME}."
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise BadSpec(f"class_names: {reprlib.repr(twice)} is the name of two classes: give each a name of its own.")
+
+
+def check_activation(name: str, activation: str) -> None:
+    """BadSpec unless Keras has the activation, or it is the name of a registered one, which Keras will look up."""
+    if ">" not in activation:
+        one_of(name, activation, ACTIVATIONS)
+def keep_window(model: Any, window: tuple[float, float] | None) -> None:
+    """Let a network remember how images of more than 8 bits were seen when it learnt; one of another make cannot."""
+    with contextlib.suppress(BadSpec):
+        record_of(model)["preprocess"]["window"] = window
+
+
+def check_window(window: Any) -> None:
+    """BadSpec for a window that is no pair of numbers, the lower one first."""
+    low, high = held_to("window", window, tuple[float, float] | None) or (0, 1)
+    if not -WIDEST_WINDOW <= low < high <= WIDEST_WINDOW:
+        raise BadSpec(f"window={window!r}: give the values that become 0 and 255, the lower one first.")
 
 
 def check_norm(norm: str) -> int | None:

@@ -51,12 +51,18 @@ def without_gammas(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return values
 
 
-def fill(model: keras.Model, state: dict[str, np.ndarray], spec: Spec, pixel_variance: tuple[float, ...]) -> None:
-    """Give a network of keras.applications its arrays, all of them; pixel_variance: of an EfficientNet V1's pixels."""
+def fill(
+    model: keras.Model,
+    state: dict[str, np.ndarray],
+    spec: Spec,
+    pixel_variance: tuple[float, ...],
+    pixel_mean: tuple[float, ...] = IMAGENET_MEAN,
+) -> None:
+    """Give a network of keras.applications its arrays, all of them; pixel_*: of an EfficientNet V1's pixels."""
     targets = dict(keras_applications.by_order(checkpoint.variables(model), spec))
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
-            layer.adapt_mean.assign(IMAGENET_MEAN)
+            layer.adapt_mean.assign(pixel_mean)
             layer.adapt_variance.assign(pixel_variance)
             layer.finalize_state()
             targets = {key: v for key, v in targets.items() if not key.startswith(f"{layer.name}/")}

@@ -44,7 +44,7 @@ def model():
 
 @pytest.fixture
 def saved(model, tmp_path):
-    return kc.save_pretrained(model, tmp_path / "net", data="insects", metrics={"accuracy": 0.5})
+    return kc.save_pretrained(model, tmp_path / "net", provenance={"data": "insects", "metrics": {"accuracy": 0.5}})
 
 
 def edit(path: Path, change) -> None:
@@ -111,7 +111,7 @@ def test_the_file_is_plain_safetensors_and_the_directory_complete(model, saved):
 
 
 def test_what_is_known_adds_up_over_saves(saved, tmp_path):
-    again = kc.save_pretrained(kc.build(saved), tmp_path / "more", license="mit")
+    again = kc.save_pretrained(kc.build(saved), tmp_path / "more", provenance={"license": "mit"})
     provenance = config_of(kc.build(again)).provenance
     assert provenance == {"source": saved.name, "data": "insects", "metrics": {"accuracy": 0.5}, "license": "mit"}
 
@@ -120,6 +120,36 @@ def test_a_bare_file_of_ours_is_a_checkpoint_too(model, saved, tmp_path):
     again = kc.build("resnet20", weights=saved / "model.safetensors", input_shape=(16, 16, 3))
     assert same(checkpoint.arrays(again), checkpoint.arrays(model))
     assert again.output_shape == (None, 2)
+
+
+def lora(model):
+    model.get_layer("head_logits").enable_lora(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda model: model.quantize("int8"), r"is quantised \(head_logits/kernel holds int8\): save it before"),
+        (lora, r"is no longer the network that its configuration describes: .* such as head_logits/.*lora"),
+    ],
+    ids=["quantised", "lora"],
+)
+def test_a_model_that_could_not_be_read_back_is_refused_before_anything_is_written(saved, change, sentence):
+    before, model = contents(saved), make(classes=["ant", "bee"])
+    change(model)
+    with pytest.raises(BadSpec, match=sentence):
+        kc.save_pretrained(model, saved)
+    assert contents(saved) == before
+    with pytest.raises(BadSpec):
+        kc.save_pretrained(model, saved.parent / "new")
+    assert not (saved.parent / "new").exists()
+
+
+def test_a_part_of_a_network_is_refused(tmp_path):
+    part = kc.features(make(classes=3), ["stage1"])
+    with pytest.raises(BadSpec, match="is no longer the network that its configuration describes"):
+        kc.save_pretrained(part, tmp_path / "part")
+    assert not (tmp_path / "part").exists()
 
 
 def test_only_models_of_ours_can_be_saved(tmp_path):
@@ -271,7 +301,7 @@ def test_a_disk_that_fills_up_names_the_file_and_keeps_nothing(small_disk):
         kc.save_pretrained(make(classes=3), small_disk / "net")
     assert full.value.errno == errno.ENOSPC
     assert Path(full.value.filename).name == "model.safetensors"
-    assert contents(small_disk / "net") == {}
+    assert not list(small_disk.iterdir())
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_rest(saved, monkeypatch):
@@ -287,7 +317,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(saved, monkeypatch):
     assert contents(saved) == before
     with pytest.raises(OSError, match="No space left"):
         kc.save_pretrained(make(classes=3), saved.parent / "new")
-    assert contents(saved.parent / "new") == {}
+    assert not (saved.parent / "new").exists()
     monkeypatch.undo()
     monkeypatch.setattr(directory.card, "card", lambda *_: full({}, saved.parent / "half", {}))  # at the last file
     with pytest.raises(OSError, match="No space left"):

@@ -30,7 +30,9 @@ def net(tmp_path_factory):
         "resnet20", input_shape=(16, 16, 3), classes=["cat", "dog"], preprocess=Preprocess(size=(16, 16), crop=1.0)
     )
     checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
-    return kc.save_pretrained(model, tmp_path_factory.mktemp("weights") / "net", source="a test", license="mit")
+    return kc.save_pretrained(
+        model, tmp_path_factory.mktemp("weights") / "net", provenance={"source": "a test", "license": "mit"}
+    )
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from keras_cnn.errors import (
     WeightsMismatch,
 )
 from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import IMAGENET_STD, Head, Preprocess
+from keras_cnn.spec import IMAGENET_MEAN, IMAGENET_STD, Head, Preprocess
 
 NAMES = ["ant", "bee", "cow"]
 
@@ -387,7 +387,7 @@ def test_a_legacy_h5_file_gives_the_outputs_of_keras_applications(tmp_path, name
     np.testing.assert_allclose(model(image, training=False), expected, atol=1e-4)
     assert np.ptp(expected) > 1e-3
     known = config_of(model).preprocess
-    assert known == keras_applications.preprocess(catalog.get(name)).at_size((size, size))
+    assert known == keras_applications.preprocess(catalog.get(name), {}).at_size((size, size))
     with h5py.File(tmp_path / "nested.h5", "w") as file:  # a whole saved model keeps its weights one level down
         legacy_h5_format.save_weights_to_hdf5_group(file.create_group("model_weights"), theirs)
     assert convert.read_state(tmp_path / "nested.h5").keys() == convert.read_state(tmp_path / "w.h5").keys()
@@ -505,7 +505,7 @@ def test_a_published_h5_file_gives_the_logits_of_weights_imagenet(tmp_path, monk
     _ = keras.layers.Conv2D(1, 1), keras.layers.BatchNormalization()  # so that Keras' own numbers do not start at 0
     source = make(weights=None)
     size = source.input_shape[1]
-    sees = config(name).with_(head=Head(classes=1000, activation=None), preprocess=fmt.preprocess(spec))
+    sees = config(name).with_(head=Head(classes=1000, activation=None), preprocess=fmt.preprocess(spec, {}))
     values = foreign.lively(ours(name, 1000), sees, (size,))
     values = foreign.without_gammas(values) if "gamma" in fmt.constants(spec) else values
     # The published EfficientNets V1 store the standard deviation as the variance, and divide by its root twice.
@@ -577,8 +577,44 @@ def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Pat
     values = ours(name, classes)
     state = to_theirs(foreign.without_gammas(values) if "gamma" in fmt.constants(spec) else values, spec, fmt)
     state = {k: v for k, v in state.items() if top or not k.startswith(("predictions/", "dense:"))}
-    pixels = {f"normalization/{n}": np.ones(3, "float32") for n in ("mean", "variance", "count")}
+    pixels = {"mean": IMAGENET_MEAN, "variance": IMAGENET_STD, "count": 0}  # as published, deviations for variances
+    pixels = {f"normalization/{n}": np.float32(value) for n, value in pixels.items()}
     return foreign.write_h5(path, (pixels if name.startswith("tf_efficientnet_b") else {}) | state)
+
+
+@pytest.mark.parametrize("variance", [(0.05, 0.06, 0.07), (1.0, 1.0, 1.0)], ids=["measured", "never adapted"])
+def test_an_efficientnet_h5_file_brings_the_statistics_that_it_was_trained_on(tmp_path, variance):
+    """As Keras reads it: weights=FILE builds the network without the scale that the published files need."""
+    mean, size, spec = (0.2, 0.5, 0.7), 64, catalog.get("tf_efficientnet_b0")
+    source = keras.applications.EfficientNetB0(weights=None, classes=3, input_shape=(size, size, 3))
+    sees = config("tf_efficientnet_b0").with_(preprocess=Preprocess(mean=mean, std=(0.25,) * 3))
+    values = foreign.lively(ours("tf_efficientnet_b0"), sees.with_(head=Head(classes=3, activation=None)), (size,))
+    state = to_theirs(values, spec, keras_applications.FORMAT)
+    foreign.fill(source, state, spec, pixel_variance=variance, pixel_mean=mean)
+    path = foreign.write_h5(tmp_path / "w.h5", foreign.published(source))
+    theirs = keras.applications.EfficientNetB0(
+        weights=str(path), classes=3, input_shape=(size, size, 3), classifier_activation=None
+    )
+    image = seeded.image(size)
+    model = kc.build("tf_efficientnet_b0", weights=path, input_shape=(size, size, 3), classifier_activation=None)
+    np.testing.assert_allclose(model(image, training=False), theirs(image.astype("float32")), rtol=0, atol=1e-4)
+    assert config_of(model).preprocess.mean == mean
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"normalization/variance": np.float32([1, 2])}, "normalization/variance has to hold 3 numbers, one a channel"),
+        ({"normalization/variance": np.float32([1, -2, 1])}, "std=(1.0, nan, 1.0): give a list, each entry a number."),
+        ({"normalization/mean": np.float32([1, np.inf, 1])}, "mean=(1.0, inf, 1.0): give a list, each entry a number."),
+        ({"normalization/mean": None}, "normalization/mean has to hold 3 numbers"),
+    ],
+)
+def test_statistics_of_pixels_that_cannot_be_are_one_sentence(tmp_path, change, sentence):
+    state = convert.read_state(keras_file(tmp_path / "w.h5", "tf_efficientnet_b0")) | change
+    state = {key: value for key, value in state.items() if value is not None}
+    with pytest.raises(KerasCnnError, match=re.escape(sentence)):
+        convert.convert(state, config("tf_efficientnet_b0"), source="w")
 
 
 def test_a_file_brings_its_numerics_and_preprocessing(tmp_path):

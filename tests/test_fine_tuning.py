@@ -37,7 +37,7 @@ def pair(count: int = 32, classes: int = 2, seed: int = 0) -> tuple[np.ndarray, 
 def weights(tmp_path_factory):
     keras.utils.set_random_seed(1)
     net = kc.build("resnet20", input_shape=(16, 16, 3), classes=3)
-    return kc.save_pretrained(net, tmp_path_factory.mktemp("weights") / "net", source="a test")
+    return kc.save_pretrained(net, tmp_path_factory.mktemp("weights") / "net", provenance={"source": "a test"})
 
 
 @pytest.fixture
@@ -509,11 +509,11 @@ import json, os, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, tensorflow as tf
 import keras_cnn as kc
-from keras_cnn.transfer import progress
+from keras_cnn import state
 
 tf.config.experimental.enable_op_determinism()
 told = json.loads(sys.argv[1])
-progress.EVERY = 0.0
+state.EVERY = 0.0
 keras.utils.set_random_seed(int(sys.argv[2]))
 model = kc.build(told.pop("weights"), head=kc.Head(classes=2, dropout=0.3))
 data = kc.load_data(told.pop("data"), model, augment="light", batch_size=8)
@@ -568,7 +568,7 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=crash)],
             **told,
         )
-    with pytest.raises(BadSpec, match=r"rate was 0.0005 and is 0.1.*progress\.safetensors"):
+    with pytest.raises(BadSpec, match=r"rate was 0.0005 and is 0.1.*overwrite=True"):
         kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, rate=0.1, **told)
     for other in ({"batch_size": 8}, {"class_weight": {0: 2.0}}):
         with pytest.raises(BadSpec, match=rf"{next(iter(other))} was .* and is"):
@@ -582,7 +582,7 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
 
 def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
     """From epoch to epoch, over a crash, and from phase to phase: what has overflowed once would again."""
-    from keras_cnn.transfer import progress
+    from keras_cnn import state
 
     class Scales(keras.callbacks.Callback):
         """Sets the scale in the first epoch, and stops in the second until it is told not to."""
@@ -599,7 +599,7 @@ def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
             if self.crash:
                 scale.assign(64.0)
 
-    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(state, "EVERY", 0.0)
     precision("mixed_float16")
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
     told = {"head_epochs": 2, "epochs": 1, "above": "stage2", "probe": False, "out": tmp_path, **QUIET}
@@ -624,7 +624,7 @@ def test_what_a_killed_writing_left_is_removed(net, tmp_path):
     kc.fine_tune(net, pair(), pair(), callbacks=[watch], **told, **QUIET)
     assert seen == [[False, False]] and all(file.read_bytes() == b"half" for file in others)
     late = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: left[0].write_bytes(b"half"))
-    kc.fine_tune(net, pair(), pair(), callbacks=[late], **told, **QUIET)
+    kc.fine_tune(net, pair(), pair(), callbacks=[late], overwrite=True, **told, **QUIET)
     assert not left[0].exists()  # at the end too
 
 

@@ -44,8 +44,8 @@ def test_round_trip_by_tag_commit_and_branch(hub, home, tmp_path, monkeypatch):
     first, images = trained(1)
     second, _ = trained(2)
     facts = dict(license="mit", metrics={"val accuracy": 1.0}, command="a test", data="dark and light")
-    one = kc.publish(kc.save_pretrained(first, tmp_path / "run", **facts), "me/lights", tag="v1")
-    two = kc.publish(kc.save_pretrained(second, tmp_path / "run", **facts), "me/lights")
+    one = kc.publish(kc.save_pretrained(first, tmp_path / "run", provenance=facts), "me/lights", tag="v1")
+    two = kc.publish(kc.save_pretrained(second, tmp_path / "run", provenance=facts), "me/lights")
     places = {"@v1": first, f"@{one.commit}": first, "": second, "@main": second, f"@{two.commit}": second}
     for revision, model in places.items():
         again = kc.build(f"hf://me/lights{revision}")
@@ -67,7 +67,7 @@ def test_round_trip_by_tag_commit_and_branch(hub, home, tmp_path, monkeypatch):
 def test_the_snippet_of_the_card_runs(hub, home, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_TOKEN", "hf_me")
     model, _ = trained(1)
-    kc.publish(kc.save_pretrained(model, tmp_path / "run", license="mit"), "me/lights")
+    kc.publish(kc.save_pretrained(model, tmp_path / "run", provenance={"license": "mit"}), "me/lights")
     (snippet,) = re.findall(r"```python\n(.*?)```", hub.files("me/lights")["README.md"].decode(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30), "white").save("photo.jpg")

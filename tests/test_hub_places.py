@@ -94,7 +94,7 @@ def test_a_file_on_the_web(hub, home, tag, file, waits, kind, whole):
 
 
 def test_a_file_on_the_web_with_another_hash(hub, home, tag, file):
-    with pytest.raises(CorruptFile, match="another content than the catalogue says"):
+    with pytest.raises(CorruptFile, match="came twice with another content than it should have"):
         resolve(tag(file[0], "md5:" + "0" * 32)).load()
     assert not list(home.rglob("checkpoint.safetensors"))
 

@@ -14,7 +14,17 @@ from repositories import LFS, NAMES, PREPROCESS, arrays, config, ours, theirs, w
 
 import keras_cnn as kc
 from keras_cnn.cli import console
-from keras_cnn.errors import BadSpec, Conflict, CorruptFile, HubError, KerasCnnError, NoAccess, Offline, WeightsWarning
+from keras_cnn.errors import (
+    BadSpec,
+    Conflict,
+    CorruptFile,
+    HubError,
+    KerasCnnError,
+    NoAccess,
+    Offline,
+    UnsafeFile,
+    WeightsWarning,
+)
 from keras_cnn.hub import card, directory, publishing, resolve
 
 pytestmark = pytest.mark.no_keras
@@ -226,8 +236,8 @@ def test_private_onto_public(hub, run):
 
 
 def test_private_onto_one_that_was_made_public_in_between(hub, run, monkeypatch):
-    new = publishing._new
-    monkeypatch.setattr(publishing, "_new", lambda *given: (hub.create("me/net"), new(*given))[1])
+    write = publishing._Hub.write
+    monkeypatch.setattr(publishing._Hub, "write", lambda *given, **how: (hub.create("me/net"), write(*given, **how))[1])
     with pytest.raises(Conflict, match="me/net is public already"):
         kc.publish(run, "me/net", private=True)
     assert hub.files("me/net") == {} and not hub.seen("DELETE|PUT")
@@ -280,7 +290,7 @@ def test_nan_is_warned_of(hub, tmp_path):
         dict(kind="reset", method="POST", path="/tag/", after=0),
         dict(kind=503, method="POST", path="/repos/create"),
         dict(kind="reset", method="POST", path="/repos/create", after=0),
-        dict(kind=503, method="GET", path="/me/net$"),
+        dict(kind=503, method="GET", path="/revision/main$"),
         dict(kind=503, method="GET", path="/refs$"),
     ],
     ids=lambda fault: f"{fault['kind']} {fault['path']}",
@@ -300,7 +310,7 @@ failures = pytest.mark.parametrize(
         (dict(kind=503, method="PUT", path=LFS), HubError, "503"),
         (dict(kind=503, method="POST", path=COMMIT), HubError, "503"),
         (dict(kind=403, method="POST", path=COMMIT, code=""), NoAccess, "403"),
-        (dict(kind="reset", method="PUT", path=LFS, after=0), Offline, "cannot be reached"),
+        (dict(kind="reset", method="POST", path="/preupload/", after=0), Offline, "cannot be reached"),
         (dict(kind=412, method="POST", path=COMMIT), Conflict, r"someone else published to me/net at \S+ in between"),
     ],
 )
@@ -322,23 +332,19 @@ def test_a_failed_upload_leaves_nothing_half_visible(hub, run, waits, fault, err
 
 @failures
 @pytest.mark.parametrize("branch", ["main", "try/this"])
-def test_a_failed_first_upload_leaves_nothing(hub, run, waits, branch, fault, error, sentence):
+def test_a_failed_first_upload_tells_what_it_made(hub, run, waits, branch, fault, error, sentence):
+    """And deletes nothing: someone else may have published there since it was looked at."""
     hub.faults.push(**fault, times=None)
     with pytest.raises(error, match=sentence) as caught:
         kc.publish(run, "me/net", tag="v1", branch=branch)
-    assert not hub.repos and not hasattr(caught.value, "__notes__")
+    assert published(hub) == set() and not hub.seen("DELETE")
+    made = ["The branch 'try/this' of me/net", "The repository me/net"][branch == "main" :]
+    told = "was made for it and is still there, empty unless only the answer was lost: publish again, or delete it at"
+    assert [note.partition(" http")[0] for note in caught.value.__notes__] == [f"{what} {told}" for what in made]
+    assert all(note in (console.explain(caught.value) or "") for note in caught.value.__notes__)
     hub.faults.clear()
     done = kc.publish(run, "me/net", tag="v1", branch=branch)
     assert hub.repos["me/net"].branches[branch] == hub.repos["me/net"].tags["v1"] == done.commit
-
-
-@failures
-def test_a_failed_upload_takes_its_branch_along(hub, run, waits, fault, error, sentence):
-    sha = hub.create("me/net", {"theirs": b"!"})
-    hub.faults.push(**fault, times=None)
-    with pytest.raises(error, match=sentence):
-        kc.publish(run, "me/net", branch="try/this")
-    assert hub.repos["me/net"].branches == {"main": sha}
 
 
 @pytest.mark.parametrize("branch", ["main", "old"])
@@ -362,6 +368,8 @@ def test_what_can_be_checked_is_checked_first(hub, run, branch):
 
 
 def test_a_made_repository_stays_where_others_published_to_it(hub, run, monkeypatch):
+    """At the last moment: after all that can be looked at has been."""
+
     def late(*given):
         hub.commit("me/net", {"theirs": b"!"}, branch=branch)
         return commit(*given)
@@ -384,43 +392,52 @@ def test_a_commit_that_arrived_stays(hub, run, monkeypatch):
         raise Offline("the line is dead")
 
     monkeypatch.setattr(publishing, "_commit", lost)
-    with pytest.raises(Offline, match=r"^the line is dead$"):
+    with pytest.raises(Offline, match=r"^the line is dead\n.*empty unless only the answer was lost"):
         kc.publish(run, "me/net")
     assert published(hub) == PARTS and not hub.seen("DELETE")
 
 
-def test_an_interrupted_upload_leaves_nothing(hub, run, monkeypatch):
+def test_an_interrupted_upload_says_what_is_there(hub, run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(publishing, "_commit", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         kc.publish(run, "me/net")
-    assert not hub.repos
+    assert published(hub) == set()
+    assert caught.value.__notes__[0].startswith("The repository me/net was made for it and is still there")
 
 
-@pytest.mark.parametrize("fault", [dict(kind=503), dict(kind="reset", after=0), dict(kind=503, path="/branch/")])
-def test_a_removal_that_is_troubled(hub, run, waits, fault):
-    hub.faults.push(403, "POST", COMMIT, code="")
-    hub.faults.push(method="DELETE", **fault)
-    with pytest.raises(NoAccess, match="403") as caught:
-        kc.publish(run, "me/net", branch="try/this")
-    assert not hub.repos and not hasattr(caught.value, "__notes__")
+@pytest.mark.parametrize("name", ["README.md", *card.FIGURES])
+def test_a_link_to_a_private_file_is_refused(hub, run, tmp_path, name):
+    secret = tmp_path / "id_rsa"
+    secret.write_bytes(b"-----BEGIN PRIVATE KEY-----")
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(secret)
+    with pytest.raises(UnsafeFile, match=rf"{name} is a link to {secret}: nothing was sent"):
+        kc.publish(run, "me/net")
+    assert hub.requests == []
 
 
-@pytest.mark.parametrize("place, what", [({}, "me/net"), ({"branch": "new"}, "branch 'new' of me/net")])
-def test_a_removal_that_fails_hides_nothing(hub, run, waits, place, what):
-    if place:
-        hub.create("me/net")
-    hub.faults.push(403, "POST", COMMIT, code="")
-    hub.faults.push(503, "DELETE", times=None)
-    with pytest.raises(NoAccess, match=r"does not let you do this to me/net \(403\)") as caught:
-        kc.publish(run, "me/net", **place)
-    sentence = f"What was made for it, {what}, is empty and still there: publish again, or delete it."
-    assert caught.value.__notes__ == [sentence]
-    assert console.explain(caught.value) == f"{caught.value} {sentence}"
-    hub.faults.clear()
-    assert kc.publish(run, "me/net", **place).commit in hub.repos["me/net"].branches.values()
+def test_what_was_pulled_may_be_published(hub, run, tmp_path):
+    """A snapshot is made of links, to files beside it; one of them may lead on to another place."""
+    (run / "README.md").write_text("# By hand\n")
+    kc.publish(run, "me/net")
+    there = kc.pull("hf://me/net")
+    assert kc.publish(there, "me/copy").commit and hub.files("me/copy")["README.md"] == b"# By hand\n"
+    blob = (there / "README.md").resolve()
+    blob.unlink()
+    (tmp_path / "secret").write_text("secret")
+    blob.symlink_to(tmp_path / "secret")
+    with pytest.raises(UnsafeFile, match="nothing was sent"):
+        kc.publish(there, "me/copy")
+
+
+def test_no_temporary_files(hub, run, tmp_path, monkeypatch):
+    """A killed process leaves none: there are none."""
+    monkeypatch.setattr("tempfile.mkdtemp", None)
+    monkeypatch.setattr("tempfile.mkstemp", None)
+    assert kc.publish(run, "me/net").commit
 
 
 def test_someone_else_publishes_in_between(hub, run, monkeypatch):

@@ -70,7 +70,7 @@ def test_a_commit_that_is_a_path(hub, net, monkeypatch):
     commits = hub.repos["me/net"].commits
     commits["main"] = replace(commits[net], sha="../../outside")
     hub.repos["me/net"].branches.clear()
-    with pytest.raises(HubError, match="it is no hub"):
+    with pytest.raises(HubError, match=r"answered with sha='../../outside', which no hub does"):
         resolve(NET)
 
 

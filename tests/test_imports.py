@@ -27,11 +27,11 @@ PACKAGE = ROOT / "keras_cnn"
 
 # A module may import its own tier and those before it.
 TIERS = (
-    ("spec", "errors", "checks", "layers", "bars", "texts", "seen"),
+    ("spec", "errors", "files", "hints", "checks", "commands", "layers", "bars", "texts", "seen"),
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),
-    ("building", "recipe", "evaluation"),
+    ("building", "recipe", "evaluation", "labelled", "state"),
     ("transfer", "training"),
     ("cli",),
 )
@@ -42,7 +42,7 @@ UPWARD = {
 }
 FRAMEWORKS = ("keras", "tensorflow", "torch", "jax")
 # Modules that may import a framework when they are imported; all others do so where they use it, if at all.
-WITH_KERAS = {"deploy", "layers", "graph", "recipe", "training", "transfer"}
+WITH_KERAS = {"deploy", "labelled", "layers", "graph", "recipe", "training", "transfer"}
 
 
 def files() -> list[Path]:

@@ -107,7 +107,7 @@ def test_logits_equal_keras_applications(name):
     make, module = (getattr(keras.applications, n) for n in KERAS[name])
     (config, values), fmt = undecided(name), keras_applications.FORMAT
     sizes = (96, 107) if name.startswith("inception") else (64, 75)
-    sees = config.with_(preprocess=fmt.preprocess(config.spec))
+    sees = config.with_(preprocess=fmt.preprocess(config.spec, {}))
     values = foreign.lively(values, sees, sizes)
     values = foreign.without_gammas(values) if "gamma" in fmt.constants(config.spec) else values
     state = to_theirs(values, config.spec, fmt)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, recipe
+from keras_cnn import checkpoint, recipe, state
 from keras_cnn.errors import BadSpec, NotFinite
 from keras_cnn.hub.directory import config_of
 from keras_cnn.spec import Head
@@ -38,7 +38,7 @@ def data(count: int = 32) -> tuple[np.ndarray, np.ndarray]:
 def pretrained(tmp_path_factory):
     """A weights directory of a network that knows three classes."""
     path = tmp_path_factory.mktemp("weights") / "net"
-    return kc.save_pretrained(make(classes=3, seed=True), path, source="a test")
+    return kc.save_pretrained(make(classes=3, seed=True), path, provenance={"source": "a test"})
 
 
 def trainable(model) -> list[str]:
@@ -105,7 +105,7 @@ def test_batch_norm_of_random_weights_learns_by_default():
 
 
 def test_what_a_run_of_ours_wrote_counts_as_pretrained(tmp_path):
-    path = kc.save_pretrained(make(seed=True), tmp_path / "run", metrics={"val_accuracy": 0.9})
+    path = kc.save_pretrained(make(seed=True), tmp_path / "run", provenance={"metrics": {"val_accuracy": 0.9}})
     model = kc.unfreeze(kc.build(path))
     assert not any(layer.trainable for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
 
@@ -206,7 +206,7 @@ def test_fine_tune_learns_and_leaves_a_weights_directory(pretrained, tmp_path):
     out, train, val = tmp_path / "out", data(64), data(32)
     model = kc.build(pretrained, classes=COLOURS)
     history = kc.fine_tune(
-        model, train, val, head_epochs=2, epochs=2, out=out, rate=1e-3, data="greys", **QUIET
+        model, train, val, head_epochs=2, epochs=2, out=out, rate=1e-3, provenance={"data": "greys"}, **QUIET
     ).history
     assert history["phase"] == ["head", "head", "all", "all"]
     assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= history.keys()
@@ -284,9 +284,17 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_weights(pretrain
         NotFinite, match=r"after batch 1: lower the learning rate\. The last good weights are in .*out\."
     ):
         kc.fine_tune(
-            kc.build(pretrained, classes=COLOURS), data(), data(), probe=False, out=out, callbacks=[spoil], **QUIET
+            kc.build(pretrained, classes=COLOURS),
+            data(),
+            data(),
+            probe=False,
+            out=out,
+            overwrite=True,
+            callbacks=[spoil],
+            **QUIET,
         )
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    weights = ("README.md", "config.json", "model.safetensors")
+    assert all((out / name).read_bytes() == before[name] for name in weights)
     with pytest.raises(NotFinite, match=r"lower the learning rate\.$"):
         kc.train(spoiled(), data(), epochs=1, verbose=0)
 
@@ -305,56 +313,49 @@ class Crash(RuntimeError):
     pass
 
 
-def test_training_that_goes_on_keeps_its_best_epoch(tmp_path, monkeypatch):
-    run = {"epochs": 4, "rate": 0.02, "out": tmp_path / "out", **QUIET}
-    end, best = recipe.Best.on_epoch_end, {}
-
-    def judged(self, epoch, logs=None):
-        end(self, epoch, {**(logs or {}), "val_accuracy": 0.9 if epoch == 0 else 0.5})
-        if epoch == 0:
-            best.update(checkpoint.arrays(self.network))
-        if epoch == 2 and not self.again:
-            raise Crash
-
-    monkeypatch.setattr(recipe.Best, "on_epoch_end", judged)
-    monkeypatch.setattr(recipe.Best, "again", False, raising=False)
-    with pytest.raises(Crash):
-        kc.train(make(), data(64), data(), **run)
-    monkeypatch.setattr(recipe.Best, "again", True)
-    model = make()
-    assert kc.train(model, data(64), data(), **run).epoch == [2, 3]
-    for found in (model, kc.build(tmp_path / "out")):
-        for key, value in checkpoint.arrays(found).items():
-            np.testing.assert_array_equal(value, best[key], err_msg=key)
-
-
-def test_training_goes_on_after_a_crash(tmp_path, monkeypatch):
-    run = {"epochs": 4, "rate": 0.02, "out": tmp_path / "out", **QUIET}
+def crashing(monkeypatch, after: int, judge=lambda epoch, logs: logs):
+    """Training crashes once, at the end of an epoch; its state is written at every one. Returns the epochs seen."""
     seen: list[int] = []
     end = recipe.Best.on_epoch_end
 
     def crash(self, epoch, logs=None):
-        end(self, epoch, logs)
+        end(self, epoch, judge(epoch, logs or {}))
         seen.append(epoch)
-        if seen == [0, 1, 2]:
+        if seen == list(range(after + 1)):
             raise Crash
 
     monkeypatch.setattr(recipe.Best, "on_epoch_end", crash)
+    monkeypatch.setattr(state, "EVERY", 0.0)
+    return seen
+
+
+def test_training_that_goes_on_keeps_its_best_epoch(tmp_path, monkeypatch):
+    run = {"epochs": 4, "rate": 0.02, "out": tmp_path / "out", **QUIET}
+    crashing(monkeypatch, 2, lambda epoch, logs: {**logs, "val_accuracy": 0.9 if epoch == 0 else 0.5})
+    with pytest.raises(Crash):
+        kc.train(make(), data(64), data(), **run)
+    best = checkpoint.arrays(kc.build(tmp_path / "out"))
+    model = make()
+    assert kc.train(model, data(64), data(), resume=True, **run).epoch == [0, 1, 2, 3]
+    for found in (model, kc.build(tmp_path / "out")):
+        assert moved(best, found) == set()
+
+
+def test_training_goes_on_after_a_crash(tmp_path, monkeypatch):
+    run = {"epochs": 4, "rate": 0.02, "out": tmp_path / "out", **QUIET}
+    seen = crashing(monkeypatch, 2)
     with pytest.raises(Crash):
         kc.train(make(), data(64), data(), **run)
     assert kc.build(tmp_path / "out").output_shape == (None, 2)
     model = make()
-    history = kc.train(model, data(64), data(), **run)
-    assert seen == [0, 1, 2, 2, 3] and history.epoch == [2, 3]
+    history = kc.train(model, data(64), data(), resume=True, **run)
+    assert seen == [0, 1, 2, 2, 3] and history.epoch == [0, 1, 2, 3]
+    assert {len(values) for values in history.history.values()} == {4}
     assert int(model.optimizer.iterations) == 4 * 4
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "README.md",
-        "config.json",
-        "log.csv",
-        "model.safetensors",
-    ]
+    names = ["README.md", "config.json", "log.csv", "model.safetensors", "run.json", "seen.txt"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
     lines = (tmp_path / "out" / "log.csv").read_text().splitlines()
-    assert lines[0].startswith("epoch,") and lines[-1].startswith("3,")
+    assert [line.partition(",")[0] for line in lines] == ["epoch", "0", "1", "2", "3"]
     np.testing.assert_array_equal(
         kc.build(tmp_path / "out").predict(data()[0], verbose=0), model.predict(data()[0], verbose=0)
     )

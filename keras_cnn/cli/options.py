@@ -21,6 +21,8 @@ OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures an
 BATCH = typer.Option(min=1)
 AUGMENT = typer.Option(help="Of training images: none, shift, light, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out; each is named, and they are counted.")
+RESUME = typer.Option("--resume", help="Go on with a run that was killed.")
+OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that are in --out.")
 JSON = typer.Option("--json", help="Print JSON.")
 
 OF_ALL = {

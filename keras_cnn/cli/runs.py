@@ -6,19 +6,19 @@ The data is decoded before a framework starts, so that bad input is told at once
 from __future__ import annotations
 
 import contextlib
-import sys
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn import bars
+from keras_cnn import bars, commands, files, state
 from keras_cnn.bars import progress
 from keras_cnn.cli import console
 
 if TYPE_CHECKING:
     from keras_cnn.data.index import Split, Splits
 
-STATES = ("progress.safetensors", "backup", "study.csv")  # of fine_tune, train and study: what a run goes on from
+STATES = (state.STATE, "study.csv")  # what a run, or a study, goes on from
 MOST_NAMED = 12  # classes in one line
 
 
@@ -67,24 +67,27 @@ def finetune(
     batch_size: int = 32,
     before: bool = False,
     as_json: bool = False,
-    again: str | None = "the same command with --resume",
+    resume: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Fine-tune, and score the best epoch. again: what goes on with a run that is stopped; None where nothing does."""
+    """Fine-tune, and score the best epoch."""
+    state.check(out, resume, overwrite)
     net, loaded = pretrained(data, model, weights, size, augment, skip_bad, seed, batch_size)
     import keras_cnn as kc
     from keras_cnn import evaluation
 
     first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
-    with stoppable(out, "the same command" if options.get("resume") else again):
+    with stoppable(out, resume), files.holding(out):  # scores belong to the run
         history = kc.fine_tune(
             net,
             loaded,
             out=out,
+            resume=resume,
+            overwrite=overwrite,
             seed=seed,
             verbose=console.verbosity(as_json),
-            command=command(),
-            data=data_name(data),
+            provenance={"command": command(), "data": data_name(data)},
             **options,
         )
         found = history.baselines
@@ -93,19 +96,31 @@ def finetune(
 
 
 @contextlib.contextmanager
-def stoppable(out: str, again: str | None = "the same command") -> Iterator[None]:
-    """On Ctrl-C, note what `out` keeps; `again` is what goes on from a state that is there."""
+def stoppable(out: str, resume: bool = True) -> Iterator[None]:
+    """On Ctrl-C, note what `out` keeps, and how to go on. resume: whether the same command does."""
     try:
         yield
     except KeyboardInterrupt as stop:
         place = Path(out)
-        if again and any((place / name).exists() for name in STATES):
+        if any((place / name).exists() for name in STATES):
+            again = "the same command" if resume else "the same command with --resume"
             stop.add_note(f"{console.quoted(out)} keeps what is done: {again} goes on")
         elif (place / "model.safetensors").exists():
             stop.add_note(f"{console.quoted(out)} holds the best epoch so far")
         else:
             stop.add_note(f"nothing is kept in {console.quoted(out)}")
         raise
+
+
+def made_by(verb: str, out: str) -> bool:
+    """Whether the weights in a directory were made by this command."""
+    try:
+        command = json.loads((Path(out) / "config.json").read_text(encoding="utf-8"))["keras_cnn"]["provenance"][
+            "command"
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return command.startswith(f"keras-cnn {verb}")
 
 
 def study(
@@ -163,7 +178,7 @@ def score(
         plots.confusion_matrix(last.confusion(), loaded.class_names, Path(out) / "confusion.png")
     # The run wrote these weights and their origin already; the card learns what they scored.
     written = directory.read(out).config.provenance
-    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
+    save_pretrained(net, out, half=_stored_half(out), provenance={**written, "metrics": metrics})
     frozen = [
         v
         for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False)
@@ -259,7 +274,7 @@ def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int 
 
 
 def data_name(data: str) -> str:
-    return data if data.startswith("tfds:") or data == "digits" else Path(data).name
+    return commands.last_name(data)
 
 
 def _stored_half(out: str) -> bool:
@@ -271,4 +286,6 @@ def _stored_half(out: str) -> bool:
 
 
 def command() -> str:
-    return " ".join(["keras-cnn", *(arg if arg and " " not in arg else repr(arg) for arg in sys.argv[1:])])
+    from typer.main import get_current_context  # typer brings a click of its own
+
+    return commands.command(get_current_context())

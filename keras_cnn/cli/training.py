@@ -8,20 +8,46 @@ from typing import Annotated, Any
 import typer
 
 from keras_cnn.cli import console, runs, tables
-from keras_cnn.cli.options import AUGMENT, BATCH, DATA, JSON, MODEL, OF_ALL, OUT, SIZE, SKIP_BAD, WEIGHTS
+from keras_cnn.cli.options import (
+    AUGMENT,
+    BATCH,
+    DATA,
+    JSON,
+    MODEL,
+    OF_ALL,
+    OUT,
+    OVERWRITE,
+    RESUME,
+    SIZE,
+    SKIP_BAD,
+    WEIGHTS,
+)
 from keras_cnn.errors import KerasCnnError
+
+DEMO = "runs/demo"  # where a demo replaces what an earlier one left
 
 
 def demo(
-    out: Annotated[str, OUT] = "runs/demo",
+    out: Annotated[str, OUT] = DEMO,
     model: Annotated[str, MODEL] = "resnet18.tiny_in200",
     data: Annotated[str, DATA] = "digits",
+    resume: Annotated[bool, RESUME] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Watch a pretrained network learn digits: two minutes, offline."""
     console.note(f"{model} has never seen the classes of {data}: first its head learns, then all of it.")
     results = runs.finetune(
-        data, model, out, again=None, head_epochs=2, epochs=4, batch_size=64, before=True, as_json=as_json
+        data,
+        model,
+        out,
+        head_epochs=2,
+        epochs=4,
+        batch_size=64,
+        before=True,
+        resume=resume,
+        overwrite=overwrite or (not resume and out == DEMO and runs.made_by("demo", out)),
+        as_json=as_json,
     )
     _finish(results, out, as_json)
 
@@ -53,7 +79,8 @@ def fine_tune(
     batch_size: Annotated[int, BATCH] = 32,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was killed.")] = False,
+    resume: Annotated[bool, RESUME] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     study: Annotated[bool, typer.Option("--study", help="Compare scratch and transfer at several sizes.")] = False,
     sizes: Annotated[str, typer.Option(help="With --study: training images a class; 0 for all.")] = "10,50,0",
     seeds: Annotated[int, typer.Option(min=1, help="With --study: how often each is repeated.")] = 3,
@@ -92,6 +119,7 @@ def fine_tune(
         patience=patience,
         class_weight="balanced" if balance else None,
         resume=resume,
+        overwrite=overwrite,
         as_json=as_json,
     )
     _finish(results, out, as_json)
@@ -129,14 +157,14 @@ def train(
     half: Annotated[bool, typer.Option("--half", help="Write kernels as float16.")] = False,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
+    resume: Annotated[bool, RESUME] = False,
+    overwrite: Annotated[bool, OVERWRITE] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Train a network from random weights.
+    """Train a network from random weights."""
+    from keras_cnn import catalog, files, state
 
-    The same command goes on after a crash.
-    """
-    from keras_cnn import catalog
-
+    state.check(out, resume, overwrite)
     spec = catalog.get(model)
     config = catalog.default_config(model, spec)
     shape = runs.shape_at(spec.input_shape, size)
@@ -144,19 +172,20 @@ def train(
     preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
     loaded = runs.load(data, preprocess, shape, batch_size, augment, skip_bad, seed)
     kc = console.framework(seed)
-    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=preprocess, aux=aux or None)
-    with runs.stoppable(out):
+    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=loaded.preprocess, aux=aux or None)
+    with runs.stoppable(out, resume), files.holding(out):
         history = kc.train(
             net,
-            loaded.train,
-            loaded.val,
+            loaded,
             epochs=epochs,
             rate=rate,
+            seed=seed,
             out=out,
+            resume=resume,
+            overwrite=overwrite,
             half=half,
             verbose=console.verbosity(as_json),
-            command=runs.command(),
-            data=runs.data_name(data),
+            provenance={"command": runs.command(), "data": runs.data_name(data)},
         )
         results = runs.score(net, loaded, history.history, out)
     _finish(results, out, as_json)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn import checkpoint, tally
 from keras_cnn.convert import cifar, keras_applications, legacy_h5, timm, torchvision
 from keras_cnn.convert.rename import OPTIONAL, recognise, to_ours
-from keras_cnn.errors import CorruptFile, MissingPackage, UnsafeFile
+from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnsafeFile
 from keras_cnn.spec import Config, Head
 
 if TYPE_CHECKING:
@@ -55,8 +56,9 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
         values = to_ours(state, spec, shapes, fmt)
         spec = spec.with_(**fmt.numerics(spec))
         if not config.provenance:  # a bare file: its format tells what it expects of an image
-            pre = fmt.preprocess(spec).at_size(spec.input_shape[:2])
+            pre = fmt.preprocess(spec, state).at_size(spec.input_shape[:2])
             config, names = config.with_(preprocess=pre), fmt.class_names
+    checkpoint.check_floats(values)
     kernel = values.get("head_logits/kernel")
     classes = 0 if kernel is None or kernel.ndim != 2 else kernel.shape[-1]
     return config.with_(
@@ -79,6 +81,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         raise MissingPackage(
             f"{path.name} is a PyTorch file: `pip install torch` to read it, or turn it into .safetensors elsewhere."
         ) from None
+    _check_zip(path)
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -91,7 +94,38 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    arrays = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, dict) else {}
-    if not arrays:
+    tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, dict) else {}
+    if not tensors or not all(isinstance(key, str) for key in tensors):
         raise CorruptFile(f"{path} holds no named tensors.")
-    return {k: v.float().numpy() if v.is_floating_point() else v.numpy() for k, v in arrays.items()}
+    if odd := [
+        k for k, v in tensors.items() if v.layout != torch.strided or v.is_quantized or v.is_nested or v.is_meta
+    ]:
+        raise CorruptFile(
+            f"{path}: {odd[0]} is sparse, quantised or without numbers, not a plain array: it was not read."
+        )
+    # A tensor may be a view that repeats a few numbers of the file without end.
+    if (claimed := sum(v.numel() * v.element_size() for v in tensors.values())) > (size := path.stat().st_size):
+        raise CorruptFile(f"{path} has {size} bytes and claims tensors of {claimed} bytes: it was not read.")
+    plain = {key: value.detach().resolve_conj() for key, value in tensors.items()}
+    try:
+        return {k: (v.float() if v.is_floating_point() else v).numpy() for k, v in plain.items()}
+    except (RuntimeError, TypeError) as error:  # kinds of numbers that NumPy lacks
+        raise CorruptFile(f"{path} holds an array that cannot be read ({error}).") from None
+
+
+def _check_zip(path: Path) -> None:
+    """Hold the zip of a PyTorch file to its checksums, which PyTorch itself does not look at; older files are none."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise CorruptFile(f"{path} is compressed, as PyTorch's files never are: save it uncompressed.")
+            bad = archive.testzip()
+    except KerasCnnError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+        raise CorruptFile(f"{path} is truncated or not a PyTorch file: fetch it again.") from None
+    if bad:
+        raise CorruptFile(f"{path} is damaged (the checksum of {bad!r} differs): fetch it again.")

@@ -12,6 +12,6 @@ FORMAT = dataclasses.replace(
     timm.FORMAT,
     name="the CIFAR ResNets (akamaster/pytorch_resnet_cifar10)",
     rules=lambda spec: [("head_logits", "linear"), *timm.FORMAT.rules(spec)],
-    preprocess=lambda spec: Preprocess(size=(32, 32), crop=1.0),
+    preprocess=lambda spec, state: Preprocess(size=(32, 32), crop=1.0),
     class_names=CLASSES,
 )

@@ -9,18 +9,22 @@ of their layers alone. So do we: `by_order` numbers a file's layers, `inception`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_cnn.convert.rename import Format, Rules
-from keras_cnn.spec import Preprocess, Spec
+from keras_cnn.errors import WeightsMismatch
+from keras_cnn.spec import IMAGENET_STD, Preprocess, Spec
 from keras_cnn.tally import Row, Shape, Tally
 
 if TYPE_CHECKING:
     import numpy as np
 
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+NORMALIZATION = r"^normalization(_\d+)?/(mean|variance|count)$"  # an EfficientNet V1's layer, which has no counterpart
+KERAS_LEAST_STD = 1e-7  # by which its layer divides at least
 
 
 def resnet(spec: Any) -> Rules:
@@ -142,15 +146,38 @@ def _in_keras_order(spec: Any) -> list[Row]:
     return [g.rows[i] for i in sorted(range(len(g.rows)), key=lambda i: -steps[i])]
 
 
-def preprocess(spec: Any) -> Preprocess:
-    """ "caffe" of ResNet v1 (BGR, means of 0..255, no scale) in RGB; -1..1 for ResNet v2 and Inception; inside the
-    EfficientNets, ImageNet statistics, but x / 128 - 1 in V2 S, M and L."""
+def preprocess(spec: Any, state: Mapping[str, Any]) -> Preprocess:
+    """ "caffe" of ResNet v1 (BGR, means of 0..255, no scale) in RGB; -1..1 for ResNet v2 and Inception; of an
+    EfficientNet V1 what the file holds, of V2 ImageNet statistics, but x / 128 - 1 in S, M and L."""
     if _takes_bgr(spec):
         return Preprocess(mean=CAFFE_MEAN, std=(1 / 255,) * 3, interpolation="bilinear")
     if spec.family == "EfficientNet":
         half = (128 / 255,) * 3
-        return Preprocess(mean=half, std=half) if _is_v2(spec) and spec.fixed_top else Preprocess()
+        return Preprocess(mean=half, std=half) if _is_v2(spec) and spec.fixed_top else _normalization(spec, state)
     return Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear")
+
+
+def _normalization(spec: Any, state: Mapping[str, Any]) -> Preprocess:
+    """Mean and variance of the pixels, which are weights of an EfficientNet V1; ImageNet's where the file has none.
+
+    The published files hold the standard deviation where the variance belongs, and Keras divides by its root once
+    more (https://github.com/tensorflow/tensorflow/issues/49930). No pixels of 0..1 have a variance as large.
+    """
+    import numpy as np
+
+    found = {key.partition("/")[2]: value for key, value in state.items() if re.match(NORMALIZATION, key)}
+    if not found:
+        return Preprocess()
+    channels = spec.input_shape[-1]
+    for name in ("mean", "variance"):
+        if name not in found or np.shape(found[name]) != (channels,) or np.asarray(found[name]).dtype.kind != "f":
+            raise WeightsMismatch(f"normalization/{name} has to hold {channels} numbers, one a channel of the image.")
+    # As the shortest decimals that are these float32 numbers, so that ImageNet's are those of every other source.
+    mean, variance = (np.array([float(str(n)) for n in found[name]]) for name in ("mean", "variance"))
+    published = channels == len(IMAGENET_STD) and np.allclose(variance, IMAGENET_STD, rtol=1e-4, atol=0)
+    with np.errstate(invalid="ignore"):  # what is no variance, `Preprocess` refuses
+        std = variance if published else np.maximum(np.sqrt(variance), KERAS_LEAST_STD)
+    return Preprocess(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
 def numerics(spec: Any) -> dict[str, Any]:
@@ -180,8 +207,7 @@ FORMAT = Format(
     to_ours=lambda value, shape, key, spec: _turn_stem(value, key, spec),
     to_theirs=_turn_stem,
     preprocess=preprocess,
-    # Mean and variance of the pixels in an EfficientNet V1, where `preprocess` has them.
-    ignored=r"^normalization(_\d+)?/(mean|variance|count)$",
+    ignored=NORMALIZATION,  # `preprocess` reads it
     numerics=numerics,
     constants=lambda spec: {"gamma": 1.0} if spec.family.startswith("Inception") else {},
     canonical=by_order,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import mmap
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,14 @@ from keras_cnn.errors import CorruptFile, KerasCnnError, UnsafeFile
 if TYPE_CHECKING:
     import numpy as np
 
-MOST_NAMES = 10_000  # in one attribute, of which Keras writes at most 64,512 bytes
+MOST_NAMES = 4_096  # in one attribute, of which Keras writes at most 64,512 bytes: 16 for each
+MOST_ARRAYS = 20_000
+# HDF5 keeps texts in heaps. It makes none as large as this but for a larger text, and thousands of names may be the
+# same text of the file: only the size of the heaps tells beforehand how much memory reading the names takes.
+LARGEST_HEAP = 2**16
+HEAP = re.compile(
+    rb"GCOL\x01\x00\x00\x00(.{8})", re.DOTALL
+)  # "global heap collection" in HDF5's file format, version 1
 
 
 def read_h5(path: str | Path) -> dict[str, np.ndarray]:
@@ -26,8 +35,13 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
     import numpy as np
 
     try:
+        _check_heaps(Path(path))
         with h5py.File(path, "r") as file:
-            found, size = dict(_datasets(file, path)), Path(path).stat().st_size
+            found, size = {}, Path(path).stat().st_size
+            for n, (key, dataset) in enumerate(_datasets(file, path)):
+                if n == MOST_ARRAYS:
+                    raise CorruptFile(f"{path} lists more than {MOST_ARRAYS} arrays: it was not read.")
+                found[key] = dataset
             claimed = sum(math.prod(dataset.shape) * dataset.dtype.itemsize for dataset in found.values())
             if claimed > size:
                 raise CorruptFile(f"{path} has {size} bytes and claims arrays of {claimed} bytes: it was not read.")
@@ -36,6 +50,12 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # as h5py tells a damaged file
         raise CorruptFile(f"{path} is truncated or not an HDF5 file ({error}): fetch it again.") from None
+
+
+def _check_heaps(path: Path) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if any(int.from_bytes(heap[1], "little") > LARGEST_HEAP for heap in HEAP.finditer(content)):
+            raise CorruptFile(f"{path} holds texts that are longer than any name: it was not read.")
 
 
 def _datasets(file: Any, path: str | Path) -> Iterator[tuple[str, Any]]:

@@ -30,7 +30,8 @@ class Format:
 
     rules: for a Spec, the rename table. names: our variable names to theirs. separator: between layer and variable.
     to_ours: layout, given (array, wanted shape, our key, Spec); to_theirs: (array, our key, Spec).
-    preprocess, class_names: what its networks expect of an image, for a file that comes without a configuration.
+    preprocess, class_names: what its networks expect of an image, for a file that comes without a configuration;
+        the first, given (Spec, the file's arrays), since some files hold it.
     ignored: pattern of foreign keys that hold nothing for prediction.
     numerics: fields of the Spec in which the source computes otherwise than the architecture's default.
     constants: our variables that the source does without, and the value that stands for them.
@@ -43,7 +44,7 @@ class Format:
     separator: str
     to_ours: Callable[[np.ndarray, tuple[int, ...], str, Spec], np.ndarray]
     to_theirs: Callable[[np.ndarray, str, Spec], np.ndarray]
-    preprocess: Callable[[Spec], Preprocess]
+    preprocess: Callable[[Spec, Mapping[str, Any]], Preprocess]
     class_names: tuple[str, ...] = ()
     ignored: str = r"(?!)"
     numerics: Callable[[Spec], Mapping[str, Any]] = lambda spec: {}

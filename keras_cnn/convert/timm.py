@@ -78,7 +78,7 @@ def efficientnet(spec: Any) -> Rules:
     return [*ends.items(), *blocks]
 
 
-def preprocess(spec: Any) -> Preprocess:
+def preprocess(spec: Any, state: Mapping[str, Any]) -> Preprocess:
     """What a bare file's images were: every Inception was trained on -1..1.
 
     torchvision feeds its Inception ImageNet statistics and turns them back to -1..1 inside (`transform_input`), so a

@@ -48,7 +48,7 @@ FORMAT = Format(
     separator=".",
     to_ours=from_torch,
     to_theirs=to_torch,
-    preprocess=lambda spec: Preprocess(crop=CROPS.get(getattr(spec, "depth", 1.0), 1.0)),
+    preprocess=lambda spec, state: Preprocess(crop=CROPS.get(getattr(spec, "depth", 1.0), 1.0)),
     ignored=r"num_batches_tracked$",
     numerics=numerics,
 )

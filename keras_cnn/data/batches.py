@@ -7,19 +7,21 @@ import math
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from keras_cnn.bars import progress
-from keras_cnn.checks import one_of
+from keras_cnn.checks import known_options, one_of
+from keras_cnn.data import survey
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
+from keras_cnn.data.files import Source
 from keras_cnn.data.images import MODES, decode, resize_and_crop
-from keras_cnn.data.index import Source, Split, Splits, index
+from keras_cnn.data.index import Split, Splits, index
 from keras_cnn.errors import BadData, BadImage, BadSpec
-from keras_cnn.spec import Preprocess
+from keras_cnn.spec import Preprocess, check_window
 
 log = logging.getLogger("keras_cnn")
 
@@ -65,7 +67,8 @@ def arrays(split: Split, preprocess: Preprocess, *, channels: int | None = None,
 
 def _load(source: Source, preprocess: Preprocess, channels: int, skip_bad: bool) -> np.ndarray | None:
     try:
-        return resize_and_crop(decode(source.read, channels, source.name), preprocess, name=source.name)
+        image = decode(source.read, channels, source.name, preprocess.window)
+        return resize_and_crop(image, preprocess, name=source.name)
     except BadImage as error:
         if not skip_bad:
             raise
@@ -73,13 +76,14 @@ def _load(source: Source, preprocess: Preprocess, channels: int, skip_bad: bool)
         return None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Data:
     """A data set ready to train on; made by `load_data`.
 
     train, val, test: tf.data.Dataset of (uint8 (batch, height, width, channels), int32 (batch,)), the last batch
     smaller; val and test (None where absent) in order, train in another order for each pass, given by the seed.
     Where augment="heavy" mixes images, the labels of train are float32 (batch, classes), each class' share.
+    All are None where absent; there is a train unless `index` was told otherwise.
     plain: train in order, not augmented, its labels int32. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -91,8 +95,16 @@ class Data:
     augment: str | None
     seed: int
     skip_bad: bool
-    held: dict[str, Arrays] = field(repr=False)
-    skipped: list[str] = field(repr=False)
+    held: dict[str, Arrays]
+    skipped: list[str]
+
+    @cached_property
+    def summary(self) -> str:
+        """One line: images by split and class, their size in the files and as they are seen."""
+        return survey.summary(self)
+
+    def __repr__(self) -> str:
+        return f"<Data: {self.summary}>"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -121,11 +133,11 @@ class Data:
 
     @cached_property
     def train(self) -> Any:
-        return self._batches("train", self._pass)
+        return self._batches("train", self._pass) if self.splits.train else None
 
     @cached_property
     def plain(self) -> Any:
-        return self._batches("train")
+        return self._batches("train") if self.splits.train else None
 
     @cached_property
     def val(self) -> Any:
@@ -148,6 +160,8 @@ class Data:
         if per_class < 1:
             raise BadSpec(f"per_class={per_class!r}: give 1 or more.")
         images, split = self.held.get("train"), self.splits.train
+        if split is None:
+            raise BadData("there are no training images to take a subset of.")
         bad = set(images.skipped if images else ())
         sources, labels = [source for source in split.sources if source.name not in bad], self._labels("train")
         draws = np.random.default_rng(seed)
@@ -227,6 +241,7 @@ class Data:
         return op
 
 
+@known_options
 def load_data(
     data: str | os.PathLike[str] | Splits,
     preprocess: Any,
@@ -237,6 +252,7 @@ def load_data(
     val_split: float = 0.2,
     skip_bad: bool = False,
     channels: int | None = None,
+    window: tuple[float, float] | None = None,
     cache_bytes: int = 4 << 30,
     decode: Collection[str] = ("train", "val", "test"),
 ) -> Data:
@@ -244,6 +260,10 @@ def load_data(
 
     data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
     channels: 1, 3 or 4, by default those of preprocess.mean.
+    window: the values of gray images of more than 8 bits that become 0 and 255, such as (0, 4095) or (-160, 240); by
+        default that of the weights, else of the fewest bits (8, 10, 12, 14 or 16) that all training images need, with a
+        DataWarning that says so. It is in `Data.preprocess`; `fine_tune` keeps it with the weights, so that prediction
+        sees images alike (for `train`: `build(..., preprocess=data.preprocess)`).
     augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the last:
         None;
         "shift": by up to a tenth of the size, the border reflected;
@@ -263,7 +283,9 @@ def load_data(
     channels = channels or len(preprocess.mean)
     if channels not in MODES:
         raise BadSpec(f"channels={channels!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
+    check_window(window)
     splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
+    preprocess = replace(preprocess, window=window or survey.window(splits, decode, preprocess.window))
     held: dict[str, Arrays] = {}
     for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
         size = len(split.sources) * math.prod(preprocess.size) * channels

@@ -9,15 +9,20 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Callable
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from keras_cnn.errors import BadImage, BadSpec
-from keras_cnn.spec import Preprocess
+from keras_cnn.checks import known_options
+from keras_cnn.errors import BadImage, BadSpec, DataWarning
+from keras_cnn.spec import Preprocess, check_window
 
 # Only these decoders are tried: Pillow knows others that start foreign programs (EPS) or read exotic containers.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -30,26 +35,49 @@ FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "lanczos": Image.Resampling.LANCZOS,
 }
-MOST_PIXELS = 200_000_000  # of a resized image, before the crop
+# Bounds on memory. An image may have PIL.Image.MAX_IMAGE_PIXELS (89 million): where Pillow only warns, its header is
+# not believed any further. A file may have as many bytes as the pixels of such an image in RGB.
+MOST_BYTES = 256 << 20
+MOST_PIXELS = 100_000_000  # of a resized image, before the crop
+BAND = 1 << 22  # pixels of a large image that are converted at a time
+DEPTHS = (8, 10, 12, 14, 16)  # bits of a camera's or scanner's gray, in files of 16
+WHOLE = (0, 65535)
 
 
 def read_image(
-    source: str | os.PathLike[str] | bytes | IO[bytes], *, channels: int = 3, name: str | None = None
+    source: str | os.PathLike[str] | bytes | IO[bytes],
+    *,
+    channels: int = 3,
+    name: str | None = None,
+    window: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Decode an image file: uint8 (height, width, channels), 0..255, upright as its EXIF orientation says.
 
     source: path, the file's bytes, or an open binary file. channels: 1 (gray), 3 (RGB) or 4 (RGBA).
-    name: what messages call it; by default the path. Of an animation the first frame is taken, transparency is laid
-    on white unless channels=4, and 16-bit gray is scaled (not clipped) to 8 bits. ICC profiles are not applied.
-    Raises BadImage for what cannot be read, BadSpec for another number of channels.
+    name: what messages call it; by default the path. Of an animation or a file of several pages the first is taken,
+    and transparency is laid on white unless channels=4. ICC profiles are not applied.
+    window: the values of gray pixels of more than 8 bits that become 0 and 255; others are clipped. Without one, gray
+    of 16 bits is taken for 8, 10, 12, 14 or 16 bits, the fewest that hold it, with a DataWarning unless these are 16: a
+    single image does not tell what others need. Floating-point pixels need a window. Colour of 16 bits keeps its high
+    byte.
+    Raises BadImage for what cannot be read or is too large (`PIL.Image.MAX_IMAGE_PIXELS`, 256 MiB), BadSpec for
+    another number of channels or no window.
     """
     if channels not in MODES:
         raise BadSpec(f"channels={channels!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
+    check_window(window)
     if isinstance(source, bytes):
-        return decode(lambda: source, channels, name or "image")
+        return decode(lambda: source, channels, name or "image", window)
     if isinstance(source, str | os.PathLike):
-        return decode(Path(source).read_bytes, channels, name or os.fspath(source))
-    return decode(source.read, channels, name or str(getattr(source, "name", "image")))
+        path, title = Path(source), name or printable(source)
+        return decode(lambda: _read_path(path, title), channels, title, window)
+    title = name or str(getattr(source, "name", "image"))
+    return decode(lambda: read_bounded(source, title), channels, title, window)
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be printed and written anywhere: bytes that are no UTF-8 as `\\xe9`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "image") -> np.ndarray:
@@ -64,65 +92,190 @@ def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "i
     tall, wide = _resized(height, width, preprocess)
     if tall * wide > MOST_PIXELS:
         raise BadImage(f"{name}: {width}x{height} pixels are too elongated to be resized; crop the image first.")
-    picture = Image.frombytes(PLAIN_MODES[channels], (width, height), np.ascontiguousarray(image).tobytes())
-    if (tall, wide) != (height, width):
-        picture = picture.resize((wide, tall), FILTERS[preprocess.interpolation])
     crop_height, crop_width = preprocess.size
     top, left = round((tall - crop_height) / 2), round((wide - crop_width) / 2)  # half to even, like torchvision
-    picture = picture.crop((left, top, left + crop_width, top + crop_height))
-    return np.array(picture).reshape(crop_height, crop_width, channels)
+    with _room.for_pixels(height * width + tall * wide):
+        picture = Image.frombytes(PLAIN_MODES[channels], (width, height), np.ascontiguousarray(image).tobytes())
+        if (tall, wide) != (height, width):
+            picture = picture.resize((wide, tall), FILTERS[preprocess.interpolation])
+        picture = picture.crop((left, top, left + crop_width, top + crop_height))
+        return np.array(picture).reshape(crop_height, crop_width, channels)
 
 
+@known_options
 def load_image(
     source: str | os.PathLike[str] | bytes | IO[bytes],
     preprocess: Preprocess,
     channels: int | None = None,
     *,
     name: str | None = None,
+    window: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """`read_image`, then `resize_and_crop`: uint8 (*preprocess.size, channels), by default those of preprocess.mean."""
-    image = read_image(source, channels=channels or len(preprocess.mean), name=name)
-    return resize_and_crop(image, preprocess, name=name or (str(source) if isinstance(source, str | Path) else "image"))
+    """`read_image`, then `resize_and_crop`: uint8 (*preprocess.size, channels).
+
+    channels, window: by default those of preprocess.mean and preprocess.window.
+    """
+    channels, window = channels or len(preprocess.mean), window or preprocess.window
+    image = read_image(source, channels=channels, name=name, window=window)
+    return resize_and_crop(
+        image, preprocess, name=name or (printable(source) if isinstance(source, str | Path) else "image")
+    )
 
 
-def decode(read: Callable[[], bytes], channels: int, name: str) -> np.ndarray:
+def decode(
+    read: Callable[[], bytes], channels: int, name: str, window: tuple[float, float] | None = None
+) -> np.ndarray:
+    """What `read_image` gives, of the bytes that `read` gives."""
     try:
         blob = read()
+    except (BadImage, MemoryError):
+        raise
     except Exception as error:  # a missing file, or a zip member whose checksum fails
         raise BadImage(f"{name}: the file cannot be read ({error}); check that it exists and is whole.") from error
     if not blob:
         raise BadImage(f"{name}: the file is empty (0 bytes); replace or remove it.")
     try:
-        with Image.open(io.BytesIO(blob), formats=FORMATS) as image:
+        with open_image(io.BytesIO(blob), name) as image, _room.for_pixels(image.width * image.height):
+            halved = not is_deep(image) and any(";16" in str(tile[3]) for tile in image.tile)
             image.load()
+            if halved:
+                _tell_of_high_bytes(image, name)
             ImageOps.exif_transpose(image, in_place=True)
-            return _pixels(image, MODES[channels])
-    except UnidentifiedImageError as error:
-        raise BadImage(f"{name}: this is not an image in a known format ({', '.join(FORMATS)}).") from error
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"{name}: the image has too many pixels to be decoded safely; shrink it first.") from error
-    except MemoryError:
+            return _pixels(image, MODES[channels], window)
+    except (BadImage, MemoryError):
         raise
     except Exception as error:  # from damaged files, decoders raise anything
         raise BadImage(f"{name}: the image is damaged or unsupported ({error}); replace or remove it.") from error
 
 
-def _pixels(image: Image.Image, mode: str) -> np.ndarray:
-    if image.mode.startswith("I"):
-        image = _eight_bits(image)
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels have no agreed range")
+def open_image(file: IO[bytes], name: str) -> Image.Image:
+    """Pillow's image, its header read but not its pixels; BadImage where there are too many of them."""
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise BadImage(f"{name}: this is not an image in a known format ({', '.join(FORMATS)}).") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"{name}: the image has too many pixels to be decoded safely; shrink it first.") from error
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and image.width * image.height > most:
+        raise BadImage(
+            f"{name}: {image.width}x{image.height} are too many pixels to be decoded safely; shrink it first, or raise "
+            f"PIL.Image.MAX_IMAGE_PIXELS (now {most:,})."
+        )
+    return image
+
+
+def read_bounded(file: IO[bytes], name: str) -> bytes:
+    """All bytes of a file, whatever size it claims; BadImage beyond what an image may have."""
+    chunks, size = [], 0
+    while chunk := file.read(1 << 20):
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MOST_BYTES:
+            raise BadImage(f"{name}: the file has more than {MOST_BYTES >> 20} MiB, too many for an image; shrink it.")
+    return b"".join(chunks)
+
+
+def _read_path(path: Path, name: str) -> bytes:
+    if path.exists() and not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
+        raise BadImage(f"{name}: this is not a regular file; to read from a pipe or device, pass it opened.")
+    with path.open("rb") as file:
+        return read_bounded(file, name)
+
+
+class _Room:
+    """Pixels that may be in the works at one time, over all threads: the rest wait."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.taken, self.changed = most, 0, threading.Condition()
+
+    @contextmanager
+    def for_pixels(self, count: int) -> Iterator[None]:
+        with self.changed:
+            self.changed.wait_for(lambda: not self.taken or self.taken + count <= self.most)
+            self.taken += count
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.taken -= count
+                self.changed.notify_all()
+
+
+# One large image at a time on a small machine; photos of 16 million pixels on every core of a large one.
+_room = _Room(max(Image.MAX_IMAGE_PIXELS or 0, (os.cpu_count() or 1) << 24))
+
+
+def _pixels(image: Image.Image, mode: str, window: tuple[float, float] | None) -> np.ndarray:
+    """uint8 (height, width, channels) of a decoded image, band by band, so that a large one is held twice at most."""
+    height, width = image.height, image.width
+    rows = max(1, BAND // max(width, 1))
+    bands = [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+    def band(top: int, bottom: int) -> Image.Image:
+        return image if (top, bottom) == (0, height) else image.crop((0, top, width, bottom))
+
+    if is_deep(image) and window is None:
+        window = bit_window(max(brightest(band(*rows)) for rows in bands))
+        if window != WHOLE:
+            text = f"gray of 16 bits is read by the bits in use of one image alone, so {in_words(window)}"
+            warnings.warn(f"{text}; window=(low, high) says what all images need.", DataWarning, stacklevel=2)
+    pixels = np.empty((height, width, Image.getmodebands(mode)), np.uint8)
+    for top, bottom in bands:
+        seen = _in_mode(band(top, bottom), mode, window)
+        pixels[top:bottom] = np.asarray(seen).reshape(bottom - top, width, -1)
+    return pixels
+
+
+def _tell_of_high_bytes(image: Image.Image, name: str) -> None:
+    """Warn of colour of 10, 12 or 14 bits in a file of 16, of which Pillow's high byte leaves next to nothing."""
+    colours = image.getextrema()[: 3 if len(image.getbands()) > 2 else 1]  # without alpha
+    top = max(high for _, high in colours)
+    if top < 64:
+        text = f"{name}: colour of 16 bits is read by its high byte, here {top} of 255 at most; convert it to 8 bits."
+        warnings.warn(text, DataWarning, stacklevel=2)
+
+
+def _in_mode(image: Image.Image, mode: str, window: tuple[float, float] | None) -> Image.Image:
+    if is_deep(image):
+        image = _eight_bits(image, window)
     elif image.has_transparency_data and mode != "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return np.array(image.convert(mode)).reshape(image.height, image.width, -1)
+    return image if image.mode == mode else image.convert(mode)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Gray of 16 bits to 8: 65535 = 255 * 257. Pillow itself would clip."""
-    values = np.asarray(image).astype(np.int64)
-    if values.size and not 0 <= values.min() <= values.max() <= 65535:
-        raise ValueError("gray values beyond 16 bits have no agreed range")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image is gray of more than 8 bits: integers ("I", "I;16") or floating-point numbers ("F")."""
+    return image.mode[0] in "IF"
+
+
+def brightest(image: Image.Image) -> int:
+    """The largest value of integers of 16 bits; ValueError for others, whose range is not known."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f":
+        raise ValueError("floating-point pixels have no agreed range; give window=(low, high)")
+    if not 0 <= values.min() <= values.max() <= 65535:
+        raise ValueError("gray values beyond 16 bits have no agreed range; give window=(low, high)")
+    return int(values.max())
+
+
+def bit_window(top: float) -> tuple[float, float]:
+    """The window of the fewest bits, of those that are usual, that hold a value."""
+    return 0, next(2**bits - 1 for bits in DEPTHS if top < 2**bits)
+
+
+def in_words(window: tuple[float, float]) -> str:
+    low, high = window
+    return f"{low:g}..{high:g} become 0..255"
+
+
+def _eight_bits(image: Image.Image, window: tuple[float, float] | None) -> Image.Image:
+    """Deep gray to 8 bits, rounded; Pillow itself would clip."""
+    low, high = window or (0, 255)
+    values = np.asarray(image).astype(np.float64)
+    if np.isnan(values).any():
+        raise ValueError("some pixels are not numbers (NaN)")
+    return Image.fromarray(np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8))
 
 
 def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]:

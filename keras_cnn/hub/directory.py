@@ -1,25 +1,31 @@
-"""A weights directory: `model.safetensors`, `config.json`, `README.md`. A run's output is one too."""
+"""A weights directory: `model.safetensors`, `config.json`, `README.md`. A run's output is one too.
+
+The configuration stands in `model.safetensors` as well: its renaming is the moment in which a directory changes, and
+whoever is killed, or reads, between that and the renaming of `config.json` has a whole network all the same.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import hashlib
 import json
 import os
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import catalog, checkpoint, convert, tally
-from keras_cnn.errors import CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
+from keras_cnn import catalog, checkpoint, commands, convert, files, tally
+from keras_cnn.checks import held_to, known_options
+from keras_cnn.errors import BadSpec, CorruptFile, KerasCnnError, WeightsMismatch, WeightsWarning
 from keras_cnn.hub import card
 from keras_cnn.hub.hashes import Print, fits, record, safe_name
 from keras_cnn.spec import Config, record_of
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FOREIGN = (WEIGHTS, "pytorch_model.bin")  # what others call their weights, in the order of trust
+OURS = "keras_cnn"  # our part of config.json, and of the metadata of model.safetensors
+LARGEST_CONFIG = 2**24  # bytes; 21,843 classes with descriptions take 3 MB, and JSON 25 times its size in memory
 FORMAT = 1  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
 
 
@@ -65,9 +71,50 @@ def differs(path: Path, says: str) -> CorruptFile:
 def read(place: str | os.PathLike[str] | Folder, known: Config | None = None) -> Source:
     """The Source in a weights directory of ours or of timm's, told apart by what config.json says.
 
-    known: what the catalogue knows of it; it has the last word on numerics and preprocessing.
+    known: what the catalogue knows of it; it has the last word on numerics and preprocessing. Where others save into
+    the directory meanwhile, `load` gives what one of them saved.
     """
     folder = place if isinstance(place, Folder) else Folder(Path(place))
+    state = _state(folder)
+    source = _read(folder, known)
+    return Source(source.config, lambda: _load(folder, known, source, state)) if source.load else source
+
+
+ATTEMPTS = 5  # at reading a directory that changes meanwhile
+
+
+def _load(
+    folder: Folder, known: Config | None, source: Source, state: Any, attempts: int = ATTEMPTS
+) -> tuple[Config, checkpoint.Arrays]:
+    assert source.load
+    try:
+        found = source.load()
+    except (KerasCnnError, FileNotFoundError):
+        if _state(folder) == state or not attempts:
+            raise
+    else:
+        if _state(folder) == state or not attempts:
+            return found
+    state = _state(folder)
+    return _load(folder, known, _read(folder, known), state, attempts - 1)
+
+
+def _state(folder: Folder) -> Any:
+    """What changes whenever somebody saves into a directory; of a commit, which never does, nothing is asked."""
+    if type(folder) is not Folder:
+        return None
+    try:
+        facts = (folder.path / WEIGHTS).stat()
+    except OSError:
+        return None
+    return facts.st_ino, facts.st_mtime_ns, facts.st_size
+
+
+def _read(folder: Folder, known: Config | None) -> Source:
+    if ours := _newer(folder):
+        config = _named(folder.path / WEIGHTS, catalog.config_from_dict, ours)
+        config = config.with_(provenance=folder.origin(config.provenance))
+        return Source(config, lambda: (config, _vouched(folder, config, ours)))
     if CONFIG not in folder.names:
         raise CorruptFile(f"{folder} has no {CONFIG}: it is not a weights directory.")
     file = folder.file(CONFIG)
@@ -117,38 +164,61 @@ def weights_name(folder: Folder) -> str:
 
 def finite(config: Config, values: checkpoint.Arrays) -> tuple[Config, checkpoint.Arrays]:
     """The same; warns of NaN and infinite values, which spread through every prediction."""
-    import numpy as np
-
-    bad = [key for key, value in values.items() if not np.isfinite(value).all()]
-    if bad:
+    if bad := checkpoint.not_finite(values):
         where = config.provenance.get("source", config.architecture)
         text = f"{where}: {len(bad)} arrays hold NaN or infinite values, such as {bad[0]}: do not use these weights."
         warnings.warn(text, WeightsWarning, stacklevel=2)
     return config, values
 
 
-def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = False, **provenance: Any) -> Path:
+@known_options
+def save_pretrained(
+    model: Any, path: str | os.PathLike[str], *, half: bool = False, provenance: Mapping[str, Any] | None = None
+) -> Path:
     """Write a model of ours as a weights directory, head included, which `build(path)` reads back.
 
     half: kernels in float16, half the size. provenance: facts for config.json and the model card, such as
-    `metrics={"accuracy": 0.91}`, `data=...`, `command=...`, `license=...`; they add to what the model knows.
-    All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours.
+    `{"metrics": {"accuracy": 0.91}, "data": ..., "command": ..., "license": ...}`; they add to what the model knows.
+    All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours, or no longer what
+    its configuration says, such as a quantised one, since `build` could not read it back; RunInUse where a run of
+    another process or thread goes on writing there.
     """
     path = Path(path)
     config = config_of(model)
-    config = config.with_(provenance={**config.provenance, **provenance} or {"source": "random weights"})
-    path.mkdir(parents=True, exist_ok=True)
-    with _alone(path), tempfile.TemporaryDirectory(dir=path, prefix=".") as folder:
-        new = Path(folder)
-        checkpoint.save(checkpoint.arrays(model), new / WEIGHTS, half=half)
-        (new / CONFIG).write_text(config_text(config, {WEIGHTS: record(new / WEIGHTS)}))
-        figures = [name for name in card.FIGURES if (path / name).is_file()]
-        (new / CARD).write_text(card.card(config, path.name, figures=figures))
-        for name in (WEIGHTS, CONFIG, CARD):  # all are whole before the first takes its place
-            os.replace(new / name, path / name)
+    check_readable(model, config)
+    facts = commands.public({**config.provenance, **held_to("provenance", provenance or {}, Mapping)})
+    config = config.with_(provenance=facts or {"source": "random weights"})
+    values = checkpoint.stored(checkpoint.arrays(model), half)
+    ours = {"format": FORMAT, **config.to_dict()}
+    digest = _digest(ours, values)
+    with files.holding(path, files.PATIENCE):
+        files.clear_beside(path / WEIGHTS)  # of one that was killed as it wrote
+        with files.beside(path / WEIGHTS) as new:
+            checkpoint.write_arrays(values, new / WEIGHTS, {OURS: json.dumps({**ours, "digest": digest})})
+            files.write_text(new / CONFIG, config_text(config, {WEIGHTS: {**record(new / WEIGHTS), "digest": digest}}))
+            figures = [name for name in card.FIGURES if (path / name).is_file()]
+            files.write_text(new / CARD, card.card(config, path.name, figures=figures))
+            for name in (WEIGHTS, CONFIG, CARD):  # the first is the moment in which the directory changes
+                os.replace(new / name, path / name)
     return path
 
 
+def check_readable(model: Any, config: Config) -> None:
+    """Refuse a model whose arrays are not those of its configuration: BadSpec says which, before anything is written."""
+    mend = "save it before `quantize` or `enable_lora`, or keep this form with model.save('NAME.keras')."
+    if odd := [k for k, v in checkpoint.variables(model).items() if "float" not in str(v.dtype)]:
+        raise BadSpec(f"{model.name} is quantised ({odd[0]} holds {checkpoint.variables(model)[odd[0]].dtype}): {mend}")
+    wanted = tally.variables(tally.tally(config))
+    found = {key: tuple(v.shape) for key, v in checkpoint.variables(model).items()}
+    if differ := [key for key in wanted | found if wanted.get(key) != found.get(key)]:
+        raise BadSpec(
+            f"{model.name} is no longer the network that its configuration describes: {len(differ)} arrays differ, "
+            f"such as {differ[0]}. If layers were changed or added by hand, keep it with model.save('NAME.keras'); "
+            f"otherwise {mend}"
+        )
+
+
+@known_options
 def config_of(model: Any) -> Config:
     """The configuration that a model of ours carries, also after `keras.saving.load_model`."""
     config = catalog.config_from_dict(record_of(model))
@@ -158,23 +228,50 @@ def config_of(model: Any) -> Config:
 
 def config_text(config: Config, files: Mapping[str, Mapping[str, Any]]) -> str:
     """config.json; `files`: size and sha256 of the files beside it."""
-    return json.dumps({"keras_cnn": {"format": FORMAT, **config.to_dict(), "files": files}}, indent=1) + "\n"
+    return json.dumps({OURS: {"format": FORMAT, **config.to_dict(), "files": files}}, indent=1) + "\n"
 
 
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Writers of one directory take turns, so that its hashes are those of its files; no lock file is left."""
+def _digest(ours: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """A hash of a configuration and its arrays, which names one save."""
+    text = json.dumps({key: ours[key] for key in sorted(ours) if key != "digest"}, sort_keys=True)
+    return hashlib.sha256((text + checkpoint.digest(dict(sorted(values.items())))).encode()).hexdigest()
+
+
+def _newer(folder: Folder) -> dict[str, Any] | None:
+    """The configuration in the weights where that in config.json is of another save, or not there (yet)."""
+    if type(folder) is not Folder or WEIGHTS not in folder.names:
+        return None
+    named = None
+    if CONFIG in folder.names:
+        ours = _read_json(folder.path / CONFIG).get(OURS)
+        listed = ours.get("files") if isinstance(ours, dict) else None
+        about = listed.get(WEIGHTS) if isinstance(listed, dict) else None
+        named = about.get("digest") if isinstance(about, dict) else None
+        if named is None:  # another library's, or of an earlier release
+            return None
+    own = _own(folder.path / WEIGHTS)
+    return own if own and own.get("digest") != named else None
+
+
+def _own(path: Path) -> dict[str, Any] | None:
+    """The configuration that a file of weights holds, unless it is damaged or has none."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        import fcntl
-    except ImportError:  # Windows: the last writer wins file by file
-        yield
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+        with safe_open(path, "np") as file:
+            ours = json.loads((file.metadata() or {})[OURS])
+    except (SafetensorError, ValueError, KeyError, RecursionError, OSError):
+        return None
+    return ours if isinstance(ours, dict) and ours.get("format") == FORMAT else None
+
+
+def _vouched(folder: Folder, config: Config, ours: Mapping[str, Any]) -> checkpoint.Arrays:
+    """Our arrays, from a file that vouches for itself."""
+    path = folder.file(WEIGHTS)
+    values = checkpoint.load(path)
+    if _digest(ours, values) != ours.get("digest"):
+        raise CorruptFile(f"{path} is damaged (its checksum differs), and {CONFIG} is of another save: fetch it again.")
+    return _fitting(path, config, values)
 
 
 def _named(file: Path, parse: Callable[[dict[str, Any]], Config], values: dict[str, Any]) -> Config:
@@ -193,17 +290,23 @@ def _checked(folder: Folder, config: Config, files: Any) -> checkpoint.Arrays:
         safe_name(name, str(folder.path / CONFIG))
     expected = files[WEIGHTS]
     path = folder.file(WEIGHTS, Print(f"sha256:{expected.get('sha256')}", expected.get("size")))
-    values = checkpoint.load(path)
+    return _fitting(path, config, checkpoint.load(path))
+
+
+def _fitting(path: Path, config: Config, values: checkpoint.Arrays) -> checkpoint.Arrays:
     try:  # before a graph of the size that the configuration claims is allocated
         checkpoint.check(tally.variables(tally.tally(config)), values)
+        checkpoint.check_floats(values)
     except WeightsMismatch as mismatch:
         raise WeightsMismatch(f"{path}: {mismatch}") from None
     return finite(config, values)[1]
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if (size := path.stat().st_size) > LARGEST_CONFIG:
+        raise CorruptFile(f"{path} has {size} bytes, and no configuration has more than {LARGEST_CONFIG}: not read.")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # no text, no JSON, a number or a nesting that is too long
         raise CorruptFile(f"{path} is not valid JSON ({error}): fetch it again.") from None
     if not isinstance(values, dict):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import logging
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import __version__
-from keras_cnn.errors import BadSpec, Conflict, HubError, KerasCnnError, NoAccess, NotFound
-from keras_cnn.hub import card, client, hashes
+from keras_cnn import __version__, commands
+from keras_cnn.checks import known_options
+from keras_cnn.errors import BadSpec, Conflict, HubError, KerasCnnError, NoAccess, NotFound, UnsafeFile
+from keras_cnn.hub import api, card, client, hashes, http
 from keras_cnn.hub.directory import CARD, CONFIG, WEIGHTS, Folder, config_text, read
 from keras_cnn.hub.resolve import parse
 from keras_cnn.spec import Config
@@ -32,6 +35,7 @@ class Published:
     files: dict[str, dict[str, str | int]]
 
 
+@known_options
 def publish(
     directory: str | os.PathLike[str],
     repository: str,
@@ -43,6 +47,7 @@ def publish(
     license: str | None = None,
     dry_run: bool = False,
     token: str | None = None,
+    timeout: float | None = None,
 ) -> Published:
     """Upload a weights directory, such as `save_pretrained` or `fine_tune` wrote, as one commit.
 
@@ -50,13 +55,15 @@ def publish(
     repository that is there and public. tag: name of the commit, such as "v1". branch: made from main if it is not
     there. license: of the weights, such as "apache-2.0", where config.json names none. dry_run: check, and tell what
     would be uploaded; nothing is sent, and no token is needed. token: by default HF_TOKEN, or what `hf auth login`
-    stored; it is neither shown nor written.
+    stored; it is neither shown nor written. timeout: seconds without progress after which it is given up; by default
+    KERAS_CNN_TIMEOUT, or a minute.
 
     The weights, config.json with the sha256 of every file, the model card and the figures beside them are one commit:
-    others see all of it or nothing. Where it fails, a repository or branch that this call made is removed again. The
-    same call again, after a failure, publishes what is missing and nothing twice.
+    others see all of it or nothing. Nothing on the hub is ever deleted: where it fails, an empty repository or branch
+    that this call made stays, and the error says so. The same call again publishes what is missing and nothing twice.
     Raises BadSpec without a licence, NoAccess without the right, Conflict where someone else published in between, the
-    tag is taken, or the repository is public against `private`, CorruptFile for a damaged directory, HubError.
+    tag is taken, or the repository is public against `private`, CorruptFile for a damaged directory, UnsafeFile for a
+    card or a picture that is a link to another place, HubError.
 
     >>> import keras_cnn as kc
     >>> directory = kc.pull("resnet18.tiny_in200")  # or what fine_tune wrote
@@ -70,20 +77,20 @@ def publish(
         parse(f"hf://{repository}@{name}")  # what no address can name is refused before anything is made
     folder = Folder(Path(directory))
     config = _public(_licensed(_valid(folder), folder, license), folder)
-    with tempfile.TemporaryDirectory() as aside:
-        files = _files(folder, config, repository, Path(aside))
-        told = {name: hashes.record(path) for name, path in files.items()}
-        if dry_run:
-            return Published(repository, branch, None, tag, None, told)
-        api = _api(token, repository)
-        message = message or f"Publish {config.architecture} with keras_cnn {__version__}"
-        with contextlib.ExitStack() as made:
-            refs = _refs(made, api, repository, private)
-            tagged = _tagged(api, repository, tag, refs, files)
-            parent = _head(made, api, repository, branch, refs, tagged)
-            commit = tagged or _commit(api, repository, branch, parent, files, message)
-    if tag:
-        _tag(api, repository, tag, commit)
+    files = _files(folder, config, repository)
+    told = {name: _record(content) for name, content in files.items()}
+    if dry_run:
+        return Published(repository, branch, None, tag, None, told)
+    message = message or f"Publish {config.architecture} with keras_cnn {__version__}"
+    with client.patience(timeout), contextlib.ExitStack() as made:
+        hub = _Hub(repository, token)
+        refs = _refs(made, hub, private)
+        tagged = _tagged(hub, tag, refs, files)
+        parent = _head(made, hub, branch, refs, tagged)
+        commit = tagged or _commit(hub, branch, parent, files, message)
+        made.pop_all()
+        if tag:
+            _tag(hub, tag, commit)
     return Published(repository, branch, commit, tag, f"{client.endpoint()}/{repository}/tree/{tag or commit}", told)
 
 
@@ -113,160 +120,209 @@ def _licensed(config: Config, folder: Folder, license: str | None) -> Config:
 def _public(config: Config, folder: Folder) -> Config:
     """The configuration without where things lay on this machine: on the hub that says nothing, or too much."""
     here = ("source", folder.path.resolve().name)  # read from a directory, a network is told to come from there
-    facts = dict(fact for fact in config.provenance.items() if fact != here)
-    if command := facts.get("command"):
-        facts["command"] = card.without_folders(str(command))
-    return config.with_(provenance=facts)
+    return config.with_(provenance=commands.public(dict(fact for fact in config.provenance.items() if fact != here)))
 
 
-def _files(folder: Folder, config: Config, repository: str, aside: Path) -> dict[str, Path]:
-    """What is uploaded, by name: weights and figures as they are, configuration and card written for the hub."""
+def _files(folder: Folder, config: Config, repository: str) -> dict[str, Path | bytes]:
+    """What is uploaded, by name: weights and figures as they are, configuration and card written for the hub.
+
+    All but the weights is read here, so that what was looked at is what is sent; no temporary file can be left over.
+    """
     figures = [name for name in card.FIGURES if name in folder.names]
-    files = {name: folder.path / name for name in (WEIGHTS, *figures)}
-    there = folder.path / CARD
-    if there.is_file() and card.GENERATED not in there.read_text():
-        files[CARD] = there
-    else:
-        files[CARD] = aside / CARD
-        files[CARD].write_text(card.card(config, repository.split("/")[1], f"hf://{repository}", figures))
-    files[CONFIG] = aside / CONFIG
-    records = {name: hashes.record(path) for name, path in sorted(files.items()) if name != CONFIG}
-    files[CONFIG].write_text(config_text(config, records))
+    files: dict[str, Path | bytes] = {WEIGHTS: folder.path / WEIGHTS}  # whose hash the configuration names
+    files |= {name: _own(folder, name) for name in figures}
+    by_hand = _own(folder, CARD).decode() if CARD in folder.names else card.GENERATED
+    if card.GENERATED in by_hand:
+        by_hand = card.card(config, repository.split("/")[1], f"hf://{repository}", figures)
+    files[CARD] = by_hand.encode()
+    records = {name: _record(content) for name, content in sorted(files.items())}
+    files[CONFIG] = config_text(config, records).encode()
     return files
 
 
-def _api(token: str | None, repository: str) -> Any:
-    from huggingface_hub import HfApi, get_token
+def _own(folder: Folder, name: str) -> bytes:
+    """A file's content, if it is the directory's own: through a link, someone could have a private file published.
 
-    token = token or get_token()
-    if not token:
-        raise NoAccess(
-            f"publishing to {repository} needs a token that may write: make one at "
-            f"{client.endpoint()}/settings/tokens, then set HF_TOKEN or run `hf auth login`."
+    In the layout of a hub's cache all files are links, to their content beside the snapshots.
+    """
+    path, root = folder.path / name, folder.path.resolve()
+    places = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    real = path.resolve()
+    if path.is_symlink() and real.parent not in places:
+        raise UnsafeFile(
+            f"{path} is a link to {real}: nothing was sent. Put the file itself there, or remove the link."
         )
-    return HfApi(token=token, library_name="keras_cnn", library_version=__version__)
+    return real.read_bytes()
 
 
-def _refs(made: contextlib.ExitStack, api: Any, repository: str, private: bool) -> Any:
-    """Branches and tags of the repository, which is made if it is not there; `made` removes it after a failure."""
+def _record(content: Path | bytes) -> dict[str, str | int]:
+    if isinstance(content, Path):
+        return hashes.record(content)
+    return {"sha256": sha256(content).hexdigest(), "size": len(content)}
+
+
+class _Hub:
+    """A repository on the hub, as one who may write there."""
+
+    def __init__(self, name: str, token: str | None):
+        from huggingface_hub import HfApi, get_token
+
+        self.name, self.token = name, token or get_token()
+        if not self.token:
+            raise NoAccess(
+                f"publishing to {name} needs a token that may write: make one at "
+                f"{client.endpoint()}/settings/tokens, then set HF_TOKEN or run `hf auth login`."
+            )
+        self._api = HfApi(token=self.token, library_name="keras_cnn", library_version=__version__)
+
+    @property
+    def url(self) -> str:
+        return f"{client.endpoint()}/{self.name}"
+
+    def about(self, revision: str | None = None) -> api.About:
+        return api.about(self.name, revision, self.token)
+
+    def refs(self) -> api.Refs:
+        return api.refs(self.name, self.token)
+
+    def call(self, method: str, *given: Any, **options: Any) -> Any:
+        """A method of the client's, bounded as all requests are."""
+        http.hooked()
+        return getattr(self._api, method)(self.name, *given, **options)
+
+    def write(self, method: str, **options: Any) -> bool:
+        """The same, repeated; False where what it makes is there already, be it someone else's or of a lost answer."""
+        try:
+            client.persist(lambda: self.call(method, **options), self.name, options.get("revision"))
+        except HubError as error:
+            if _status(error) != 409:
+                raise
+            return False
+        return True
+
+
+def _refs(made: contextlib.ExitStack, hub: _Hub, private: bool) -> api.Refs:
+    """Branches and tags of the repository, which is made if it is not there."""
     try:
-        return _look(api, repository, private)
+        return _look(hub, private)
     except NotFound:
-        if _new(partial(api.create_repo, repository, private=private), repository):
-            made.enter_context(_or_removed(repository, repository, partial(_remove_repository, api, repository)))
-    return _look(api, repository, private)  # again: someone else may have been faster, with a public one
+        if hub.write("create_repo", private=private):
+            made.enter_context(_told(f"The repository {hub.name}", f"{hub.url}/settings"))
+    return _look(hub, private)  # again: someone else may have been faster, with a public one
 
 
-def _look(api: Any, repository: str, private: bool) -> Any:
-    info = client.persist(lambda: api.model_info(repository), repository)
-    if private and not info.private:
+def _look(hub: _Hub, private: bool) -> api.Refs:
+    if private and not hub.about().private:
         raise Conflict(
-            f"{repository} is public already, and private=True (--private) would not change that: nothing was sent. "
-            f"Make it private at {client.endpoint()}/{repository}/settings, or publish to a new name."
+            f"{hub.name} is public already, and private=True (--private) would not change that: nothing was sent. "
+            f"Make it private at {hub.url}/settings, or publish to a new name."
         )
-    return client.persist(lambda: api.list_repo_refs(repository), repository)
+    return hub.refs()
 
 
-def _head(
-    made: contextlib.ExitStack, api: Any, repository: str, branch: str, refs: Any, tagged: str | None
-) -> str | None:
+def _head(made: contextlib.ExitStack, hub: _Hub, branch: str, refs: api.Refs, tagged: str | None) -> str | None:
     """The branch's last commit; the branch is made if it is not there, at `tagged` if that is what to publish."""
-    heads = {ref.name: ref.target_commit for ref in refs.branches}
-    if branch in heads or branch == "main":
-        return heads.get(branch)
-    start = tagged or heads.get("main")
-    if _new(partial(api.create_branch, repository, branch=branch, revision=start), repository, branch):
-        remove = partial(_remove_branch, api, repository, branch, start)
-        made.enter_context(_or_removed(f"branch {branch!r} of {repository}", repository, remove))
+    if branch in refs.branches or branch == "main":
+        return refs.branches.get(branch)
+    start = tagged or refs.branches.get("main")
+    if hub.write("create_branch", branch=branch, revision=start):
+        made.enter_context(_told(f"The branch {branch!r} of {hub.name}", f"{hub.url}/tree/{branch}"))
     return start
 
 
-def _new(create: Callable[[], Any], repository: str, revision: str | None = None) -> bool:
-    """Make something; False where it is there already, be it someone else's or that of a lost answer."""
-    try:
-        client.persist(create, repository, revision)
-    except HubError as error:
-        if _status(error) != 409:
-            raise
-        return False
-    return True
-
-
 @contextlib.contextmanager
-def _or_removed(what: str, repository: str, remove: Callable[[], None]) -> Iterator[None]:
-    """Remove what was made for a block that fails. The block's own error is told; a note, if that fails as well."""
+def _told(what: str, where: str) -> Iterator[None]:
+    """Add to the error of a block that fails what was made for it: others may use it already, so it is not deleted."""
     try:
         yield
-    except BaseException as error:
-        try:
-            with contextlib.suppress(NotFound):  # removed by an attempt whose answer was lost
-                client.persist(remove, repository)
-        except Exception:
-            error.add_note(f"What was made for it, {what}, is empty and still there: publish again, or delete it.")
+    except (Exception, KeyboardInterrupt) as error:
+        error.add_note(
+            f"{what} was made for it and is still there, empty unless only the answer was lost: publish again, or "
+            f"delete it at {where}."
+        )
         raise
 
 
-def _remove_repository(api: Any, repository: str) -> None:
-    """Delete a repository that is as empty as the hub makes it: someone else may have published there since."""
-    refs = api.list_repo_refs(repository)
-    commits = {ref.target_commit for ref in (*refs.branches, *refs.tags)}
-    if len(commits) == 1 and set(api.list_repo_files(repository)) <= {".gitattributes"}:
-        api.delete_repo(repository, missing_ok=True)
-
-
-def _remove_branch(api: Any, repository: str, branch: str, start: str | None) -> None:
-    """Delete a branch that is where it was made."""
-    if (branch, start) in [(ref.name, ref.target_commit) for ref in api.list_repo_refs(repository).branches]:
-        api.delete_branch(repository, branch=branch)
-
-
-def _commit(api: Any, repository: str, branch: str, parent: str | None, files: Mapping[str, Path], message: str) -> str:
+def _commit(hub: _Hub, branch: str, parent: str | None, files: Mapping[str, Path | bytes], message: str) -> str:
     """Commit onto `parent`, and onto nothing else; the sha."""
+    if (there := hub.about(branch)) and _holds(there, files):
+        return there.commit
+    with contextlib.ExitStack() as opened:
+        adds = _additions(opened, files)
+        for add in adds:  # one by one, since the client would send several from threads of its own
+            send = partial(_sent, hub, "preupload_lfs_files", [add], revision=branch, free_memory=False)
+            client.persist(send, hub.name, branch)
+        commit = partial(_sent, hub, "create_commit", adds, commit_message=message, revision=branch)
+        commit = partial(commit, parent_commit=parent)
+        try:
+            made = client.persist(commit, hub.name, branch).oid
+        except HubError as error:
+            if _status(error) != 412:
+                raise
+            there = hub.about(branch)
+            if _holds(there, files):  # an earlier attempt had arrived, although its answer did not
+                return there.commit
+            raise Conflict(
+                f"someone else published to {hub.name} at {branch} in between: look at {hub.url}, then publish again "
+                "to put yours on top."
+            ) from error
+    if not api.COMMIT.fullmatch(str(made)):
+        raise http.no_hub(hub.url, f"the commit {http.words(repr(made), 60)}")
+    return made
+
+
+def _additions(opened: contextlib.ExitStack, files: Mapping[str, Path | bytes]) -> list[Any]:
+    """What the client is to send, as open files: a path it would send by a way of its own, which nothing can watch."""
     from huggingface_hub import CommitOperationAdd
 
-    def attempt() -> str:
-        # An earlier attempt may have arrived although its answer did not.
-        if _holds(api, repository, branch, files):
-            return api.model_info(repository, revision=branch).sha
-        operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-        info = api.create_commit(repository, operations, commit_message=message, revision=branch, parent_commit=parent)
-        return info.oid
+    logging.getLogger("huggingface_hub._commit_api").addFilter(_no_news)
+    sources = {
+        name: opened.enter_context(one.open("rb")) if isinstance(one, Path) else io.BytesIO(one)
+        for name, one in files.items()
+    }
+    return [CommitOperationAdd(name, source) for name, source in sources.items()]
 
-    try:
-        return client.persist(attempt, repository, branch)
-    except HubError as error:
-        if _status(error) != 412:
-            raise
-        raise Conflict(
-            f"someone else published to {repository} at {branch} in between: look at {client.endpoint()}/{repository}, "
-            "then publish again to put yours on top."
-        ) from error
+
+def _sent(hub: _Hub, method: str, adds: list[Any], **options: Any) -> Any:
+    for add in adds:
+        add.path_or_fileobj.seek(0)  # an attempt that failed has read it
+    return hub.call(method, adds, **options)
+
+
+def _no_news(record: logging.LogRecord) -> bool:
+    return "binary IO buffer" not in record.getMessage()  # told at each upload: it is what we want
 
 
 def _status(error: BaseException) -> int | None:
-    return getattr(getattr(error.__cause__, "response", None), "status_code", None)
+    return getattr(error.__cause__, "status", None)
 
 
-def _holds(api: Any, repository: str, revision: str, files: Mapping[str, Path]) -> bool:
+def _holds(there: api.About, files: Mapping[str, Path | bytes]) -> bool:
     """Whether a revision has exactly these contents of the files."""
-    info = api.model_info(repository, revision=revision, files_metadata=True)
-    theirs = {one.rfilename: f"sha256:{one.lfs.sha256}" if one.lfs else f"git:{one.blob_id}" for one in info.siblings}
-    return all(name in theirs and hashes.fits(path, (hashes.Print(theirs[name]),)) for name, path in files.items())
+    return all(name in there.files and _fits(one, there.files[name]) for name, one in files.items())
 
 
-def _tagged(api: Any, repository: str, tag: str | None, refs: Any, files: Mapping[str, Path]) -> str | None:
+def _fits(content: Path | bytes, want: hashes.Print) -> bool:
+    if isinstance(content, Path):
+        return hashes.fits(content, (want,))
+    digest = hashes.begin(hashes.Print(want.hash, len(content)))
+    digest.update(content)
+    return want.fits(digest.hexdigest(), len(content))
+
+
+def _tagged(hub: _Hub, tag: str | None, refs: api.Refs, files: Mapping[str, Path | bytes]) -> str | None:
     """The commit that the tag names already, if it is this very content; Conflict if it is another."""
-    commit = next((ref.target_commit for ref in refs.tags if ref.name == tag), None)
-    if commit and not client.persist(lambda: _holds(api, repository, commit, files), repository, tag):
-        raise Conflict(f"{repository} has a tag {tag!r} of another content: tags stay as they are; choose a new one.")
+    commit = refs.tags.get(tag) if tag else None
+    if commit and not _holds(hub.about(commit), files):
+        raise Conflict(f"{hub.name} has a tag {tag!r} of another content: tags stay as they are; choose a new one.")
     return commit
 
 
-def _tag(api: Any, repository: str, tag: str, commit: str) -> None:
+def _tag(hub: _Hub, tag: str, commit: str) -> None:
     try:
-        client.persist(lambda: api.create_tag(repository, tag=tag, revision=commit, exist_ok=True), repository, tag)
+        hub.write("create_tag", tag=tag, revision=commit)
     except HubError as error:
         raise HubError(
-            f"{repository} is published as commit {commit}, but the tag {tag!r} could not be set: publish again to set "
+            f"{hub.name} is published as commit {commit}, but the tag {tag!r} could not be set: publish again to set "
             f"it; nothing is uploaded twice. ({error})"
         ) from error

@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_cnn.hub import hashes
+from keras_cnn.checks import known_options
+from keras_cnn.hub import client, hashes
 from keras_cnn.hub.directory import CARD, CONFIG, Folder, weights_name
 from keras_cnn.hub.remote_file import RemoteFile
 from keras_cnn.hub.resolve import place, source_at
@@ -23,10 +24,13 @@ class Pulled:
     files: dict[str, dict[str, str | int]]
 
 
-def pull(name: str | os.PathLike[str]) -> Path:
+@known_options
+def pull(name: str | os.PathLike[str], *, timeout: float | None = None) -> Path:
     """Fetch weights and check them, so that `build(name)` needs no network; their directory or file.
 
     name: as of `build`: a tag, `hf://owner/name[@revision]`, or a directory, which is only checked.
+    timeout: seconds without progress after which it is given up; by default KERAS_CNN_TIMEOUT, or a minute. What has
+    come by then is kept, and the next call goes on from there.
     Raises HubError where the hub refuses or cannot be reached, CorruptFile for a file with another hash than
     published, CacheError where there is no room for it.
 
@@ -34,12 +38,16 @@ def pull(name: str | os.PathLike[str]) -> Path:
     >>> kc.pull("resnet18.tiny_in200").name
     'resnet18.tiny_in200'
     """
-    return fetch(name).path
+    return fetch(name, timeout=timeout).path
 
 
-def fetch(name: str | os.PathLike[str]) -> Pulled:
+def fetch(name: str | os.PathLike[str], *, timeout: float | None = None) -> Pulled:
     """As `pull`, with what was fetched."""
-    name = os.fspath(name)
+    with client.patience(timeout):
+        return _fetch(os.fspath(name))
+
+
+def _fetch(name: str) -> Pulled:
     found = place(name)
     if isinstance(found, Folder):
         source = source_at(found, name)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from keras_cnn.errors import CorruptFile, Offline
-from keras_cnn.hub import client
+from keras_cnn.errors import Offline
+from keras_cnn.hub.download import download, sweep
 from keras_cnn.hub.hashes import Print, fits
 
 
@@ -36,47 +35,16 @@ class RemoteFile:
 
         Raises Offline, CacheError, CorruptFile: then none is left in the cache.
         """
-        path = self.path
-        if not (path.is_file() and fits(path, (Print(self.hash),))):
-            client.persist(self._obtain, self.url)
-        return path
-
-    def _obtain(self) -> None:
-        from huggingface_hub.utils import WeakFileLock
-
-        path, prints = self.path, (Print(self.hash),)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(path.with_name(f"{path.name}.lock")):  # one process fetches, the others wait for it
-            for _ in range(2):
-                if path.is_file() and fits(path, prints):
-                    return
-                client.persist(self._fetch, self.url)
-            if fits(path, prints):
-                return
-            path.unlink()
-        raise CorruptFile(f"{self.url} has another content than the catalogue says ({self.hash}): it was not used.")
-
-    def _fetch(self) -> None:
         from huggingface_hub import constants
-        from huggingface_hub.utils import get_session, tqdm
 
+        path, want = self.path, Print(self.hash)
+        if path.is_file() and fits(path, (want,)):
+            return path
         if constants.HF_HUB_OFFLINE:
             raise Offline(
                 f"{self.url} is not in the cache, and HF_HUB_OFFLINE is set: unset it where there is a network."
             )
-        handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".")
-        try:
-            with (
-                os.fdopen(handle, "wb") as file,
-                get_session().stream("GET", self.url, follow_redirects=True) as response,
-            ):
-                response.raise_for_status()
-                size = int(response.headers.get("Content-Length", 0))
-                with tqdm(total=size or None, unit="B", unit_scale=True, desc=self.path.name) as bar:
-                    for chunk in response.iter_bytes(1 << 20):
-                        file.write(chunk)
-                        bar.update(len(chunk))
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, self.path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        files = Path(constants.HF_HOME) / "keras_cnn" / "files"
+        sweep(files.glob("*"))
+        download(self.url, path, want, repo=self.url, lock=path.with_name(f"{path.name}.lock"), headers={})
+        return path

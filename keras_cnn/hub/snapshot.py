@@ -1,7 +1,8 @@
 """One commit of a repository, in the cache of the huggingface_hub client, every file checked before it is used.
 
-The client itself checks the size of what it downloads and nothing else. So what the hub says of a commit's files is
-kept beside the cache, in `HF_HOME/keras_cnn`, and a file is compared with it whenever it is read, offline too.
+The client itself checks the size of what it downloads and nothing else, and believes the names that a server gives. So
+what the hub says of a commit's files is kept beside the cache, in `HF_HOME/keras_cnn`, and a file is compared with it
+whenever it is read, offline too; files are downloaded here, and laid out as the client lays them out.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ import contextlib
 import json
 import os
 import re
+import shutil
+import threading
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import __version__, checkpoint
-from keras_cnn.errors import CorruptFile, HubError, HubWarning, NotFound, Offline
-from keras_cnn.hub import client
+from keras_cnn import checkpoint
+from keras_cnn.errors import CorruptFile, HubWarning, NotFound, Offline
+from keras_cnn.hub import api, client
+from keras_cnn.hub.api import COMMIT
 from keras_cnn.hub.directory import CONFIG, Folder, differs
-from keras_cnn.hub.hashes import Print, fits, safe_name
+from keras_cnn.hub.download import download, sweep
+from keras_cnn.hub.hashes import Print, fits
 
 LOCAL_HUB = "KERAS_CNN_HUB"  # a folder in the layout of the client's cache, looked into first and never written to
-COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGITS = {64: "sha256", 40: "git"}  # a link in the cache leads to a file that is named by its hash: which one
 
 
@@ -48,34 +52,19 @@ class Snapshot(Folder):
         return super().names if self.prints is None else sorted(self.prints)
 
     def file(self, name: str, *prints: Print) -> Path:
-        """As a Folder's; fetched where it is missing, and once more where its content is not what it should be."""
+        """As a Folder's; fetched where it is missing, or where its content is not what it should be."""
         prints = (*prints, *self._told(name))
         path = self.path / name
-        if not path.is_file():
-            self._fetch(name)
-        if fits(path, prints):
+        there = path.is_file()
+        if there and fits(path, prints):
             return path
-        if not self.remote:
-            raise differs(path, f"the hub has as {name} of {self}")
-        client.persist(lambda: self._mend(name, prints), self.repo, self.commit)
-        return path
-
-    def _mend(self, name: str, prints: tuple[Print, ...]) -> None:
-        from huggingface_hub.utils import WeakFileLock
-
-        path, lock = self.path / name, _record(self.repo, self.commit).with_suffix(".lock")
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(lock):  # one process mends, the others find it done
+        if self.remote:
+            self._fetch(name)
             if fits(path, prints):
-                return
-            self._fetch(name, force=True)
-            if fits(path, prints):
-                return
-            _remove(path)
-        raise CorruptFile(
-            f"{self}: {name} came twice with another content than the hub says (its sha256 differs), and was removed: "
-            "try later, or tell the repository's owner."
-        )
+                return path
+        elif not there:
+            raise not_cached(f"{name} of {self}", f"hf://{self.repo}@{self.commit}")
+        raise differs(path, f"the hub has as {name} of {self}" if not self.remote else f"{self.path / CONFIG} names")
 
     def origin(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         return {**facts, "source": str(self)}
@@ -89,23 +78,25 @@ class Snapshot(Folder):
         target = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
         return [Print(f"{DIGITS[len(target)]}:{target}")] if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", target) else []
 
-    def _fetch(self, name: str, force: bool = False) -> None:
-        from huggingface_hub import hf_hub_download
+    def _fetch(self, name: str) -> None:
+        """As the client lays files out: the content under its hash, which the hub's record has, and a link to it."""
+        from huggingface_hub import constants, hf_hub_url
 
-        if not self.remote:
-            raise not_cached(f"{name} of {self}", f"hf://{self.repo}@{self.commit}")
-        client.persist(
-            lambda: hf_hub_download(
-                self.repo,
-                name,
-                revision=self.commit,
-                force_download=force,
-                library_name="keras_cnn",
-                library_version=__version__,
-            ),
-            self.repo,
-            self.commit,
+        assert self.prints is not None
+        want, cache = self.prints[name], Path(constants.HF_HUB_CACHE)
+        digits = want.hash.partition(":")[2]
+        blob = _storage(self.repo) / "blobs" / digits
+        sweep(cache.glob("models--*/blobs"))
+        download(
+            hf_hub_url(self.repo, name, revision=self.commit),
+            blob,
+            want,
+            repo=self.repo,
+            lock=cache / ".locks" / folder_name(self.repo) / f"{digits}.lock",
+            headers=client.headers(),
         )
+        with client.explaining(self.repo):
+            _link(self.path / name, blob)
 
 
 def repository(repo: str, revision: str | None = None) -> Snapshot:
@@ -124,8 +115,10 @@ def repository(repo: str, revision: str | None = None) -> Snapshot:
         return _ask(repo, revision)
     except Offline as error:
         commit = commit_of(_storage(repo), revision)
+        if commit is None and _offline():
+            raise not_cached(f"{repo} at revision {revision}", f"hf://{repo}@{revision}") from error
         if commit is None:
-            raise not_cached(f"{repo} at revision {revision}", f"hf://{repo}@{revision}", error) from error
+            raise Offline(f"{error} No commit of {revision} is in the cache.") from error
         if not _offline():
             warnings.warn(f"{error} Using the cached commit {commit} of {revision}.", HubWarning, stacklevel=2)
         return _cached(repo, commit, _read_record(repo, commit), remote=False)
@@ -152,37 +145,27 @@ def commit_of(storage: Path, revision: str) -> str | None:
     return revision if COMMIT.fullmatch(revision) and (storage / "snapshots" / revision).is_dir() else None
 
 
-def not_cached(what: str, address: str, why: Exception | None = None) -> Offline:
+def not_cached(what: str, address: str) -> Offline:
     return Offline(
         f"{what} is not in the cache, and the hub cannot be asked: run `keras-cnn pull {address}` where there is a "
-        f"network, with the same HF_HOME, and without HF_HUB_OFFLINE.{f' ({why})' if why and not _offline() else ''}"
+        "network, with the same HF_HOME, and without HF_HUB_OFFLINE."
     )
 
 
 def _ask(repo: str, revision: str) -> Snapshot:
     """What the hub says of a revision; noted for later, when there may be no network."""
-    from huggingface_hub import HfApi
-
-    api = HfApi(library_name="keras_cnn", library_version=__version__)
-    info = client.persist(
-        lambda: api.model_info(repo, revision=revision, files_metadata=True, timeout=10), repo, revision
-    )
-    commit = info.sha or ""
-    if not COMMIT.fullmatch(commit):
-        raise HubError(f"{client.endpoint()} names {commit!r} as the commit of {repo}: it is no hub.")
-    prints = {safe_name(file.rfilename, repo): _print(file) for file in info.siblings or ()}
-    if CONFIG not in prints:
+    if _offline():
+        raise Offline(f"{repo} is needed from the hub, and HF_HUB_OFFLINE is set.")
+    told = api.about(repo, revision)
+    if CONFIG not in told.files:
         raise NotFound(f"{repo} has no {CONFIG} at {revision}: it holds no network that keras_cnn reads.")
     with contextlib.suppress(OSError):  # a read-only cache serves what it has
-        record = {name: {"hash": one.hash, "size": one.size} for name, one in prints.items()}
-        checkpoint.write_beside(_record(repo, commit), lambda path: Path(path).write_text(json.dumps(record)))
+        record = {name: {"hash": one.hash, "size": one.size} for name, one in told.files.items()}
+        checkpoint.write_beside(_record(repo, told.commit), lambda path: Path(path).write_text(json.dumps(record)))
         if not COMMIT.fullmatch(revision):  # as the client does it, for itself and for others
-            checkpoint.write_beside(_storage(repo) / "refs" / revision, lambda path: Path(path).write_text(commit))
-    return _cached(repo, commit, prints, remote=True)
-
-
-def _print(file: Any) -> Print:
-    return Print(f"sha256:{file.lfs.sha256}" if file.lfs else f"git:{file.blob_id}", file.size)
+            ref = _storage(repo) / "refs" / revision
+            checkpoint.write_beside(ref, lambda path: Path(path).write_text(told.commit))
+    return _cached(repo, told.commit, told.files, remote=True)
 
 
 def _cached(repo: str, commit: str, prints: Mapping[str, Print] | None, remote: bool) -> Snapshot:
@@ -205,19 +188,32 @@ def _record(repo: str, commit: str) -> Path:
 def _read_record(repo: str, commit: str) -> dict[str, Print] | None:
     path = _record(repo, commit)
     try:
-        return {name: Print(one["hash"], one["size"]) for name, one in json.loads(path.read_text()).items()}
+        return {name: _noted(one["hash"], one["size"]) for name, one in json.loads(path.read_text()).items()}
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError):
         raise CorruptFile(f"{path} is damaged: delete it; it is written anew when the hub is asked next.") from None
 
 
-def _remove(path: Path) -> None:
-    """Delete a file of the cache, and what its link leads to."""
-    while path.is_symlink():
-        link, path = path, path.parent / os.readlink(path)
-        link.unlink()
-    path.unlink(missing_ok=True)
+def _noted(digits: str, size: int) -> Print:
+    if not re.fullmatch(r"git:[0-9a-f]{40}|sha256:[0-9a-f]{64}", digits) or type(size) is not int:
+        raise ValueError(digits)
+    return Print(digits, size)
+
+
+def _link(path: Path, blob: Path) -> None:
+    """Put a link to a blob at a path; the file itself where there are no links, as the client does it."""
+    if path.is_file() and path.resolve() == blob.resolve():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        aside.symlink_to(os.path.relpath(blob, path.parent))
+    except (OSError, NotImplementedError):
+        if os.name == "posix":
+            raise
+        shutil.copyfile(blob, aside)
+    os.replace(aside, path)
 
 
 def _offline() -> bool:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec
 from keras_cnn.tally import NORM_COSTS, Row, by_stage
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import keras
 
 
+@known_options
 def profile(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> dict[str, list[Row]]:
     """What each layer of a model holds and costs for one image, by stage: the first token of the layer's name.
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cnn.checks import known_options
 from keras_cnn.data import Data
 from keras_cnn.errors import BadData
 from keras_cnn.selection import stage_of
@@ -19,6 +20,7 @@ from keras_cnn.transfer.given import Given
 Moments = tuple[int, np.ndarray, np.ndarray]  # elements of each channel; their mean and variance, (channels,)
 
 
+@known_options
 def recalibrate_batchnorm(
     model: Any, data: Any, *, batch_size: int = 128, stages: Collection[str] | None = None
 ) -> Any:

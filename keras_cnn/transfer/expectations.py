@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, get_type_hints
 import keras
 import numpy as np
 
-from keras_cnn import checkpoint
+from keras_cnn import checkpoint, training
 from keras_cnn.checkpoint import write_beside
+from keras_cnn.checks import known_options
 from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
-from keras_cnn.training import train
 from keras_cnn.transfer.finetune import fine_tune
 from keras_cnn.transfer.probing import probe
 
@@ -46,6 +46,7 @@ class Row(NamedTuple):
     accuracy: float
 
 
+@known_options
 def study(
     build: Callable[[bool], Any],
     data: Data,
@@ -101,7 +102,7 @@ def study(
                 options = {"seed": seed, "epochs": epochs, "verbose": 0}
                 if method == "scratch":
                     net = build(False)
-                    history = train(
+                    history = training.train(
                         net, subset.train, subset.val, epochs=scratch_epochs, rate=scratch_rate, verbose=0
                     ).history
                 elif method == "linear probe":

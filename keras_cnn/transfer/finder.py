@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_cnn.bars import progress
+from keras_cnn.checks import known_options
 from keras_cnn.data import Data
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.recipe import OneCycle
@@ -31,6 +32,7 @@ class Finding:
         return self.rates[int(np.argmin(fall))]
 
 
+@known_options
 def lr_find(
     model: Any, data: Any, *, low: float = 1e-6, high: float = 1.0, steps: int = 100, batch_size: int = 32
 ) -> Finding:

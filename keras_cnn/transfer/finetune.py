@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cnn import checkpoint, evaluation, recipe
-from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
+from keras_cnn import checkpoint, evaluation, labelled, recipe, state
+from keras_cnn.checks import known_options
+from keras_cnn.data import Data
+from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.selection import CLASSIFIERS, stage_of
+from keras_cnn.spec import keep_window
 from keras_cnn.transfer import frozen, probing
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.examples import Batches, Examples
@@ -23,7 +27,6 @@ from keras_cnn.transfer.freeze import freeze, stages, unfreeze
 from keras_cnn.transfer.given import Given
 from keras_cnn.transfer.options import BATCHNORM, check, class_weights
 from keras_cnn.transfer.phases import WARMUPS, Phase, StageOptimizers, plan
-from keras_cnn.transfer.progress import Keeper, Values
 
 
 class TuningHistory(keras.callbacks.History):
@@ -32,11 +35,13 @@ class TuningHistory(keras.callbacks.History):
     baselines: probing.Baselines | None = None
 
 
+@known_options
 def fine_tune(
     model: Any,
     train: Any,
     val: Any = None,
     *,
+    validation_data: Any = None,
     schedule: str = "two-phase",
     head_epochs: int = 5,
     epochs: int = 15,
@@ -60,16 +65,19 @@ def fine_tune(
     out: str | Path | None = None,
     half: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
     callbacks: list[Any] | None = None,
     verbose: int | str = "auto",
-    **provenance: Any,
+    provenance: Mapping[str, Any] | None = None,
 ) -> TuningHistory:
     """Teach a pretrained network new classes.
 
     train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, integer
-    labels) with a length, each with such a `val`. batch_size is for arrays. While the whole backbone is frozen it is
-    run once: the head learns on its features of `Data` or arrays, of images as at prediction, however the data is
-    augmented (see `views`). Lower stages that are frozen are run once too where the data is not augmented.
+    labels) with a length, each with such a `val`. Images and labels may also come as Keras has them:
+    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays. While the whole
+    backbone is frozen it is run once: the head learns on its features of `Data` or arrays, of images as at prediction,
+    however the data is augmented (see `views`). Lower stages that are frozen are run once too where the data is not
+    augmented.
 
     schedule: what learns when, one cycle of the rate a phase; each phase starts from the best epoch so far.
         "two-phase": the head, then all stages. "gradual": the head; then a stage more each epoch, from the top; then
@@ -89,9 +97,14 @@ def fine_tune(
     ema: momentum of a running mean of the weights, which is then what is validated and kept; 0 for none.
     patience: epochs without a better validation accuracy after which a phase ends.
     class_weight: weights of the loss by class, or "balanced": inversely to the number of images.
-    out: gets the best epoch as weights directory, at once when it is reached; and, while the run lasts, its state.
-        resume: go on from that state, with the same call; Data and arrays then end with the same weights as if
-        nothing had happened, on one machine with deterministic operations.
+    out: gets the best epoch as weights directory, at once when it is reached, `log.csv`, the hashes of the training
+        images where they are `Data` or arrays (`seen.txt`); and, while the run lasts, its state. It is held for the
+        whole run: RunInUse for another one. RunExists where a run or weights are there already, unless
+    resume: go on from the state that is there, if any, with the same call; Data and arrays then end with the same
+        weights as if nothing had happened, on one machine with deterministic operations (a data set of batches goes on
+        in its own order). A run that is complete is not run again: the model gets its weights. Or unless
+    overwrite: replace what is there.
+    provenance: facts for config.json and the model card there, as of `save_pretrained`.
 
     The model ends with the weights of its best epoch by validation accuracy, compiled, and with the flags of the last
     phase. Returns a Keras History over all phases; its `history["phase"]` has the name of each epoch's, its `baselines`
@@ -119,31 +132,37 @@ def fine_tune(
         seed=seed,
     )
     check(options)
+    state.check(out, resume, overwrite)
     names = list(stages(model))
     rates = {"head_epochs": head_epochs, "epochs": epochs, "head_rate": head_rate, "rate": rate, "decay": decay}
     phases = plan(schedule, names, **rates, above=above)
-    if resume and out is None:
-        raise BadSpec("resume=True needs out: the directory of the run that is to go on.")
     if not phases:
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
+    train, val = labelled.accepted(model, train, val, validation_data)
     given = Given(train, val, batch_size, seed)
-    given.check(model)
+    if isinstance(train, Data):
+        keep_window(model, train.preprocess.window)
     if patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
     weights = class_weights(class_weight, given, model)
-    run = _Run(
-        model=model,
-        given=given,
-        phases=phases,
-        options={**options, "class_weight": weights and list(weights.values())},
-        class_weight=weights,
-        place=cache,
-        best=recipe.Best(model, out, half=half, patience=patience, **provenance),
-        optimizers=StageOptimizers(weight_decay, ema, spare_backbone=l2sp > 0),
-        callbacks=list(callbacks or []),
-        verbose=verbose,
-    )
-    return run.complete(resume)
+    options |= {"class_weight": weights and list(weights.values()), **given.facts}
+    if out is not None:  # hashing takes a moment, and only what is on disk is compared
+        options |= {"network": checkpoint.fingerprint(model), **given.fingerprint}
+    with state.Run(out, options, resume=resume, overwrite=overwrite, hashes=given.seen) as directory:
+        run = _Run(
+            model=model,
+            given=given,
+            phases=phases,
+            options=options,
+            class_weight=weights,
+            place=cache,
+            best=recipe.Best(model, out, half=half, patience=patience, provenance=provenance),
+            optimizers=StageOptimizers(weight_decay, ema, spare_backbone=l2sp > 0),
+            callbacks=list(callbacks or []),
+            verbose=verbose,
+            directory=directory,
+        )
+        return run.recall(directory.end) if directory.end else run.complete()
 
 
 @dataclass(kw_only=True)
@@ -160,56 +179,66 @@ class _Run:
     optimizers: StageOptimizers
     callbacks: list[Any]
     verbose: int | str
+    directory: state.Run
     number: int = 0  # of the phase
     spare: tuple[float, list[np.ndarray]] | None = None  # validation accuracy and weights without any training
     history: TuningHistory = field(default_factory=TuningHistory)
 
     def __post_init__(self) -> None:
-        about = {**self.options, **self.given.facts}
-        if self.best.out is not None:  # hashing takes a moment, and only what is on disk is compared
-            about["network"] = checkpoint.fingerprint(self.model)
-        self.keeper = Keeper(self.best.out, about, self._state)
         self.history.set_model(self.model)
         self.history.on_train_begin()
 
-    def complete(self, resume: bool) -> TuningHistory:
-        state = self.keeper.load() if resume else None
-        try:
-            with _pulled(self.model, self.options["l2sp"]):
-                if self.options["probe"] and self.phases:
-                    self._probe()
-                for number, phase in enumerate(self.phases):
-                    if not state or number >= state[1]["phase"]:
-                        self.number = number
-                        self._fit(phase, state)
-                        state = None
-        except NotFinite:
-            self.keeper.remove()  # going on would end there again
-            raise
+    def complete(self) -> TuningHistory:
+        before = self.directory.state
+        first = before[1]["phase"] if before else 0
+        with _pulled(self.model, self.options["l2sp"]):
+            if self.options["probe"]:
+                self._probe()
+            for number in range(first, len(self.phases)):
+                self.number = number
+                self._fit(self.phases[number], before)
+                before = None
         if self.spare and self.spare[0] > self.best.value:
             self.model.set_weights(self.spare[1])
             self.best.offer({"val_accuracy": self.spare[0]})
         if self.options["bn"] == "recalibrate":
             self._recalibrate()
-        self.keeper.remove()
+        baselines = self.history.baselines
+        self.directory.finish(
+            {"history": recipe.rows(self.history), "baselines": baselines and dataclasses.asdict(baselines)}
+        )
         return self.history
 
-    def _fit(self, phase: Phase, state: tuple[Values, dict[str, Any]] | None) -> None:
-        """Train for a phase, or for what is left of it after `state`, and go back to the best epoch."""
+    def recall(self, end: dict[str, Any]) -> TuningHistory:
+        """A run that is complete: what it kept, and a model as it left it."""
+        if self.verbose:
+            print(f"{self.best.out} holds this run, and it is complete")
+        recipe.recall(self.model, self.best.out)
+        self._choose(self.phases[-1])
+        self._enter(self.phases[-1])
+        recipe.compile_(self.model, self._optimizer(self.phases[-1]), self.options["smoothing"])
+        for logs in end["history"]:
+            recipe.remember(self.history, logs)
+        self.history.baselines = end["baselines"] and probing.Baselines(**end["baselines"])
+        return self.history
+
+    def _fit(self, phase: Phase, before: state.State | None) -> None:
+        """Train for a phase, or for what is left of it after the state `before`, and go back to the best epoch."""
         self._choose(phase)
         learner, data, val = self._task(phase)
-        first = self._go_on(*state) if state else self._enter(phase)
-        steps, warmup = phase.epochs * self.given.steps, WARMUPS[self.options["cycle"]]
-        optimizer = self.optimizers.of_phase(phase, steps, warmup)
+        first = self._go_on(*before) if before else self._enter(phase)
+        optimizer = self._optimizer(phase)
         recipe.compile_(learner, optimizer, self.options["smoothing"])
         done = sum(before.epochs for before in self.phases[: self.number])
-        if self.verbose:
+        if self.verbose and first < phase.epochs:
             print(f"phase {self.number + 1} of {len(self.phases)}: {phase}")
         averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.options["ema"] else []
-        follow = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: self.given.seek(data, done + epoch),
+        # Mean weights are put in place before they are judged, and taken out before the state is written.
+        keep = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self.directory.keep(lambda: self._state(epoch)),
             on_epoch_end=lambda epoch, logs: self._record(phase, logs or {}),
         )
+        seek = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.given.seek(data, done + epoch))
         recipe.fit(
             learner,
             data,
@@ -217,13 +246,17 @@ class _Run:
             epochs=phase.epochs,
             initial_epoch=first,
             class_weight=self.class_weight,
-            # The mean weights are put in place before they are judged, and taken out before the state is written.
-            callbacks=[recipe.StopOnNaN(self.best.out), *averaged, self.keeper, self.best, follow, *self.callbacks],
+            callbacks=[recipe.StopOnNaN(self.best.out), *averaged, keep, self.best, seek, *self.callbacks],
             verbose=self.verbose,
         )
+        if phase is self.phases[-1]:  # so that no epoch is repeated where what follows is cut short
+            self.directory.keep(lambda: self._state(phase.epochs), now=True)
         self.best.restore()
         if learner is not self.model:
             recipe.compile_(self.model, optimizer, self.options["smoothing"])
+
+    def _optimizer(self, phase: Phase) -> keras.optimizers.Optimizer:
+        return self.optimizers.of_phase(phase, phase.epochs * self.given.steps, WARMUPS[self.options["cycle"]])
 
     def _choose(self, phase: Phase) -> None:
         """Set the flags of a phase."""
@@ -274,32 +307,25 @@ class _Run:
         self.best.since = 0
         return 0
 
-    def _go_on(self, values: Values, facts: dict[str, Any]) -> int:
+    def _go_on(self, values: checkpoint.Arrays, facts: dict[str, Any]) -> int:
         """Put everything back as it was when an epoch of a phase began; returns which."""
         self.optimizers.build(self.model, facts["starts"])
         self.optimizers.starts, self.optimizers.scale = facts["starts"], facts["scale"]
-        for key, variable in self._variables().items():
-            variable.assign(values[key])
-        self.best.value, self.best.since = facts["value"], facts["since"]
-        self.best.weights = [values[f"best/{i}"] for i in range(facts["best"])] or None
+        recipe.put_back(self._variables(), values)
+        self.best.go_on(values, facts)
         for logs in facts["history"]:
-            self.history.on_epoch_end(len(self.history.epoch), logs)
+            recipe.remember(self.history, logs)
         return facts["epoch"]
 
-    def _state(self, epoch: int) -> tuple[Values, dict[str, Any]]:
-        best = self.best.weights or []
-        values = {key: np.asarray(ops.convert_to_numpy(v.value)) for key, v in self._variables().items()}
-        values |= {f"best/{i}": value for i, value in enumerate(best)}
-        columns = self.history.history
-        return values, {
+    def _state(self, epoch: int) -> state.State:
+        best, facts = self.best.state()
+        return recipe.values(self._variables()) | best, {
+            **facts,
             "phase": self.number,
             "epoch": epoch,
             "starts": self.optimizers.starts,
             "scale": self.optimizers.scale,
-            "value": self.best.value,
-            "since": self.best.since,
-            "best": len(best),
-            "history": [{key: values[i] for key, values in columns.items()} for i in self.history.epoch],
+            "history": recipe.rows(self.history),
         }
 
     def _variables(self) -> dict[str, Any]:
@@ -307,8 +333,8 @@ class _Run:
         return network | {f"optimizer/{key}": v for key, v in self.optimizers.variables.items()}
 
     def _record(self, phase: Phase, logs: dict[str, Any]) -> None:
-        logs = {key: float(value) for key, value in recipe.of_head(self.model, logs).items()}
-        self.history.on_epoch_end(len(self.history.epoch), {"phase": phase.name, **logs})
+        recipe.remember(self.history, {"phase": phase.name, **recipe.of_head(self.model, logs)})
+        self.directory.log(recipe.rows(self.history))
 
     def _recalibrate(self) -> None:
         """Exact statistics in the stages that learnt, for the best weights; these are kept, since they were asked for.

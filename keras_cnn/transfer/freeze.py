@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_cnn import selection
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec
 from keras_cnn.hub.directory import config_of
 from keras_cnn.selection import CLASSIFIERS, stage_of
 from keras_cnn.tally import NON_TRAINABLE, tally
 
 
+@known_options
 def stages(model: Any) -> dict[str, list[Any]]:
     """Layers of each stage, from `stem` to `head`: the first token of a layer's name is its stage.
 
@@ -28,6 +30,7 @@ def stages(model: Any) -> dict[str, list[Any]]:
     return groups
 
 
+@known_options
 def freeze(model: Any, upto: str | None = None, *, match: str | None = None, fraction: float | None = None) -> Any:
     """Set `trainable=False` on a part of the network; the rest stays as it is.
 
@@ -52,6 +55,7 @@ def freeze(model: Any, upto: str | None = None, *, match: str | None = None, fra
     return model
 
 
+@known_options
 def unfreeze(
     model: Any,
     above: str | None = None,
@@ -118,6 +122,7 @@ class TrainableTable(tuple[TrainableRow, ...]):
         return "\n".join("{:<8}{:>6}{:>14}{:>14}  {}".format(*line).rstrip() for line in lines)
 
 
+@known_options
 def trainable_table(model: Any) -> TrainableTable:
     """How much of each stage learns, as the flags are now.
 

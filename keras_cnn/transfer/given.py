@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -11,24 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn import recipe
+from keras_cnn import checkpoint, recipe, seen
 from keras_cnn.bars import progress
 from keras_cnn.data import Data
 from keras_cnn.deploy import fold
-from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
-from keras_cnn.spec import record_of
+from keras_cnn.errors import BadImage, NotFinite
 from keras_cnn.transfer.cache import Store, features
 from keras_cnn.transfer.examples import Batches, Examples, Pair
 
 MEMORY = 2 << 30  # bytes of features that are held at once
-
-
-def class_names(model: Any) -> tuple[str, ...]:
-    """The names of a network's classes, where it is one of ours and knows them."""
-    try:
-        return tuple(record_of(model)["class_names"])
-    except BadSpec:
-        return ()
 
 
 class Given:
@@ -57,6 +50,28 @@ class Given:
             known |= {"data's seed": self.train.seed}
         return known
 
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """A hash of the training data, where it can be seen again: of arrays, or of the names of files and labels."""
+        if isinstance(self.train, tuple):
+            return {
+                "data": checkpoint.digest(dict(zip(("images", "labels"), map(np.asarray, self.train), strict=True)))
+            }
+        if isinstance(self.train, Data):
+            split = self.train.splits.train
+            names = json.dumps([source.name for source in split.sources]).encode()
+            labels = np.asarray(split.labels, "int64").tobytes()
+            return {"data": hashlib.sha256(names + labels + repr(self.train.preprocess.size).encode()).hexdigest()}
+        return {}
+
+    def seen(self) -> list[str]:
+        """The hashes of the training images, as the network sees them; none of a data set of batches."""
+        if not self.again:
+            return []
+        with BadImage.surfacing():
+            batches = progress(self.plain(), "hashing images", self.steps)
+            return [one for images, _ in batches for one in seen.of(images)]
+
     @property
     def count(self) -> int:
         """Training images; for a data set, batches."""
@@ -68,32 +83,6 @@ class Given:
     def steps(self) -> int:
         """Batches of an epoch."""
         return math.ceil(self.count / self.batch_size) if self.again else self.count
-
-    def check(self, model: Any) -> None:
-        """Raise BadData where the network has other classes than the data, or the data has none to tell apart."""
-        classes = model.outputs[0].shape[-1]
-        mend = "build the network with classes=data.class_names, or give it another head with replace_head."
-        if isinstance(self.train, Data):
-            names, heads = self.train.class_names, class_names(model)
-            if len(names) != classes:
-                raise BadData(f"the data has {len(names)} classes, the network's head {classes}: {mend}")
-            if heads and heads != names:  # as many, but others, or in another order
-                other = next(i for i in range(classes) if heads[i] != names[i])
-                raise BadData(
-                    f"class {other} is {names[other]!r} in the data and {heads[other]!r} in the network's head: {mend}"
-                )
-        for name, arrays in (("training", self.train), ("validation", self.val)):
-            if strange := [label for label in _labels(arrays) if not 0 <= label < classes]:
-                raise BadData(f"a label of the {name} images is {strange[0]}, the head has {classes} classes: {mend}")
-        self.check_labels()
-
-    def check_labels(self) -> None:
-        """Raise BadData where arrays have one class, or one that cannot be learnt; `Data` was checked when loaded."""
-        seen = _labels(self.train)
-        if len(seen) == 1:
-            raise BadData(f"all training images are of class {seen[0]}: there is nothing to tell apart; add others.")
-        if seen and (unknown := sorted(set(_labels(self.val)) - set(seen))):
-            raise BadData(f"class {unknown[0]} has validation images, but no training images; add some.")
 
     def labels(self) -> np.ndarray | None:
         """Integer labels of the training images, where they can be told."""
@@ -153,11 +142,6 @@ class Given:
             return self.plain()
         self.train.seek(number)
         return self.train.train
-
-
-def _labels(arrays: Any) -> list[int]:
-    """The integer labels that a pair of arrays has; none where they are shares, or it is no pair of arrays."""
-    return np.unique(arrays[1]).tolist() if isinstance(arrays, tuple) and np.ndim(arrays[1]) == 1 else []
 
 
 class _Folded:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_cnn import checkpoint
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec
 from keras_cnn.graph import assemble
 from keras_cnn.hub.directory import config_of
@@ -15,6 +16,7 @@ from keras_cnn.spec import Head
 from keras_cnn.transfer.freeze import stages
 
 
+@known_options
 def replace_head(model: Any, head: Head, class_names: Sequence[str] = ()) -> Any:
     """A new model with the same backbone, weights and `trainable` flags, and a fresh head.
 
@@ -33,6 +35,7 @@ def replace_head(model: Any, head: Head, class_names: Sequence[str] = ()) -> Any
     return new
 
 
+@known_options
 def features(model: Any, names: Sequence[str]) -> Any:
     """A model from images to the feature maps of stages; it shares the given model's layers.
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnn import labelled
+from keras_cnn.checks import known_options
 from keras_cnn.errors import BadData
 from keras_cnn.transfer import frozen
 from keras_cnn.transfer.examples import Pair
@@ -34,17 +36,25 @@ class Baselines:
         return f"your data, these features, {self.seconds:.1f} seconds: {what}"
 
 
+@known_options
 def probe(
-    model: Any, train: Any, val: Any = None, *, batch_size: int = 32, cache: bool | str | Path = True
+    model: Any,
+    train: Any,
+    val: Any = None,
+    *,
+    validation_data: Any = None,
+    batch_size: int = 32,
+    cache: bool | str | Path = True,
 ) -> Baselines:
     """How well logistic regression and cosine nearest neighbours do on the features below the head: no training.
 
-    train, val: `Data`, or two pairs of arrays (images, integer labels); of more than 10,000 training images so many
-    are drawn. cache: as in `fine_tune`, which then finds the features on disk. The model is not touched.
+    train, val: `Data`, or two pairs of arrays (images, integer labels), in any of the forms of `fine_tune`; of more
+    than 10,000 training images so many are drawn. cache: as in `fine_tune`, which then finds the features on
+    disk. The model is not touched.
     Raises BadData where there is nothing to validate on.
     """
+    train, val = labelled.accepted(model, train, val, validation_data, head=False)
     given = Given(train, val, batch_size, 0)
-    given.check_labels()
     found = given.features(frozen.backbone(model)[0], cache)
     if not found or not found[1]:
         raise BadData("a probe needs training and validation images, as Data or as arrays, that fit into memory.")

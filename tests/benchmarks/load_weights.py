@@ -31,7 +31,7 @@ COMMIT = "c" * 40
 def cached(model, home: Path) -> str:
     """Put the network into the cache as a pull leaves it, with our note of what the hub said; its address."""
     folder = home / "hub" / "models--me--net" / "snapshots" / COMMIT
-    kc.save_pretrained(model, folder, license="mit")
+    kc.save_pretrained(model, folder, provenance={"license": "mit"})
     prints = {
         file.name: {"hash": f"sha256:{hashes.digest(file)}", "size": file.stat().st_size} for file in folder.iterdir()
     }

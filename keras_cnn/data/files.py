@@ -1,0 +1,143 @@
+"""The files of a data set: a folder's, walked without being led astray, or those of a zip, read where they are."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from keras_cnn.data.images import printable, read_bounded
+from keras_cnn.errors import BadData
+
+NOISE = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+DEEPEST = 100  # folders around a member of a zip: its name of 64 KiB could claim 32,000
+Parts = tuple[str, ...]  # a place below the root
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image, not decoded yet. key: place in the data set; name: what messages call it; open: a stream of its bytes.
+
+    A key may hold bytes that are no UTF-8, as names of files do (`os.fsdecode`); a name can always be printed.
+    """
+
+    key: str
+    name: str
+    open: Callable[[], IO[bytes]]
+
+    def read(self) -> bytes:
+        """All bytes; BadImage where there are more than an image may have."""
+        with self.open() as file:
+            return read_bounded(file, self.name)
+
+
+@dataclass(frozen=True)
+class Files:
+    """What lies below a root. skipped: links back to a folder above, and what is neither a folder nor a file."""
+
+    folders: set[Parts] = field(default_factory=set)
+    files: dict[Parts, Source] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+
+
+def files_of(root: Path) -> Files:
+    """The files of a folder or zip, without hidden ones and those that systems add; BadData for anything else."""
+    if root.is_dir():
+        return _folder(root)
+    if root.is_file():  # a pipe would be waited for, a device read without end
+        return _zip(root)
+    found = "neither a folder nor a zip" if root.exists() else "no such file or folder"
+    raise BadData(f"{printable(root)}: {found}; give a folder, a zip, tfds:NAME or digits.")
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in NOISE
+
+
+def _folder(root: Path) -> Files:
+    """Links are followed, but no folder is entered twice: its images might be in two classes, or in two splits.
+
+    A link back to a folder above is passed over. Two ways to any other folder are refused, since either may be meant.
+    """
+    found = Files()
+    first: dict[tuple[int, int], Parts] = {_identity(above): () for above in root.resolve().parents}
+    todo: list[tuple[Path, Parts]] = [(root, ())]
+    while todo:
+        here, parts = todo.pop()
+        try:
+            before = first.get(_identity(here))
+            if before is None:
+                first[_identity(here)] = parts
+                with os.scandir(here) as scan:
+                    entries = sorted(scan, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            raise BadData(
+                f"{printable(here)}: the folder cannot be read ({error.strerror}); see to its rights."
+            ) from None
+        if before is None:
+            found.folders.add(parts)
+        elif parts[: len(before)] == before:
+            found.skipped.append(f"{printable(here)} (a link back to a folder above it)")
+            continue
+        else:
+            other = printable(root.joinpath(*before))
+            raise BadData(f"{printable(here)} and {other} are the same folder, by a link: keep one of them.")
+        for entry in entries:
+            path, inside = here / entry.name, (*parts, entry.name)
+            if _hidden(entry.name):
+                continue
+            kind = _kind(entry)
+            if kind == "folder":
+                todo.append((path, inside))
+            elif kind == "file":
+                found.files[inside] = Source("", printable(path), partial(open, path, "rb"))
+            else:
+                found.skipped.append(f"{printable(path)} (not a regular file)")
+    found.folders.discard(())
+    return found
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Folder, file or other (a pipe, socket or device); a link that leads nowhere is a file that cannot be read."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() or not os.path.exists(entry.path) else "other"
+    except OSError:  # a link to itself
+        return "file"
+
+
+def _zip(path: Path) -> Files:
+    """Members are read where they are: nothing is unpacked, so that there is no path to escape from."""
+    name = printable(path)
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # of a damaged one, zipfile raises anything
+        raise BadData(f"{name}: neither a folder nor a readable zip ({error}).") from error
+    found = Files()
+    for member in archive.infolist():
+        parts = PurePosixPath(member.filename).parts
+        if ".." in parts or member.filename.startswith("/"):
+            raise BadData(f"{name}: the member {member.filename!r} points outside of the zip; it is not to be trusted.")
+        if member.flag_bits & 1:
+            raise BadData(f"{name}: the zip is protected by a password; unpack it and give the folder.")
+        if not parts or any(map(_hidden, parts)):
+            continue
+        if len(parts) > DEEPEST:
+            raise BadData(f"{name}: a member is {len(parts)} folders deep; it is not to be trusted.")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others unbounded
+            raise BadData(f"{name}: {member.filename!r} is not packed by deflate; unpack the zip and give the folder.")
+        depth = len(parts) + member.is_dir()
+        found.folders.update(parts[:n] for n in range(1, depth))
+        if not member.is_dir():
+            found.files[parts] = Source("", f"{name}/{member.filename}", partial(archive.open, member))
+    return found

@@ -1,0 +1,112 @@
+"""Files that are whole or not there: written beside, flushed, renamed; and one writer of a folder at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from keras_cnn.errors import RunInUse
+
+LOCK = ".lock"  # in a folder that is written to; one that a killed process left holds nobody up
+PATIENCE = 60.0  # seconds that one who writes a few files waits for another
+
+
+def write_beside(path: str | Path, write: Callable[[str], Any]) -> None:
+    """Call `write` with the name of a temporary file, then rename that over the target.
+
+    The target is the old file or the new one, whole, whatever happens meanwhile. Its mode follows the umask.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as folder:
+        temporary = folder / path.name
+        temporary.touch()
+        mode = temporary.stat().st_mode & 0o777
+        write(str(temporary))
+        os.chmod(temporary, mode)  # safetensors makes a file that only its owner may read
+        flush(temporary)
+        os.replace(temporary, path)
+    flush(path.parent)
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary folder next to a target, for what is to be renamed; writers may have temporary files there too."""
+    folder = tempfile.mkdtemp(dir=path.parent, prefix=_prefix(path))
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file as `write_beside` does, as UTF-8 and with plain line ends on every system."""
+    write_beside(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8", newline="\n"))
+
+
+def clear_beside(path: str | Path) -> None:
+    """Remove what `beside` left of this target where it was killed; nothing may be writing it now."""
+    path = Path(path)
+    for left in path.parent.glob(glob.escape(_prefix(path)) + "[a-z0-9_]" * 8):  # mkdtemp's names
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Have the system put a file, or the names in a folder, on the disk, so that it outlives a loss of power."""
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def alone(folder: str | Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold a folder until the block, or the process however it ends, is over; within a thread it may be held again.
+
+    wait: seconds to wait for another that holds it. Raises RunInUse.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(folder).resolve() / LOCK
+    lock = FileLock(path, is_singleton=True)  # one object for a path, which counts how often it is held
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise RunInUse(f"{folder} is in use by another run: wait for its end, or choose another directory.") from None
+    try:
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        lock.release()
+
+
+@contextlib.contextmanager
+def holding(folder: str | Path, wait: float = 0.0) -> Iterator[None]:
+    """`alone` in a folder that is made where it is not there, and removed again where nothing was put into it."""
+    folder = Path(folder)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with alone(folder, wait):
+            yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}."

@@ -1,0 +1,130 @@
+"""The command on a card: names, no folders, no credentials, and the same meaning."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+import typer
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from keras_cnn import commands
+from keras_cnn.cli import app
+
+pytestmark = pytest.mark.no_keras
+
+FINETUNE = typer.main.get_command(app).commands["finetune"]  # type: ignore[attr-defined]
+
+
+def parsed(arguments: list[str]):
+    """The context of a command line, as when the command runs."""
+    return FINETUNE.make_context("finetune", list(arguments))
+
+
+def told(arguments: list[str]) -> str:
+    return commands.command(parsed(arguments))
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("/home/ann/photos -m resnet50 -o /tmp/ann/run/", "photos --model resnet50 --out run"),
+        ("../ann/photos.zip -mresnet50 --out=~/lr=0.1/run", "photos.zip --model resnet50 --out run"),
+        ("'/home/ann/my photos/of ants' -m resnet50 -o/home/ann/run", "'of ants' --model resnet50 --out run"),
+        (r"'C:\Users\ann lee\photos' -m resnet50 -o 'D:\run'", "photos --model resnet50 --out run"),
+        (r"'\\nas\ann\x' -m 'C:nets\ann\net' -o 'ann\runs\1'", "x --model net --out 1"),
+        (r"'\\?\C:\ann\x' -m resnet50 -o '\'", "x --model resnet50 --out ."),
+        ("~ -m ~ann/net -o ~ann", "'~' --model net --out '~'"),
+        ("file:///home/ann/photos -m resnet50 -o file://ann/run", "photos --model resnet50 --out run"),
+        ("https://ann:secret@nas/ann/x.zip?sig=abc#x -m resnet50 -o run", "x.zip --model resnet50 --out run"),
+        ("x -m resnet50 --weights https://nas/ann/w.h5?token=abc -o run", "x --model resnet50 --out run --weights w.h5"),
+        ("tfds:flowers/a:1.0 -m hf://me/net@try/this -o run", "tfds:flowers/a:1.0 --model hf://me/net@try/this --out run"),
+        ("hf://datasets/me/ants@v1 -m hf://ann:secret@nas/net -o run", "hf://datasets/me/ants@v1 --model net --out run"),
+        ("digits -m resnet18.tiny_in200 -o run --rate 1e-3", "digits --model resnet18.tiny_in200 --out run --rate 0.001"),
+        ("/srv/ann/models--me--net@v1 -m resnet50 -o run", "models--me--net@v1 --model resnet50 --out run"),
+        ("x -m resnet50 -o run --no-probe --study", "x --model resnet50 --out run --no-probe --study"),
+        (r"x -m resnet50 -o run --above 'stage\d'", r"x --model resnet50 --out run --above 'stage\d'"),
+        ('"/home/ann/it\'s \\"here\\"" -m resnet50 -o run', "'it'\"'\"'s \"here\"' --model resnet50 --out run"),
+        ("-m resnet50 --out=-run -- -x", "--model resnet50 --out=-run -- -x"),
+        ("/ann/hf_abcdefghijklmnop -m resnet50 -o run", "... --model resnet50 --out run"),
+        ("x -m resnet50 -o /ann/hf_abcdefghijklmnop --weights=''", "x --model resnet50 --weights ''"),
+        ("/ -m . -o ..", ". --model . --out .."),
+    ],
+)  # fmt: skip
+def test_paths_of_every_kind(typed, shown):
+    assert told(shlex.split(typed)) == f"keras-cnn finetune {shown}"
+
+
+name = st.text(st.characters(codec="utf-8", exclude_characters="/\\\0"), min_size=1, max_size=12)
+roots = st.sampled_from(
+    [
+        "",
+        "/",
+        "~/",
+        "../",
+        "./",
+        "C:\\",
+        "D:/",
+        "\\\\nas\\",
+        "\\\\?\\C:\\",
+        "file:///",
+        "file://nas/",
+        "https://u:p@nas/",
+    ]
+)
+secret = st.integers(0, 10**6).map("ANN{:07d}".format)
+
+
+@st.composite
+def paths(draw) -> str:
+    """A path whose folders hold the word ANN, and its last name."""
+    separator = draw(st.sampled_from(["/", "\\"]))
+    folders = [
+        draw(name) + draw(secret) + draw(st.sampled_from(["", " ", "=", "'", '"']))
+        for _ in range(draw(st.integers(1, 3)))
+    ]
+    end = draw(st.sampled_from(["", separator]))
+    return draw(roots) + separator.join([*folders, draw(name)]) + end
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=paths(),
+    model=paths(),
+    out=paths(),
+    form=st.sampled_from(["joined", "equals", "apart"]),
+    rate=st.floats(1e-9, 9),
+)
+@example("/ANN/-x", "ANN/--y", "ANN/-", "joined", 1e-3)
+def test_no_folder_is_told_and_the_command_means_the_same(data, model, out, form, rate):
+    given_ = {
+        "joined": lambda option, value: [option[1:3] + value],
+        "equals": lambda option, value: [f"{option}={value}"],
+        "apart": lambda option, value: [option, value],
+    }["apart" if form == "apart" and not (model + out).startswith("-") else "equals" if form == "equals" else "joined"]
+    line = [*given_("--model", model), *given_("--out", out), "--rate", repr(rate), "--no-probe", "--", data]
+    first = parsed(line)
+    text = commands.command(first)
+    assert "ANN" not in text
+    again = parsed(shlex.split(text)[2:]).params
+    reduced = {key: commands.last_name(v) if isinstance(v, str) else v for key, v in first.params.items()}
+    assert again == reduced
+    assert commands.cleaned(text) == text  # what is saved once more stays
+
+
+@pytest.mark.parametrize(
+    ("old", "shown"),
+    [
+        ("keras-cnn finetune /home/ann/photos --out /home/ann/run", "keras-cnn finetune photos --out run"),
+        (r"keras-cnn finetune 'C:\\Users\\ann lee\\photos' -o/home/ann/x", "keras-cnn finetune photos -ox"),
+        (r"keras-cnn finetune C:\Users\ann\photos --out=~/ann/x", "keras-cnn finetune photos --out=x"),
+        (r"keras-cnn info x --freeze stage\d_.*", r"keras-cnn info x --freeze 'stage\d_.*'"),
+        ("keras-cnn publish x me/net --token abc", "keras-cnn publish x net --token ..."),
+        ("HF_TOKEN=hf_abcdefghijklmnop keras-cnn train x", "... keras-cnn train x"),
+        ("keras-cnn finetune /home/ann/it's", None),
+    ],
+)
+def test_a_command_from_elsewhere_is_told_the_same_way_or_not_at_all(old, shown):
+    assert commands.cleaned(old) == shown
+    assert commands.public({"command": old, "data": "x"}) == {"data": "x"} | ({"command": shown} if shown else {})
