@@ -172,6 +172,11 @@ def load(
         seed=seed,
         **options,
     )
+    if loaded.canvas:
+        terminal.notes.print(
+            f"note: photos are larger than the {preprocess.size[0]}x{preprocess.size[1]} pixels that the network sees: "
+            "training sees a random part of each, another one in every epoch"
+        )
     if loaded.ignored:
         terminal.notes.print(
             f"note: files that are no images were ignored, {len(loaded.ignored)} in all, such as {loaded.ignored[0]}"

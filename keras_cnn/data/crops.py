@@ -20,14 +20,17 @@ RATIO = 4 / 3  # the most that a part is stretched, either way
 MOST = 2.0  # a photo is held at so many times the network's size: the smallest parts are enlarged hardly at all
 ENOUGH = 1.25  # times the network's size: photos that are no larger have nothing to choose from
 SAMPLE = 64  # photos whose size is looked at
-KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3", "nearest": "box"}
+KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3"}  # TensorFlow's names
 
 
 def canvas(sources: Sequence[Source], preprocess: Preprocess) -> tuple[int, int] | None:
     """(height, width) at which whole photos are held, all alike; None where they are hardly larger than what is seen.
 
-    Twice the network's size, or that of the photos where they are smaller: the median of some, spread over all.
+    Twice the network's size, or that of the photos where they are smaller: the median of some, spread over all. None
+    as well where photos are resized to the nearest pixel, which TensorFlow does otherwise.
     """
+    if preprocess.interpolation not in KERNELS:
+        return None
     height, width = preprocess.size
     room = []
     for source in sources[:: math.ceil(len(sources) / SAMPLE)]:
@@ -79,19 +82,19 @@ def boxes(stretch: Any, key: Any) -> Any:
 def cut(photos: Any, parts: Any, preprocess: Preprocess) -> Any:
     """The parts of whole photos at the network's size, with evaluation's filter: uint8 (n, *preprocess.size, channels).
 
-    photos: uint8 (n, height, width, channels). parts: as from `boxes`. All of a photo is exactly what Pillow's resize
-    makes of it, but for the last rounding.
+    photos: uint8 (n, height, width, channels). parts: as from `boxes`. What Pillow makes of them, but that it rounds
+    twice, after columns and after rows.
     """
     tf = tensorflow()
     size, kernel = preprocess.size, KERNELS[preprocess.interpolation]
-    sides = tf.constant(photos.shape[1:3], tf.float32)
+    sides = tf.constant(photos.shape[1:3].as_list(), tf.float32)
     scales = tf.constant(size, tf.float32) / (parts[:, 2:] * sides)
     shifts = -parts[:, :2] * sides * scales
 
     def one(photo_scale_shift: Any) -> Any:
         photo, scale, shift = photo_scale_shift
         return tf.raw_ops.ScaleAndTranslate(
-            images=photo[None], size=size, scale=scale, translation=shift, kernel_type=kernel, antialias=kernel != "box"
+            images=photo[None], size=size, scale=scale, translation=shift, kernel_type=kernel, antialias=True
         )[0]
 
     cut_out = tf.map_fn(
