@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -82,13 +82,26 @@ def sgd(rate: Any, weight_decay: float = 5e-3) -> keras.optimizers.Optimizer:
     return _spare_vectors(optimizer)
 
 
-def adamw(rate: Any, weight_decay: float = 0.01, ema: float = 0.0) -> keras.optimizers.Optimizer:
-    """AdamW with the gradient's norm held to 1: with batch norm in inference mode nothing else tames a large step.
+CLIPNORM = 1.0  # of all gradients together: with batch norm in inference mode nothing else tames a large step
+
+
+def adamw(
+    rate: Any, weight_decay: float = 0.01, ema: float = 0.0, clipnorm: float | None = CLIPNORM
+) -> keras.optimizers.Optimizer:
+    """AdamW with the gradient's norm held to `clipnorm`, where there is one.
 
     ema: momentum of a running mean of the weights; 0 for none.
     """
     average: Any = {"use_ema": True, "ema_momentum": ema} if ema else {}
-    return _spare_vectors(keras.optimizers.AdamW(rate, weight_decay=weight_decay, global_clipnorm=1.0, **average))
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=weight_decay, global_clipnorm=clipnorm, **average)
+    return _spare_vectors(optimizer)
+
+
+def clipped(gradients: Sequence[Any], norm: float = CLIPNORM) -> list[Any]:
+    """Gradients, or None in their place, scaled so that the norm of all together is at most `norm` (1211.5063, 3.2)."""
+    squares: Any = sum(cast(Any, ops.sum(ops.square(one))) for one in gradients if one is not None)
+    scale = norm / cast(Any, ops.maximum(ops.sqrt(squares), norm))
+    return [one if one is None else one * scale for one in gradients]
 
 
 def _spare_vectors(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:

@@ -221,6 +221,8 @@ def load(
         seed=seed,
     )
     tell_ignored(loaded.ignored)
+    if loaded.canvas:
+        console.note("note: training sees a random part of each photo, another one in every epoch")
     return loaded
 
 

@@ -14,12 +14,14 @@ from keras_cnn.errors import MissingPackage
 class Level:
     """What happens to a training batch, in this order.
 
-    shift: by up to a tenth of the size, in whole pixels, the border reflected. flip: half of the images are mirrored.
+    shift: by up to a tenth of the size, in whole pixels, the border reflected. crop: instead, where whole photos are at
+    hand, a random part of each. flip: half of the images are mirrored.
     operations, magnitude: RandAugment's N, and M as a share of the ranges of `WARPS` and `TONES`.
     erase: share of the images that lose a rectangle. mix: MixUp or CutMix, either for half of the batches.
     """
 
     shift: bool = False
+    crop: bool = False
     flip: bool = False
     operations: int = 0
     magnitude: float = 0.0
@@ -30,9 +32,9 @@ class Level:
 AUGMENTS = {
     None: Level(),
     "shift": Level(shift=True),
-    "light": Level(shift=True, flip=True),
-    "medium": Level(shift=True, flip=True, operations=2, magnitude=0.5, erase=0.25),
-    "heavy": Level(shift=True, flip=True, operations=2, magnitude=1.0, erase=0.25, mix=True),
+    "light": Level(shift=True, crop=True, flip=True),
+    "medium": Level(shift=True, crop=True, flip=True, operations=2, magnitude=0.5, erase=0.25),
+    "heavy": Level(shift=True, crop=True, flip=True, operations=2, magnitude=1.0, erase=0.25, mix=True),
 }
 
 # The operations of RandAugment: layers of Keras, and their arguments at magnitude m. keras.layers.RandAugment itself
@@ -59,14 +61,23 @@ MIXUP, CUTMIX = 0.2, 1.0  # alpha of the beta distributions, as in 2110.00476, t
 Change = Callable[[Any, Any], Any]  # uint8 images and a seed generator to uint8 images
 
 
-def augmenter(level: Level, *, channels: int, classes: int, seed: int, chiral: bool = False) -> Callable[..., Any]:
-    """Graph function (images, labels, epoch, step) -> (images, labels), for a data set of tf.data to map.
+def augmenter(
+    level: Level,
+    *,
+    channels: int,
+    classes: int,
+    seed: int,
+    chiral: bool = False,
+    crop: Callable[..., Any] | None = None,
+) -> Callable[..., Any]:
+    """Graph function (images, labels, epoch, step, stretch) -> (images, labels), for a data set of tf.data to map.
 
     images: uint8 (batch, height, width, channels), before and after. labels: int32 (batch,); where the level mixes,
     they become float32 (batch, classes), the shares of the classes. epoch, step: int64 scalars, which with seed give
     all randomness: neither other draws nor parallel calls matter. channels: 1, 3 or 4; the fourth, alpha, is moved and
     mixed with the others, but keeps its values; one alone has no colour to lose. chiral: glyphs, which are not
-    mirrored; where RandAugment moves one, the border's pixels go on and no reflection shows.
+    mirrored; where RandAugment moves one, the border's pixels go on and no reflection shows. crop: where images are
+    whole photos, makes of them, of their stretch and of a key (see `crops`) what the rest is done to.
 
     RandAugment (1909.13719, section 3) draws N operations for each image anew; as Keras' layers do, each then draws its
     strength from the range that ends at M. Random Erasing: 1708.04896, "Our Approach". MixUp: 1710.09412, section 2.
@@ -81,9 +92,11 @@ def augmenter(level: Level, *, channels: int, classes: int, seed: int, chiral: b
     mix = _mix(classes) if level.mix else None
 
     @tf.autograph.experimental.do_not_convert
-    def augment(images: Any, labels: Any, epoch: Any, step: Any) -> tuple[Any, Any]:
+    def augment(images: Any, labels: Any, epoch: Any, step: Any, stretch: Any = None) -> tuple[Any, Any]:
         key = tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
-        images = move(images, key, shift=level.shift, flip=level.flip and not chiral)
+        if crop:
+            images = crop(images, stretch, tf.random.experimental.stateless_fold_in(key, 0))  # `_draws` begins at 1
+        images = move(images, key, shift=level.shift and not crop, flip=level.flip and not chiral)
         if changes or mix:  # else Keras is not needed
             draws = _draws(key)
             for change in changes:

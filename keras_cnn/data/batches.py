@@ -9,13 +9,13 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from keras_cnn.bars import progress
 from keras_cnn.checks import known_options, one_of
-from keras_cnn.data import survey
+from keras_cnn.data import crops, survey
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import MODES, decode, resize_and_crop
@@ -24,33 +24,59 @@ from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.spec import Preprocess, check_window
 
 log = logging.getLogger("keras_cnn")
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """images: uint8 (n, height, width, channels); labels: int32 (n,); skipped: names of images that were unreadable."""
+    """images: uint8 (n, height, width, channels); labels: int32 (n,); skipped: names of images that were unreadable.
+
+    photos: the same images whole, squashed to one size, and stretch: float32 (n,), see `crops.whole`; or None, both.
+    """
 
     images: np.ndarray
     labels: np.ndarray
     skipped: tuple[str, ...] = ()
+    photos: np.ndarray | None = None
+    stretch: np.ndarray | None = None
+
+    def some(self, kept: np.ndarray) -> Arrays:
+        """Some of the images, by an index or a mask of NumPy."""
+        photos, stretch = (None if part is None else part[kept] for part in (self.photos, self.stretch))
+        return Arrays(self.images[kept], self.labels[kept], photos=photos, stretch=stretch)
 
 
-def arrays(split: Split, preprocess: Preprocess, *, channels: int | None = None, skip_bad: bool = False) -> Arrays:
+def arrays(
+    split: Split,
+    preprocess: Preprocess,
+    *,
+    channels: int | None = None,
+    skip_bad: bool = False,
+    canvas: tuple[int, int] | None = None,
+) -> Arrays:
     """Decode a whole split, on all cores, as `load_image` does; a progress bar shows on a terminal.
 
+    canvas: (height, width) of whole photos that are wanted as well.
     Raises BadImage, naming the file, at the first unreadable image in order; with skip_bad, leaves such images out.
     """
     channels = channels or len(preprocess.mean)
     count = len(split.sources)
     images = np.empty((count, *preprocess.size, channels), np.uint8)
+    photos = np.empty((count, *canvas, channels), np.uint8) if canvas else None
+    stretch = np.ones(count, np.float32) if canvas else None
     readable = np.ones(count, bool)
+
+    def see(image: np.ndarray, name: str) -> tuple[np.ndarray, Any]:
+        return resize_and_crop(image, preprocess, name=name), canvas and crops.whole(image, canvas, preprocess)
 
     def fill(start: int) -> None:
         for i in range(start, min(start + 64, count)):
-            image = _load(split.sources[i], preprocess, channels, skip_bad)
-            readable[i] = image is not None
-            if image is not None:
-                images[i] = image
+            seen = _load(split.sources[i], preprocess, channels, skip_bad, see)
+            readable[i] = seen is not None
+            if seen is not None:
+                images[i] = seen[0]
+            if seen is not None and photos is not None and stretch is not None:
+                photos[i], stretch[i] = seen[1]
 
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and resizes without holding the GIL
     try:
@@ -59,16 +85,18 @@ def arrays(split: Split, preprocess: Preprocess, *, channels: int | None = None,
             pass
     finally:
         pool.shutdown(cancel_futures=True)
+    found = Arrays(images, split.labels, photos=photos, stretch=stretch)
     if readable.all():
-        return Arrays(images, split.labels)
-    skipped = tuple(split.sources[i].name for i in np.flatnonzero(~readable))
-    return Arrays(images[readable], split.labels[readable], skipped)
+        return found
+    return replace(found.some(readable), skipped=tuple(split.sources[i].name for i in np.flatnonzero(~readable)))
 
 
-def _load(source: Source, preprocess: Preprocess, channels: int, skip_bad: bool) -> np.ndarray | None:
+def _load(
+    source: Source, preprocess: Preprocess, channels: int, skip_bad: bool, see: Callable[[np.ndarray, str], Seen]
+) -> Seen | None:
+    """What is made of an image, given its pixels and its name; None where it is unreadable and may be skipped."""
     try:
-        image = decode(source.read, channels, source.name, preprocess.window)
-        return resize_and_crop(image, preprocess, name=source.name)
+        return see(decode(source.read, channels, source.name, preprocess.window), source.name)
     except BadImage as error:
         if not skip_bad:
             raise
@@ -84,6 +112,8 @@ class Data:
     smaller; val and test (None where absent) in order, train in another order for each pass, given by the seed.
     Where augment="heavy" mixes images, the labels of train are float32 (batch, classes), each class' share.
     All are None where absent; there is a train unless `index` was told otherwise.
+    canvas: (height, width) of the whole photos that train's images are random parts of; None where they are cropped as
+    for evaluation, because `augment` asks for no more, they are glyphs, or photos are no larger than what is seen.
     plain: train in order, not augmented, its labels int32. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -97,6 +127,7 @@ class Data:
     skip_bad: bool
     held: dict[str, Arrays]
     skipped: list[str]
+    canvas: tuple[int, int] | None = None
 
     @cached_property
     def summary(self) -> str:
@@ -168,7 +199,7 @@ class Data:
         classes = [draws.permutation(np.flatnonzero(labels == c)) for c in range(len(self.class_names))]
         kept = np.sort(np.concatenate([some[:per_class] for some in classes]))
         train = Split(tuple(sources[i] for i in kept), labels[kept])
-        held = {**self.held, "train": Arrays(images.images[kept], train.labels)} if images else self.held
+        held = {**self.held, "train": images.some(kept)} if images else self.held
         return replace(self, splits=replace(self.splits, train=train), held=held, skipped=list(self.skipped))
 
     @cached_property
@@ -182,61 +213,72 @@ class Data:
 
     def _batches(self, name: str, counter: Any = None) -> Any:
         tf = tensorflow()
-        labels = self._labels(name)
-        count = len(labels)
+        count, split, held = len(self._labels(name)), getattr(self.splits, name), self.held.get(name)
+        whole = self.canvas if counter is not None else None
+        if whole and held and held.photos is None:  # too many whole photos to be held
+            held = None
+        labels = held.labels if held else split.labels
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
 
         def order(epoch: Any) -> Any:
             # A permutation from (seed, epoch) alone: tf.data's own shuffle also hangs on the global seed.
-            every = tf.range(count, dtype=tf.int64)
+            every = tf.range(len(labels), dtype=tf.int64)
             key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
             every = every if counter is None else tf.random.experimental.stateless_shuffle(every, key)
-            return tf.data.Dataset.from_tensor_slices((tf.fill([count], epoch), every))
+            return tf.data.Dataset.from_tensor_slices((tf.fill([len(labels)], epoch), every))
 
         with tf.device("CPU:0"):  # a data set of gigabytes does not belong on the accelerator
             epochs = tf.data.Dataset.range(1)
             if counter is not None:
                 epochs = epochs.map(lambda _: counter.assign_add(1) - 1)
-            picks, labels = epochs.flat_map(order), tf.constant(labels)
-            if name in self.held:
-                images = tf.constant(self.held[name].images)
+            picks, truth = epochs.flat_map(order), tf.constant(labels)
+            if held:
+                images = tf.constant(held.photos if whole else held.images)
+                stretch = tf.constant(held.stretch if whole else np.ones(len(labels), np.float32))
                 # A batch is gathered at once; as a captured tensor, images escape the 2 GB limit of graph constants.
                 batches = picks.batch(self.batch_size).map(
-                    lambda e, i: (e[0], tf.gather(images, i), tf.gather(labels, i)), **parallel
+                    lambda e, i: (e[0], *(tf.gather(every, i) for every in (images, stretch, truth))), **parallel
                 )
             else:
-                read = self._reader(getattr(self.splits, name))
-                batches = picks.map(lambda e, i: (e, *read(i), tf.gather(labels, i)), **parallel)
-                batches = batches.filter(lambda e, readable, x, y: readable) if self.skip_bad else batches
-                batches = batches.batch(self.batch_size).map(lambda e, _, x, y: (e[0], x, y))
+                read = self._reader(split, whole)
+                batches = picks.map(lambda e, i: (e, *read(i), tf.gather(truth, i)), **parallel)
+                batches = batches.filter(lambda e, readable, *_: readable) if self.skip_bad else batches
+                batches = batches.batch(self.batch_size).map(lambda e, _, x, stretch, y: (e[0], x, stretch, y))
             augment = augmenter(
                 AUGMENTS[self.augment if counter is not None else None],
                 channels=self.channels,
                 classes=len(self.class_names),
                 seed=self.seed,
                 chiral=self.splits.chiral,
+                crop=crops.cropper(self.preprocess) if whole else None,
             )
             batches = batches.enumerate().map(
-                lambda step, batch: augment(batch[1], batch[2], batch[0], step), **parallel
+                lambda step, batch: augment(batch[1], batch[3], batch[0], step, batch[2]), **parallel
             )
             if name in self.held or not self.skip_bad:
                 batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / self.batch_size)))
             return batches.prefetch(tf.data.AUTOTUNE)
 
-    def _reader(self, split: Split) -> Callable[[Any], tuple[Any, Any]]:
-        """Graph function from an index to (readable, image)."""
+    def _reader(self, split: Split, canvas: tuple[int, int] | None) -> Callable[[Any], tuple[Any, Any, Any]]:
+        """Graph function from an index to (readable, image, stretch): a whole photo where there is a canvas."""
         tf = tensorflow()
-        shape = (*self.preprocess.size, self.channels)
+        shape = (*(canvas or self.preprocess.size), self.channels)
 
-        def read(i: int) -> tuple[bool, np.ndarray]:
-            image = _load(split.sources[i], self.preprocess, self.channels, self.skip_bad)
-            if image is None and split.sources[i].name not in self.skipped:
+        def see(image: np.ndarray, name: str) -> tuple[np.ndarray, float]:
+            if canvas:
+                return crops.whole(image, canvas, self.preprocess)
+            return resize_and_crop(image, self.preprocess, name=name), 1.0
+
+        def read(i: int) -> tuple[bool, np.ndarray, np.float32]:
+            seen = _load(split.sources[i], self.preprocess, self.channels, self.skip_bad, see)
+            if seen is None and split.sources[i].name not in self.skipped:
                 self.skipped.append(split.sources[i].name)
-            return image is not None, np.zeros(shape, np.uint8) if image is None else image
+            image, stretch = (np.zeros(shape, np.uint8), 1.0) if seen is None else seen
+            return seen is not None, image, np.float32(stretch)
 
-        def op(i: Any) -> tuple[Any, Any]:
-            readable, image = tf.numpy_function(read, [i], [tf.bool, tf.uint8])
-            return tf.ensure_shape(readable, ()), tf.ensure_shape(image, shape)
+        def op(i: Any) -> tuple[Any, Any, Any]:
+            readable, image, stretch = tf.numpy_function(read, [i], [tf.bool, tf.uint8, tf.float32])
+            return tf.ensure_shape(readable, ()), tf.ensure_shape(image, shape), tf.ensure_shape(stretch, ())
 
         return op
 
@@ -256,7 +298,7 @@ def load_data(
     cache_bytes: int = 4 << 30,
     decode: Collection[str] = ("train", "val", "test"),
 ) -> Data:
-    """Index a data set and decode it, each image once, to uint8 of preprocess.size: training sees what evaluation sees.
+    """Index a data set and decode it, each image once, to uint8 of preprocess.size.
 
     data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
     channels: 1, 3 or 4, by default those of preprocess.mean.
@@ -267,14 +309,17 @@ def load_data(
     augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the last:
         None;
         "shift": by up to a tenth of the size, the border reflected;
-        "light": half of the images mirrored (not of glyphs such as digits);
+        "light": half of the images mirrored (not of glyphs such as digits), and instead of the shift, where photos are
+        larger than preprocess.size by a quarter at least, a random part of each, of 35 % of its area or more
+        (1409.4842, section 6): whole photos are held for it at twice that size, or at their own if smaller;
         "medium": two operations of RandAugment (1909.13719) on each image, a gray rectangle over a quarter of them
         (Random Erasing, 1708.04896);
         "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels
         become shares of classes. Alpha, a fourth channel, keeps its values; it is only moved and mixed.
     skip_bad: leave unreadable images out, log them and list them in `Data.skipped`, instead of raising BadImage.
-    decode: the splits to decode now, in memory of at most cache_bytes, the smallest first; others are decoded anew for
-    each pass (there, BadImage surfaces as the tf.errors.InvalidArgumentError that quotes it).
+    decode: the splits to decode now, in memory of at most cache_bytes, the smallest first, whole photos after what is
+    seen at evaluation; others are decoded anew for each pass (there, BadImage surfaces as the
+    tf.errors.InvalidArgumentError that quotes it).
     """
     preprocess = preprocess if isinstance(preprocess, Preprocess) else Preprocess.of(preprocess)
     one_of("augment", augment, tuple(AUGMENTS))
@@ -286,12 +331,16 @@ def load_data(
     check_window(window)
     splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
     preprocess = replace(preprocess, window=window or survey.window(splits, decode, preprocess.window))
+    canvas = None
+    if AUGMENTS[augment].crop and not splits.chiral:  # a part of a glyph may be another one
+        canvas = crops.canvas(splits.train.sources, preprocess) if splits.train else None
     held: dict[str, Arrays] = {}
     for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
-        size = len(split.sources) * math.prod(preprocess.size) * channels
+        size, whole = (len(split.sources) * channels * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
         if name in decode and size <= cache_bytes:
-            cache_bytes -= size
-            held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad)
+            photos = canvas if name == "train" and size + whole <= cache_bytes else None
+            cache_bytes -= size + (whole if photos else 0)
+            held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad, canvas=photos)
             for label, count in _counts(held[name].labels, splits.class_names).items():
                 if not count and name == "train":
                     raise BadData(f"every image of the class {label!r} is unreadable, such as {held[name].skipped[0]}.")
@@ -303,6 +352,7 @@ def load_data(
         augment=augment,
         seed=seed,
         skip_bad=skip_bad,
+        canvas=canvas,
         held=held,
         skipped=[name for part in held.values() for name in part.skipped],
     )

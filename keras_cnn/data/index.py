@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -106,20 +106,19 @@ def find_images(path: str | os.PathLike[str]) -> list[Source]:
     """
     path = Path(path)
     if not path.is_dir() and path.suffix.lower() != ".zip":
-        return [Source(path.name, str(path), partial(_regular, path))]
-    _, files = _folder(path) if path.is_dir() else _zip(path)
+        return [Source(path.name, printable(path), partial(_regular, path))]
+    files = files_of(path).files
     found = [files[parts] for parts in sorted(files) if PurePosixPath(parts[-1]).suffix.lower() in SUFFIXES]
-    found = [source for source in found if path.is_file() or os.path.isfile(source.name)]
     if not found:
-        raise BadData(f"{path}: no images found ({len(files)} other files).")
+        raise BadData(f"{printable(path)}: no images found ({len(files)} other files).")
     return found
 
 
-def _regular(path: Path) -> bytes:
+def _regular(path: Path) -> IO[bytes]:
     """A pipe or a device would be read for ever."""
     if path.exists() and not path.is_file():
         raise OSError("not a regular file")
-    return path.read_bytes()
+    return path.open("rb")
 
 
 def _flatten(classes: dict[str, list[Source]], names: tuple[str, ...]) -> Split:

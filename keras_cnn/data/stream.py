@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
+from keras_cnn.data.files import Source
 from keras_cnn.data.images import decode, resize_and_crop
-from keras_cnn.data.index import Source
 from keras_cnn.errors import BadImage
 from keras_cnn.spec import Preprocess
 
@@ -31,7 +31,7 @@ def decoded(
     channels = channels or len(preprocess.mean)
 
     def load(source: Source) -> np.ndarray:
-        return resize_and_crop(decode(source.read, channels, source.name), preprocess, name=source.name)
+        return resize_and_crop(decode(source.read, channels, source.name, preprocess.window), preprocess, name=source.name)
 
     def result(image: Future[np.ndarray]) -> np.ndarray | BadImage:
         try:

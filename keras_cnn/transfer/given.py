@@ -47,7 +47,7 @@ class Given:
         known = {"batch_size": self.batch_size, "steps": self.steps}
         if isinstance(self.train, Data):
             known |= {"classes": list(self.train.class_names), "augment": self.train.augment}
-            known |= {"data's seed": self.train.seed}
+            known |= {"data's seed": self.train.seed, "canvas": self.train.canvas}
         return known
 
     @cached_property

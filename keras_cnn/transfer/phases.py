@@ -68,11 +68,23 @@ def plan(
     return tuple(phase for phase in phases if phase.epochs)
 
 
+@keras.saving.register_keras_serializable("keras_cnn")
+class ClippedOptimizers(keras.optimizers.MultiOptimizer):
+    """Optimisers by variable; the norm of all their gradients together is held to 1.
+
+    Clipped by each of them for itself, the gradient would change its direction.
+    """
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        super().apply(recipe.clipped(grads), trainable_variables)
+
+
 class StageOptimizers:
     """An AdamW for each stage, kept from phase to phase, so that its moments survive a change of freezing.
 
-    Rates by stage need optimisers by stage: Adam divides a gradient by its own size, so that scaling gradients would
-    change nothing. ema: momentum of a running mean of the weights. spare_backbone: decay the classifiers only.
+    Gradients are clipped over all stages at once. Rates by stage need optimisers by stage: Adam divides a gradient by
+    its own size, so that scaling gradients would change nothing. ema: momentum of a running mean of the weights.
+    spare_backbone: decay the classifiers only.
     starts: the step of each optimiser at which the phase began.
     """
 
@@ -89,7 +101,7 @@ class StageOptimizers:
             variables = [v for layer in groups[name] for v in layer.trainable_variables]
             if variables and name not in self.optimizers:
                 decay = 0.0 if self.spare_backbone and name not in CLASSIFIERS else self.weight_decay
-                self.optimizers[name] = recipe.adamw(recipe.OneCycle(0.0, 1), decay, self.ema)
+                self.optimizers[name] = recipe.adamw(recipe.OneCycle(0.0, 1), decay, self.ema, clipnorm=None)
                 self.optimizers[name].build(variables)
 
     def enter(self, model: Any, phase: Phase) -> None:
@@ -109,7 +121,7 @@ class StageOptimizers:
             optimizer.learning_rate = recipe.OneCycle(phase.rates[name], steps, warmup, self.starts[name])
         by_path = {f"{name}_.*": optimizer for name, optimizer in used.items()}
         default = next(iter(used.values()))  # for nothing: the map is complete
-        optimizer = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(default, by_path))
+        optimizer = ClippedOptimizers(keras.optimizers.OptimizerMap(default, by_path))
         if keras.config.dtype_policy().name != "mixed_float16":
             return optimizer
         # Keras would wrap it as well, but begin each phase, and a run that goes on, at its first scale.

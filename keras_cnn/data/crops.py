@@ -1,0 +1,103 @@
+"""Random parts of whole photographs: how they are held for training, which part is drawn, how it is resized."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from keras_cnn.data.augment import tensorflow
+from keras_cnn.data.files import Source
+from keras_cnn.data.images import FILTERS, FORMATS, PLAIN_MODES
+from keras_cnn.spec import Preprocess
+
+LEAST = 0.35  # share of a photo's area that a part has at least; 0.08, as for ImageNet, is too little for few epochs
+RATIO = 4 / 3  # the most that a part is stretched, either way
+MOST = 2.0  # a photo is held at so many times the network's size: the smallest parts are enlarged hardly at all
+ENOUGH = 1.25  # times the network's size: photos that are no larger have nothing to choose from
+SAMPLE = 64  # photos whose size is looked at
+KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3"}  # TensorFlow's names
+
+
+def canvas(sources: Sequence[Source], preprocess: Preprocess) -> tuple[int, int] | None:
+    """(height, width) at which whole photos are held, all alike; None where they are hardly larger than what is seen.
+
+    Twice the network's size, or that of the photos where they are smaller: the median of some, spread over all. None
+    as well where photos are resized to the nearest pixel, which TensorFlow does otherwise.
+    """
+    if preprocess.interpolation not in KERNELS:
+        return None
+    height, width = preprocess.size
+    room = []
+    for source in sources[:: math.ceil(len(sources) / SAMPLE)]:
+        try:
+            with Image.open(io.BytesIO(source.read()), formats=FORMATS) as photo:  # reads no pixel yet
+                room.append(min(photo.height / height, photo.width / width))
+        except Exception:  # from damaged files, anything: told, or skipped, when they are decoded
+            continue
+    times = min(float(np.median(room)), MOST) if room else 0.0
+    return (round(times * height), round(times * width)) if times >= ENOUGH else None
+
+
+def whole(image: np.ndarray, size: tuple[int, int], preprocess: Preprocess) -> tuple[np.ndarray, float]:
+    """A photo squashed to a canvas, uint8 (*size, channels); and how many times wider it was, for its height.
+
+    The second is 1 where evaluation squashes as well: then that is how photos are to look.
+    """
+    height, width, channels = image.shape
+    tall, wide = size
+    stretch = 1.0 if preprocess.mode == "squash" else (width / height) / (wide / tall)
+    if (height, width) != size:
+        picture = Image.frombytes(PLAIN_MODES[channels], (width, height), np.ascontiguousarray(image).tobytes())
+        image = np.array(picture.resize((wide, tall), FILTERS[preprocess.interpolation])).reshape(tall, wide, channels)
+    return image, stretch
+
+
+def cropper(preprocess: Preprocess) -> Callable[[Any, Any, Any], Any]:
+    """Graph function (photos, stretch, key) -> random parts of them, as networks see them; see `boxes` and `cut`."""
+    return lambda photos, stretch, key: cut(photos, boxes(stretch, key), preprocess)
+
+
+def boxes(stretch: Any, key: Any) -> Any:
+    """Parts of photos, (n, 4): top, left, height and width as shares of the photo's, all within it.
+
+    stretch: float (n,), see `whole`. key: int64 (2,), which gives all randomness. Area is even between LEAST and all,
+    the logarithm of the shape between those of 1 / RATIO and RATIO, as in 1409.4842, section 6; a part that is longer
+    than the photo is shrunk to fit, so that its shape stays.
+    """
+    tf = tensorflow()
+    draws = tf.random.stateless_uniform([4, tf.shape(stretch)[0]], key)
+    area = LEAST + (1 - LEAST) * draws[0]
+    shape = tf.exp(math.log(RATIO) * (2 * draws[1] - 1)) / stretch
+    height, width = tf.sqrt(area / shape), tf.sqrt(area * shape)
+    fit = tf.maximum(tf.maximum(height, width), 1.0)
+    height, width = height / fit, width / fit
+    return tf.stack([draws[2] * (1 - height), draws[3] * (1 - width), height, width], 1)
+
+
+def cut(photos: Any, parts: Any, preprocess: Preprocess) -> Any:
+    """The parts of whole photos at the network's size, with evaluation's filter: uint8 (n, *preprocess.size, channels).
+
+    photos: uint8 (n, height, width, channels). parts: as from `boxes`. What Pillow makes of them, but that it rounds
+    twice, after columns and after rows.
+    """
+    tf = tensorflow()
+    size, kernel = preprocess.size, KERNELS[preprocess.interpolation]
+    sides = tf.constant(photos.shape[1:3].as_list(), tf.float32)
+    scales = tf.constant(size, tf.float32) / (parts[:, 2:] * sides)
+    shifts = -parts[:, :2] * sides * scales
+
+    def one(photo_scale_shift: Any) -> Any:
+        photo, scale, shift = photo_scale_shift
+        return tf.raw_ops.ScaleAndTranslate(
+            images=photo[None], size=size, scale=scale, translation=shift, kernel_type=kernel, antialias=True
+        )[0]
+
+    cut_out = tf.map_fn(
+        one, (photos, scales, shifts), fn_output_signature=tf.TensorSpec((*size, photos.shape[-1]), tf.float32)
+    )
+    return tf.saturate_cast(tf.round(cut_out), tf.uint8)
