@@ -140,7 +140,7 @@ def search_coefficients(
         trials.append(done.get(point) or Trial(alpha, beta, gamma, round(cost, 4), float(evaluate(scaled))))
         if out is not None and point not in done:
             text = json.dumps({**search, "trials": [dataclasses.asdict(trial) for trial in trials]}, indent=1)
-            checkpoint.write_beside(Path(out), lambda name, text=text: Path(name).write_text(text + "\n"))
+            checkpoint.write_beside(Path(out), lambda name, text=text: Path(name).write_text(text + "\n", "utf-8"))
     if not trials:
         raise BadSpec(f"no point of the grid costs {budget:g} times {spec.family}'s: take a smaller step.")
     return sorted(trials, key=lambda trial: -trial.score)
@@ -162,7 +162,7 @@ def _read(path: str | os.PathLike[str] | None, search: dict[str, Any]) -> list[T
     if path is None or not Path(path).exists():
         return []
     try:
-        stored = json.loads(Path(path).read_text())
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
         trials = [Trial(**trial) for trial in stored.pop("trials")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(f"{path} is not the file of a search ({error}): give another name, or delete it.") from None

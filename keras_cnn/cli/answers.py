@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def evaluate(
     """
     from keras_cnn import evaluation, seen
     from keras_cnn.cli import scores
-    from keras_cnn.data import index
+    from keras_cnn.data import index, survey
 
     found = index(data, val_split=0.0, training=False)
     splits = dict(found.items())  # train, val, test
@@ -53,6 +54,8 @@ def evaluate(
     net, config, _ = runs.network(model, weights, size)
     labels = evaluation.align(found.class_names, config.class_names, config.head.classes)
     trained = seen.read(model) if weights is None and Path(model).is_dir() else set()
+    window = survey.window(found, (split,), config.preprocess.window)  # of gray images of more than 8 bits
+    config = config.with_(preprocess=dataclasses.replace(config.preprocess, window=window))
     new, known, skipped = scores.answers(net, config, splits[split], labels, batch_size, skip_bad, trained)
     if not (new.images or known.images):
         raise BadData(f"{data}: not one image of {split} can be read.")

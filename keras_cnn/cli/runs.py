@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from keras_cnn import bars, commands, files, state
 from keras_cnn.bars import progress
 from keras_cnn.cli import console
 
-if TYPE_CHECKING:
-    from keras_cnn.data.index import Split, Splits
-
 STATES = (state.STATE, "study.csv")  # what a run, or a study, goes on from
-MOST_NAMED = 12  # classes in one line
 
 
 def network(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
@@ -203,16 +200,11 @@ def load(
     skip_bad: bool,
     seed: int = 0,
 ) -> Any:
-    """The data set, told of and decoded; done before the framework starts, so that bad input is told at once."""
+    """The data set, decoded and told of; done before the framework starts, so that bad input is told at once."""
     from keras_cnn import data as data_
 
-    splits = data_.index(data, seed=seed)
-    if bars.shown:
-        console.note(found_line(data, splits))
-        if size := typical_size(splits.train):
-            console.note(seen_line(size, preprocess.size))
     loaded = data_.load_data(
-        splits,
+        data,
         preprocess,
         batch_size=batch_size,
         augment=None if augment == "none" else augment,
@@ -220,6 +212,8 @@ def load(
         channels=shape[-1],
         seed=seed,
     )
+    if bars.shown:
+        console.note(f"{data}: {loaded.summary}{_more(loaded)}")
     tell_ignored(loaded.ignored)
     if loaded.canvas:
         console.note("note: training sees a random part of each photo, another one in every epoch")
@@ -231,44 +225,14 @@ def tell_ignored(files: Sequence[str]) -> None:
         console.note(f"note: files that are no images were ignored, {len(files)} in all, such as {files[0]}")
 
 
-def found_line(data: str, splits: Splits) -> str:
-    """How many images of which classes there are; of many classes, the range."""
-    import numpy as np
+def _more(loaded: Any) -> str:
+    """What to say where photos are far larger than the network sees them."""
+    from keras_cnn.data import survey
 
-    parts = dict(splits.items())
-    labels = np.concatenate([split.labels for split in parts.values()])
-    counts = np.bincount(labels, minlength=len(splits.class_names))
-    by_split = ", ".join(f"{name} {len(split.sources):,}" for name, split in parts.items())
-    if len(counts) <= MOST_NAMED:
-        of = ": " + ", ".join(f"{name} {n:,}" for name, n in zip(splits.class_names, counts, strict=True))
-    else:
-        of = f", each of {counts.min():,} to {counts.max():,}"
-    return f"{data}: {len(labels):,} images ({by_split}) of {len(counts)} classes{of}"
-
-
-def seen_line(size: tuple[int, int], seen: tuple[int, int]) -> str:
-    """What is lost between the images (width, height) and what the network is fed (height, width)."""
-    line = f"images of about {size[0]}x{size[1]} pixels are seen at {seen[1]}x{seen[0]}"
-    return line + f"; --size {2 * max(seen)} shows more" * (min(size) >= 1.5 * max(seen))
-
-
-def typical_size(split: Split) -> tuple[int, int] | None:
-    """(width, height), the medians over some images, from the beginnings of their files; None if none can be read."""
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    from keras_cnn.data.images import FORMATS
-
-    sizes = []
-    for source in split.sources[:: max(len(split.sources) // 24, 1)]:
-        with contextlib.suppress(Exception):  # what cannot be decoded is told when it is
-            sizes.append(Image.open(io.BytesIO(source.read()), formats=FORMATS).size)
-    if not sizes:
-        return None
-    width, height = np.median(sizes, axis=0).astype(int).tolist()
-    return width, height
+    side = max(loaded.preprocess.size)
+    found = survey.sizes(loaded.splits.train.sources[:24])
+    large = found and statistics.median(map(min, found)) >= 1.5 * side
+    return f" (--size {2 * side} shows more)" if large else ""
 
 
 def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int | None, int | None, int]:
@@ -288,6 +252,7 @@ def _stored_half(out: str) -> bool:
 
 
 def command() -> str:
-    from typer.main import get_current_context  # typer brings a click of its own
+    # typer brings a click of its own
+    from typer.main import get_current_context  # pyright: ignore[reportPrivateImportUsage]
 
     return commands.command(get_current_context())

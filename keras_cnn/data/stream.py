@@ -31,7 +31,8 @@ def decoded(
     channels = channels or len(preprocess.mean)
 
     def load(source: Source) -> np.ndarray:
-        return resize_and_crop(decode(source.read, channels, source.name, preprocess.window), preprocess, name=source.name)
+        image = decode(source.read, channels, source.name, preprocess.window)
+        return resize_and_crop(image, preprocess, name=source.name)
 
     def result(image: Future[np.ndarray]) -> np.ndarray | BadImage:
         try:

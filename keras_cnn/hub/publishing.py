@@ -99,7 +99,7 @@ def _valid(folder: Folder) -> Config:
     if not folder.path.is_dir():
         raise KerasCnnError(f"{folder}: there is no such directory.")
     source = read(folder)
-    if "keras_cnn" not in json.loads((folder.path / CONFIG).read_text()) or source.load is None:
+    if "keras_cnn" not in json.loads((folder.path / CONFIG).read_text(encoding="utf-8")) or source.load is None:
         raise KerasCnnError(
             f"{folder} is not of ours: build it, then kc.save_pretrained(model, DIRECTORY), then publish."
         )

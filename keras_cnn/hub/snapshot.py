@@ -141,7 +141,7 @@ def commit_of(storage: Path, revision: str) -> str | None:
     """The commit that a cache has under a revision."""
     if not COMMIT.fullmatch(revision):
         ref = storage / "refs" / revision
-        revision = ref.read_text().strip() if ref.is_file() else ""
+        revision = ref.read_text(encoding="utf-8").strip() if ref.is_file() else ""
     return revision if COMMIT.fullmatch(revision) and (storage / "snapshots" / revision).is_dir() else None
 
 
@@ -161,10 +161,12 @@ def _ask(repo: str, revision: str) -> Snapshot:
         raise NotFound(f"{repo} has no {CONFIG} at {revision}: it holds no network that keras_cnn reads.")
     with contextlib.suppress(OSError):  # a read-only cache serves what it has
         record = {name: {"hash": one.hash, "size": one.size} for name, one in told.files.items()}
-        checkpoint.write_beside(_record(repo, told.commit), lambda path: Path(path).write_text(json.dumps(record)))
+        checkpoint.write_beside(
+            _record(repo, told.commit), lambda path: Path(path).write_text(json.dumps(record), "utf-8")
+        )
         if not COMMIT.fullmatch(revision):  # as the client does it, for itself and for others
             ref = _storage(repo) / "refs" / revision
-            checkpoint.write_beside(ref, lambda path: Path(path).write_text(told.commit))
+            checkpoint.write_beside(ref, lambda path: Path(path).write_text(told.commit, "utf-8"))
     return _cached(repo, told.commit, told.files, remote=True)
 
 
@@ -188,7 +190,9 @@ def _record(repo: str, commit: str) -> Path:
 def _read_record(repo: str, commit: str) -> dict[str, Print] | None:
     path = _record(repo, commit)
     try:
-        return {name: _noted(one["hash"], one["size"]) for name, one in json.loads(path.read_text()).items()}
+        return {
+            name: _noted(one["hash"], one["size"]) for name, one in json.loads(path.read_text(encoding="utf-8")).items()
+        }
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError):

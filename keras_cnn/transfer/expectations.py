@@ -180,14 +180,14 @@ def gains(lines: Iterable[Summary]) -> list[Gain]:
 def _begun(out: Path, settings: Mapping[str, Any]) -> list[Row]:
     """The rows of runs that are done; a study that begins notes its settings."""
     if not (out / SETTINGS).exists():
-        write_beside(out / SETTINGS, lambda path: Path(path).write_text(json.dumps(settings, indent=1)))
+        write_beside(out / SETTINGS, lambda path: Path(path).write_text(json.dumps(settings, indent=1), "utf-8"))
         return []
-    before = json.loads((out / SETTINGS).read_text())
+    before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
     if changed := [key for key in settings if before.get(key) != settings[key]]:
         raise BadSpec(f"{out} holds a study with other {', '.join(changed)}: repeat it as it began, or elsewhere.")
     if not (out / FILE).exists():
         return []
-    with (out / FILE).open(newline="") as file:
+    with (out / FILE).open(newline="", encoding="utf-8") as file:
         columns = get_type_hints(Row)
         return [Row(**{key: read(line[key]) for key, read in columns.items()}) for line in csv.DictReader(file)]
 
@@ -202,7 +202,7 @@ def _write(out: Path, rows: Sequence[Row]) -> None:
 
 
 def _csv(path: str, kind: type[Any], lines: Sequence[Any]) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(kind._fields)
         writer.writerows(lines)
