@@ -7,7 +7,6 @@ Frameworks are imported inside the commands that need them, so that `list` and `
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from typer.core import TyperGroup
 from keras_cnn import __version__
 from keras_cnn.cli import answers, console, hub, networks, training
 from keras_cnn.cli.options import with_options_of_all
+from keras_cnn.commands import PROGRAM
 
 VERBS = {
     "list": networks.list_,
@@ -57,7 +57,7 @@ for alias, name in ALIASES.items():
 
 def _version(value: bool) -> None:
     if value:
-        print(f"keras-cnn {__version__}")
+        print(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 
@@ -69,11 +69,11 @@ def _main(
 ) -> None: ...
 
 
-def main(run: Callable[..., Any] = app) -> None:
+def main() -> None:
     """Entry point of the command."""
     console.begin()
     try:
-        run()
+        app(prog_name=PROGRAM)
     except Exception as error:
         if not console.fail(error):
             raise

@@ -20,8 +20,8 @@ class Table:
     """Lines of cells under titles. texts: how many of the first columns are text; those behind them are figures."""
 
     columns: tuple[str, ...]
-    texts: int = 1
     rows: list[tuple[str, ...]] = field(default_factory=list)
+    texts: int = 1
     caption: str = ""
 
     def add(self, *cells: str) -> None:
