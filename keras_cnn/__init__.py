@@ -1,12 +1,15 @@
 """Convolutional networks for Keras 3: exact, pretrained, ready to fine-tune.
 
-The public names are imported when first used, so that `import keras_cnn` costs nothing.
+The public names are imported when first used, so that `import keras_cnn` costs nothing; it only makes TensorFlow's
+settings for this machine (see `runtime`), which have to be made before TensorFlow is imported.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from keras_cnn import runtime
 
 if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
@@ -32,6 +35,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     )
 
 __version__ = "0.1.0"
+
+runtime.prepare()
 
 __all__ = [
     "Head",

@@ -104,5 +104,9 @@ class LicenceWarning(UserWarning):
     """The licence of the weights rules out commercial use."""
 
 
+class SlowStart(UserWarning):
+    """TensorFlow was imported before this package could choose its settings, and others would be faster here."""
+
+
 class WeightsWarning(UserWarning):
     """The weights hold NaN or infinite values."""

@@ -27,7 +27,7 @@ PACKAGE = ROOT / "keras_cnn"
 
 # A module may import its own tier and those before it.
 TIERS = (
-    ("spec", "errors", "checks", "layers", "bars"),
+    ("spec", "errors", "checks", "layers", "bars", "runtime"),
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),
@@ -160,7 +160,7 @@ def test_list_and_info_load_no_framework(arguments):
 
 def test_importing_the_package_loads_nothing():
     done = python("import sys, keras_cnn; print([m for m in sys.modules if m.startswith('keras')])")
-    assert done.stdout == "['keras_cnn']\n", done.stderr
+    assert done.stdout == "['keras_cnn', 'keras_cnn.runtime']\n", done.stderr
 
 
 WITHOUT_TENSORFLOW = """
