@@ -13,6 +13,7 @@ from keras_cnn import runtime
 
 if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
+    from keras_cnn.checkup import doctor
     from keras_cnn.data import load_data, load_image
     from keras_cnn.describe import info, list_models
     from keras_cnn.hub import config_of, publish, pull, save_pretrained
@@ -44,6 +45,7 @@ __all__ = [
     "build",
     "compound_scale",
     "config_of",
+    "doctor",
     "features",
     "fine_tune",
     "freeze",
@@ -70,6 +72,7 @@ __all__ = [
 # Where each public name lives. No module has the name of a public function: importing it would hide the function.
 _HOME = {
     "building": ["build"],
+    "checkup": ["doctor"],
     "data": ["load_data", "load_image"],
     "describe": ["info", "list_models"],
     "hub": ["config_of", "publish", "pull", "save_pretrained"],

@@ -393,6 +393,15 @@ def publish(
     _show_files(dataclasses.asdict(done), ("repository", "branch", "commit", "tag", "url"), as_json)
 
 
+@app.command()
+def doctor(as_json: Annotated[bool, JSON] = False) -> None:
+    """Look this machine over: versions, devices, settings, hub, caches, speed; and what to mend."""
+    kc = terminal.framework()
+    found = kc.doctor(verbose=not as_json)
+    if as_json:
+        terminal.print_json([finding._asdict() for finding in found])
+
+
 # --- what they end with ----------------------------------------------------------------------------------------------
 
 

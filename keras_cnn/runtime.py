@@ -55,6 +55,35 @@ def quota() -> int | None:
         return None
 
 
+def clock() -> float | None:
+    """The first core's clock at its fastest, or at present, in Hz; None where it cannot be told."""
+    try:
+        with open("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq") as file:
+            return int(file.read()) * 1e3
+    except (OSError, ValueError):
+        pass
+    try:
+        with open(CPUINFO) as file:
+            return next((float(line.split(":")[1]) * 1e6 for line in file if line.startswith("cpu MHz")), None)
+    except (OSError, ValueError):
+        return None
+
+
+def gpus() -> list[str]:
+    """NVIDIA devices of the machine, whether or not a framework sees them."""
+    names = os.listdir("/dev") if os.path.isdir("/dev") else []
+    return sorted(f"/dev/{name}" for name in names if name.startswith("nvidia") and name[6:].isdigit())
+
+
+def driver() -> str | None:
+    """The release of the NVIDIA driver that runs, None where none does."""
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            return next((word for word in file.readline().split() if word[0].isdigit()), None)
+    except OSError:
+        return None
+
+
 def settings(flags: Collection[str], cores: int, limit: int | None = None) -> dict[str, str]:
     """Environment variables for TensorFlow on a processor with these instruction sets.
 

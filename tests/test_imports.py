@@ -33,7 +33,7 @@ TIERS = (
     ("hub", "describe", "scaling"),
     ("building", "recipe", "evaluation"),
     ("transfer", "training"),
-    ("terminal", "tables"),
+    ("terminal", "tables", "checkup"),
     ("runs",),
     ("cli",),
 )
