@@ -128,6 +128,10 @@ class RunWarning(UserWarning):
     """A run goes on, but not exactly as it would have."""
 
 
+class SlowStart(UserWarning):
+    """TensorFlow was imported before this package could choose its settings, and others would be faster here."""
+
+
 class WeightsWarning(UserWarning):
     """The weights hold NaN or infinite values."""
 
