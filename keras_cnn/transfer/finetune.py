@@ -71,7 +71,8 @@ def fine_tune(
 
     train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, integer
     labels) with a length, each with such a `val`. Images and labels may also come as Keras has them:
-    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays. While the whole backbone is frozen it is
+    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays.
+    While the whole backbone is frozen it is
     run once: the head learns on its features of `Data` or arrays, of images as at prediction, however the data is
     augmented (see `views`). Lower stages that are frozen are run once too where the data is not augmented.
 

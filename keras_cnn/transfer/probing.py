@@ -48,7 +48,8 @@ def probe(
 ) -> Baselines:
     """How well logistic regression and cosine nearest neighbours do on the features below the head: no training.
 
-    train, val: `Data`, or two pairs of arrays (images, integer labels), in any of the forms of `fine_tune`; of more than 10,000 training images so many
+    train, val: `Data`, or two pairs of arrays (images, integer labels), in any of the forms of `fine_tune`;
+    of more than 10,000 training images so many
     are drawn. cache: as in `fine_tune`, which then finds the features on disk. The model is not touched.
     Raises BadData where there is nothing to validate on.
     """
