@@ -257,7 +257,7 @@ def load_data(
     decode: the splits to decode now, in memory of at most cache_bytes, the smallest first; others are decoded anew for
     each pass (there, BadImage surfaces as the tf.errors.InvalidArgumentError that quotes it).
     """
-    preprocess = preprocess if isinstance(preprocess, Preprocess) else Preprocess.of(preprocess)
+    preprocess = Preprocess.of(preprocess)
     one_of("augment", augment, tuple(AUGMENTS))
     if batch_size < 1:
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -77,12 +77,16 @@ def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "i
 @known_options
 def load_image(
     source: str | os.PathLike[str] | bytes | IO[bytes],
-    preprocess: Preprocess,
+    preprocess: Any,
     channels: int | None = None,
     *,
     name: str | None = None,
 ) -> np.ndarray:
-    """`read_image`, then `resize_and_crop`: uint8 (*preprocess.size, channels), by default those of preprocess.mean."""
+    """`read_image`, then `resize_and_crop`: uint8 (*preprocess.size, channels), by default those of preprocess.mean.
+
+    preprocess: a `Preprocess`, or the network to feed.
+    """
+    preprocess = Preprocess.of(preprocess)
     image = read_image(source, channels=channels or len(preprocess.mean), name=name)
     return resize_and_crop(image, preprocess, name=name or (str(source) if isinstance(source, str | Path) else "image"))
 
