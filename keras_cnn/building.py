@@ -104,13 +104,10 @@ def build(
 
 
 def _head(config: Config, classes: int | None, drop_rate: float | None, activation: str | None) -> Head:
-    classes = config.head.classes if classes is None else classes
-    dropout = config.head.dropout if drop_rate is None else drop_rate
-    activation = config.head.activation if activation == "auto" else activation
-    hidden = config.head.hidden if classes == config.head.classes else ()
-    pooling = config.head.pooling or ("avg" if classes else None)
+    head = config.head.for_classes(config.head.classes if classes is None else classes)
+    dropout = head.dropout if drop_rate is None else drop_rate
     return dataclasses.replace(
-        config.head, classes=classes, hidden=hidden, dropout=dropout, pooling=pooling, activation=activation
+        head, dropout=dropout, activation=head.activation if activation == "auto" else activation
     )
 
 

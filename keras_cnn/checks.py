@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from keras_cnn.errors import BadSpec, UnknownOption
 from keras_cnn.hints import HINTS, VALUES
@@ -40,8 +40,8 @@ def known_options(public: Public) -> Public:
 
     if isinstance(public, type):
         public.__init__ = checked
-        return public
-    return checked  # type: ignore[return-value]
+        return cast(Any, public)
+    return cast(Any, checked)
 
 
 def _instead(name: str, option: str, options: list[str]) -> str:

@@ -199,6 +199,12 @@ class Head:
         if self.hidden and not self.classes:
             raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
 
+    def for_classes(self, classes: int) -> Head:
+        """The same for another number of classes; hidden layers, which were of the old ones, are left out."""
+        hidden = self.hidden if classes == self.classes else ()
+        pooling = self.pooling or ("avg" if classes else None)
+        return dataclasses.replace(self, classes=classes, hidden=hidden, pooling=pooling)
+
 
 @known_options
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +243,8 @@ class Preprocess:
 
     @classmethod
     def of(cls, model: Any) -> Preprocess:
-        """What the weights of a network of ours expect."""
-        return cls(**record_of(model)["preprocess"])
+        """What the weights of a network of ours expect; a Preprocess is given back."""
+        return model if isinstance(model, Preprocess) else cls(**record_of(model)["preprocess"])
 
     def for_channels(self, channels: int) -> Preprocess:
         """The same for another number of channels: each takes the mean of the given statistics."""

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -105,7 +105,7 @@ def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "i
 @known_options
 def load_image(
     source: str | os.PathLike[str] | bytes | IO[bytes],
-    preprocess: Preprocess,
+    preprocess: Any,
     channels: int | None = None,
     *,
     name: str | None = None,
@@ -113,8 +113,10 @@ def load_image(
 ) -> np.ndarray:
     """`read_image`, then `resize_and_crop`: uint8 (*preprocess.size, channels).
 
-    channels, window: by default those of preprocess.mean and preprocess.window.
+    preprocess: a `Preprocess`, or the network to feed. channels, window: by default those of preprocess.mean and
+    preprocess.window.
     """
+    preprocess = Preprocess.of(preprocess)
     channels, window = channels or len(preprocess.mean), window or preprocess.window
     image = read_image(source, channels=channels, name=name, window=window)
     return resize_and_crop(
