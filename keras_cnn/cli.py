@@ -34,6 +34,7 @@ BATCH = typer.Option(min=1)
 AUGMENT = typer.Option(help="Of training images: none, shift, light, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")
 JSON = typer.Option("--json", help="Print JSON.")
+TIMEOUT = typer.Option(help="Seconds without progress before giving up; KERAS_CNN_TIMEOUT, else 60.")
 
 
 # --- verbs ----------------------------------------------------------------------------------------------------------
@@ -357,12 +358,13 @@ def predict(
 @app.command()
 def pull(
     name: Annotated[str, typer.Argument(help="Tag, hf://owner/name[@revision], or weights directory.")],
+    timeout: Annotated[float | None, TIMEOUT] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Fetch weights and check them, so that they are there without a network."""
     from keras_cnn.hub.pulling import fetch
 
-    _show_files(dataclasses.asdict(fetch(name)), ("source", "commit", "path"), as_json)
+    _show_files(dataclasses.asdict(fetch(name, timeout=timeout)), ("source", "commit", "path"), as_json)
 
 
 @app.command()
@@ -375,6 +377,7 @@ def publish(
     message: Annotated[str | None, typer.Option(help="What changed.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the weights, if config.json names none.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and tell; send nothing.")] = False,
+    timeout: Annotated[float | None, TIMEOUT] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Upload a weights directory as one commit; HF_TOKEN is your token."""
@@ -389,6 +392,7 @@ def publish(
         message=message,
         license=license,
         dry_run=dry_run,
+        timeout=timeout,
     )
     _show_files(dataclasses.asdict(done), ("repository", "branch", "commit", "tag", "url"), as_json)
 

@@ -14,7 +14,17 @@ from repositories import LFS, NAMES, PREPROCESS, arrays, config, ours, theirs, w
 
 import keras_cnn as kc
 from keras_cnn import terminal
-from keras_cnn.errors import BadSpec, Conflict, CorruptFile, HubError, KerasCnnError, NoAccess, Offline, UnsafeFile, WeightsWarning
+from keras_cnn.errors import (
+    BadSpec,
+    Conflict,
+    CorruptFile,
+    HubError,
+    KerasCnnError,
+    NoAccess,
+    Offline,
+    UnsafeFile,
+    WeightsWarning,
+)
 from keras_cnn.hub import card, directory, publishing, resolve
 
 pytestmark = pytest.mark.no_keras
@@ -329,7 +339,7 @@ def test_a_failed_first_upload_tells_what_it_made(hub, run, waits, branch, fault
         kc.publish(run, "me/net", tag="v1", branch=branch)
     assert published(hub) == set() and not hub.seen("DELETE")
     made = ["The branch 'try/this' of me/net", "The repository me/net"][branch == "main" :]
-    told = f"was made for it and is still there, empty unless only the answer was lost: publish again, or delete it at"
+    told = "was made for it and is still there, empty unless only the answer was lost: publish again, or delete it at"
     assert [note.partition(" http")[0] for note in caught.value.__notes__] == [f"{what} {told}" for what in made]
     assert all(note in (terminal.explain(caught.value) or "") for note in caught.value.__notes__)
     hub.faults.clear()

@@ -34,7 +34,6 @@ from keras_cnn.errors import (
     CorruptFile,
     HubError,
     HubWarning,
-    KerasCnnError,
     LicenceWarning,
     NoAccess,
     NotFound,

@@ -106,6 +106,7 @@ def persist(call: Callable[[], T], repo: str, revision: str | None = None) -> T:
     It ends after `seconds()` without progress, pauses included. Raises HubError's subclasses and CacheError, each with
     one sentence.
     """
+    http.hooked()  # what takes long to import is imported before the time runs
     watch, notice = Watch(seconds()), _Notice()
     with notice:
         for attempt in range(ATTEMPTS):
@@ -116,6 +117,7 @@ def persist(call: Callable[[], T], repo: str, revision: str | None = None) -> T:
                 raise
             except Exception as caught:
                 error = _cause(caught)
+                watch.last = http.words(str(error))
                 if watch.windows == windows:
                     watch.since = since  # an attempt that fails for nothing is no progress
                 if isinstance(error, Broken) and "Timeout" in error.kind and watch.left < 0.1 * watch.seconds:
@@ -137,7 +139,9 @@ def passing(error: BaseException) -> bool:
     return isinstance(error, Broken) and error.kind not in NOBODY
 
 
-def explained(error: BaseException, repo: str, revision: str | None = None, watch: Watch | None = None) -> BaseException:
+def explained(
+    error: BaseException, repo: str, revision: str | None = None, watch: Watch | None = None
+) -> BaseException:
     """Our exception for what a call raised; one of the file system that is not the cache's is returned as it is."""
     from huggingface_hub import constants
 
@@ -177,7 +181,9 @@ def _refusal(error: Refused, facts: dict[str, Any]) -> KerasCnnError:
     if error.status in PASSING:
         text = "{where} answered {status}, which no new attempt mended: try later.{message}"
         return Offline(text.format(status=error.status, **facts))
-    return HubError("{where} refused what was asked for {repo} ({status}).{message}".format(status=error.status, **facts))
+    return HubError(
+        "{where} refused what was asked for {repo} ({status}).{message}".format(status=error.status, **facts)
+    )
 
 
 def _too_long(error: BaseException, wait: float, watch: Watch) -> KerasCnnError:

@@ -7,7 +7,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -150,7 +150,9 @@ def _own(folder: Folder, name: str) -> bytes:
     places = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
     real = path.resolve()
     if path.is_symlink() and real.parent not in places:
-        raise UnsafeFile(f"{path} is a link to {real}: nothing was sent. Put the file itself there, or remove the link.")
+        raise UnsafeFile(
+            f"{path} is a link to {real}: nothing was sent. Put the file itself there, or remove the link."
+        )
     return real.read_bytes()
 
 
@@ -242,9 +244,7 @@ def _told(what: str, where: str) -> Iterator[None]:
         raise
 
 
-def _commit(
-    hub: _Hub, branch: str, parent: str | None, files: Mapping[str, Path | bytes], message: str
-) -> str:
+def _commit(hub: _Hub, branch: str, parent: str | None, files: Mapping[str, Path | bytes], message: str) -> str:
     """Commit onto `parent`, and onto nothing else; the sha."""
     if (there := hub.about(branch)) and _holds(there, files):
         return there.commit
