@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,17 @@ def test_a_terminal_is_told_what_is_waited_for(hub, net, monkeypatch):
     shown = " ".join(terminal.getvalue().split())
     assert "answered 503: Service Unavailable: the next attempt is in 0.5 s" in shown
     assert re.search(r"waiting for GET http\S+/api/models/me/net/revision/main: \d of 60 s without progress", shown)
+
+
+def test_a_process_that_holds_the_lock_and_does_nothing(hub, net, home):
+    from filelock import FileLock
+
+    digits = sha256(hub.files("me/net")["config.json"]).hexdigest()
+    lock = home / "hub" / ".locks" / "models--me--net" / f"{digits}.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock), pytest.raises(HubError, match=rf"another process holds {lock} and made no progress for 0.5 s"):
+        kc.pull(NET, timeout=0.5)
+    kc.pull(NET)
 
 
 # --- what is cached stands in, but not for a refusal -----------------------------------------------------------------

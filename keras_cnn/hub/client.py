@@ -117,6 +117,8 @@ def persist(call: Callable[[], T], repo: str, revision: str | None = None) -> T:
                 raise
             except Exception as caught:
                 error = _cause(caught)
+                if isinstance(error, KerasCnnError):
+                    raise error from caught
                 watch.last = http.words(str(error))
                 if watch.windows == windows:
                     watch.since = since  # an attempt that fails for nothing is no progress

@@ -203,7 +203,7 @@ def _before(request: Any) -> None:
     request.headers["Accept-Encoding"] = "identity"
     if _host(request.url) not in (_host(constants.ENDPOINT), *HUBS):
         request.headers.pop("Authorization", None)  # the client would send it wherever an answer of the hub says
-    request.stream = _stream(request, lambda inner: _counted(inner, watch))
+    request.stream = _stream(request, lambda inner: _shown(_counted(inner, watch), request))
 
 
 def _after(response: Any) -> None:
@@ -256,6 +256,20 @@ def _counted(chunks: Iterable[bytes], watch: Watch) -> Iterator[bytes]:
     for chunk in chunks:
         watch.moved(len(chunk))
         yield chunk
+
+
+def _shown(chunks: Iterable[bytes], request: Any) -> Iterator[bytes]:
+    """The chunks of a request, with a bar on a terminal where they are many."""
+    from huggingface_hub.utils import tqdm
+
+    size = request.headers.get("Content-Length", "")
+    long = size.isdigit() and int(size) > STEP
+    with tqdm(
+        total=int(size) if long else None, unit="B", unit_scale=True, desc="upload", disable=None if long else True
+    ) as bar:
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk))
 
 
 def _unpacked(chunks: Iterable[bytes], packing: str, where: str) -> Iterator[bytes]:
