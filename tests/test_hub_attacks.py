@@ -90,9 +90,9 @@ def test_an_answer(attack, hub, home, tmp_path, monkeypatch):
         before = {path for path in tmp_path.rglob("*") if home not in path.parents}
         try:
             if attack.verb == "pull":
-                kc.pull(NET, timeout=TIMEOUT)
+                kc.pull(NET, timeout=attack.patience(TIMEOUT))
             else:
-                kc.publish(run, "me/net", tag="v1", timeout=TIMEOUT)
+                kc.publish(run, "me/net", tag="v1", timeout=attack.patience(TIMEOUT))
         except (HubError, CorruptFile, CacheError, UnsafeFile) as error:
             assert attack.says and re.search(attack.says, str(error)), error
             assert str(error).isprintable() and "hf_me" not in str(error)
@@ -112,11 +112,11 @@ def test_an_answer(attack, hub, home, tmp_path, monkeypatch):
 
 def test_the_time_is_an_option_or_a_variable(hub, net, monkeypatch):
     hub.faults.push("stall", path=INFO, after=0, seconds=60, times=None)
-    monkeypatch.setenv("KERAS_CNN_TIMEOUT", "0.5")
-    with pytest.raises(Offline, match=r"GET http://\S+/main made no progress for 0\.5 s: .*KERAS_CNN_TIMEOUT"):
+    monkeypatch.setenv("KERAS_CNN_TIMEOUT", "1.5")
+    with pytest.raises(Offline, match=r"GET http://\S+/main made no progress for 1\.5 s: .*KERAS_CNN_TIMEOUT"):
         kc.info(NET)
-    with pytest.raises(Offline, match=r"made no progress for 0\.25 s.*timeout= \(--timeout\)"):
-        kc.pull(NET, timeout=0.25)
+    with pytest.raises(Offline, match=r"made no progress for 0\.5 s.*timeout= \(--timeout\)"):
+        kc.pull(NET, timeout=0.5)
     for wrong in ("soon", "-1", "0", "nan", "inf"):
         monkeypatch.setenv("KERAS_CNN_TIMEOUT", wrong)
         with pytest.raises(KerasCnnError, match=f"KERAS_CNN_TIMEOUT='{wrong}': give the seconds"):
@@ -127,12 +127,12 @@ def test_the_time_is_an_option_or_a_variable(hub, net, monkeypatch):
 
 def test_what_moves_is_not_ended(hub, net):
     """Longer than the timeout in all, with something new within each."""
-    hub.faults.push("stall", path=INFO, after=0, seconds=0.6)
+    hub.faults.push("stall", path=INFO, after=0, seconds=1.2)
     for name in ("config.json", WEIGHTS):
-        hub.faults.push("stall", path=f"{LFS}.*{name}", seconds=0.6)
+        hub.faults.push("stall", path=f"{LFS}.*{name}", seconds=1.2)
     start = time.monotonic()
-    assert same(resolve(f"{NET}"), arrays(config())) if kc.pull(NET, timeout=1.5) else None
-    assert time.monotonic() - start > 1.5
+    kc.pull(NET, timeout=3)
+    assert time.monotonic() - start > 3
 
 
 class Terminal(io.StringIO):
@@ -194,7 +194,7 @@ def test_a_refusal_is_told_as_what_it_is(hub, net, status, says):
 def test_an_interrupted_download_goes_on(hub, net, home):
     hub.faults.push("stall", path=rf"{LFS}.*{WEIGHTS}", after=700_000, seconds=60)
     with pytest.raises(Offline, match="made no progress"):
-        kc.pull(NET, timeout=0.5)
+        kc.pull(NET, timeout=2)
     (part,) = (home / "hub").glob("models--*/blobs/.*.part")
     assert part.stat().st_size == 700_000
     kc.pull(NET)
@@ -206,7 +206,7 @@ def test_an_interrupted_download_goes_on(hub, net, home):
 def test_what_is_left_of_another_download_is_not_gone_on_with(hub, net, home, data):
     hub.faults.push("stall", path=rf"{LFS}.*{WEIGHTS}", seconds=60)
     with pytest.raises(Offline):
-        kc.pull(NET, timeout=0.5)
+        kc.pull(NET, timeout=2)
     (part,) = (home / "hub").glob("models--*/blobs/.*.part")
     part.write_bytes(data)
     kc.pull(NET)
