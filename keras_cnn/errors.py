@@ -97,7 +97,7 @@ class NoAccess(HubError):
 
 
 class Offline(HubError):
-    """The hub cannot be reached, and what is needed from it is not in the cache."""
+    """The hub cannot be reached or does not answer as one, and what is needed from it is not in the cache."""
 
 
 class Conflict(HubError):
@@ -117,7 +117,7 @@ class CacheWarning(UserWarning):
 
 
 class HubWarning(UserWarning):
-    """The hub cannot be reached, and a cached revision stands in for it."""
+    """The hub cannot be reached or does not answer as one, and a cached revision stands in for it."""
 
 
 class LicenceWarning(UserWarning):
