@@ -126,13 +126,13 @@ def score(
         if batches is not None
     }
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
-    # The run wrote these weights and their origin already; the card learns what they scored.
-    written = directory.read(out).config.provenance
-    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
     plots.learning_curves(history, Path(out) / "curves.png")
     last = scores.get("test") or scores.get("val")
     if last:
         plots.confusion_matrix(last.confusion(), loaded.class_names, Path(out) / "confusion.png")
+    # The run wrote these weights and their origin already; the card learns what they scored, and shows the pictures.
+    written = directory.read(out).config.provenance
+    save_pretrained(net, out, half=_stored_half(out), **{**written, "metrics": metrics})
     frozen = [
         v
         for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False)

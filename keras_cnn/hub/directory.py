@@ -143,7 +143,8 @@ def save_pretrained(model: Any, path: str | os.PathLike[str], *, half: bool = Fa
         new = Path(folder)
         checkpoint.save(checkpoint.arrays(model), new / WEIGHTS, half=half)
         (new / CONFIG).write_text(config_text(config, {WEIGHTS: record(new / WEIGHTS)}))
-        (new / CARD).write_text(card.card(config, path.name))
+        figures = [name for name in card.FIGURES if (path / name).is_file()]
+        (new / CARD).write_text(card.card(config, path.name, figures=figures), encoding="utf-8")
         for name in (WEIGHTS, CONFIG, CARD):  # all are whole before the first takes its place
             os.replace(new / name, path / name)
     return path

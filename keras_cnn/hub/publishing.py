@@ -14,7 +14,7 @@ from typing import Any
 
 from keras_cnn import __version__, commands
 from keras_cnn.errors import BadSpec, Conflict, HubError, KerasCnnError, NoAccess, NotFound
-from keras_cnn.hub import card, client, hashes
+from keras_cnn.hub import card, client, hashes, licences
 from keras_cnn.hub.directory import CARD, CONFIG, WEIGHTS, Folder, config_text, read
 from keras_cnn.hub.resolve import parse
 from keras_cnn.spec import Config
@@ -48,7 +48,7 @@ def publish(
 
     repository: "owner/name"; made if it is not there, for `private` readers or for all. private: also refuses a
     repository that is there and public. tag: name of the commit, such as "v1". branch: made from main if it is not
-    there. license: of the weights, such as "apache-2.0", where config.json names none. dry_run: check, and tell what
+    there. license: of the weights, by the Hub's name of it, such as "apache-2.0", where config.json names none. dry_run: check, and tell what
     would be uploaded; nothing is sent, and no token is needed. token: by default HF_TOKEN, or what `hf auth login`
     stored; it is neither shown nor written.
 
@@ -101,7 +101,7 @@ def _valid(folder: Folder) -> Config:
 
 
 def _licensed(config: Config, folder: Folder, license: str | None) -> Config:
-    license = license or config.provenance.get("license")
+    license = licences.checked(license) if license else config.provenance.get("license")
     if not license:
         raise BadSpec(
             f"{folder.path / CONFIG} names no licence, and without one nobody may use the weights: "
@@ -125,7 +125,9 @@ def _files(folder: Folder, config: Config, repository: str, aside: Path) -> dict
         files[CARD] = there
     else:
         files[CARD] = aside / CARD
-        files[CARD].write_text(card.card(config, repository.split("/")[1], f"hf://{repository}", figures))
+        files[CARD].write_text(
+            card.card(config, repository.split("/")[1], f"hf://{repository}", figures), encoding="utf-8"
+        )
     files[CONFIG] = aside / CONFIG
     records = {name: hashes.record(path) for name, path in sorted(files.items()) if name != CONFIG}
     files[CONFIG].write_text(config_text(config, records))
