@@ -14,6 +14,7 @@ from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec, WeightsMismatch
 from keras_cnn.graph import assemble
 from keras_cnn.hub import resolve
+from keras_cnn.hub.resolve import tags
 from keras_cnn.spec import Config, Head, Preprocess, Spec
 from keras_cnn.tally import check_size
 
@@ -91,7 +92,9 @@ def build(
     )
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
-    config = config if keep_head else config.as_base()
+    config = (
+        config if keep_head else config.as_base(next((str(name) for name in (source, weights) if name in tags()), None))
+    )
     check_size(config)
     model = assemble(config, name)
     if values is not None:

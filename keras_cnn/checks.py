@@ -120,7 +120,7 @@ def written(name: str, value: Any, deepest: int = 20) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadSpec(f"{name}={reprlib.repr(value)!a} holds half a character, which is no text.") from None
+            raise BadSpec(f"{name}={ascii(value[:40])} holds half a character, which is no text.") from None
     if isinstance(value, Mapping | list | tuple):
         if not deepest:
             raise BadSpec(f"{name}: give facts that are not nested so deeply.")
@@ -139,4 +139,4 @@ def within(name: str, value: Any, least: float, most: float) -> None:
 
 def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
-        raise BadSpec(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}.")
+        raise BadSpec(f"{name}={reprlib.repr(value)}: choose one of {', '.join(map(repr, choices))}.")
