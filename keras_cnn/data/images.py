@@ -95,7 +95,8 @@ def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "i
     crop_height, crop_width = preprocess.size
     top, left = round((tall - crop_height) / 2), round((wide - crop_width) / 2)  # half to even, like torchvision
     with _room.for_pixels(height * width + tall * wide):
-        picture = Image.frombytes(PLAIN_MODES[channels], (width, height), np.ascontiguousarray(image).tobytes())
+        mode, pixels = PLAIN_MODES[channels], np.ascontiguousarray(image)
+        picture = Image.frombuffer(mode, (width, height), pixels, "raw", mode, 0, 1)
         if (tall, wide) != (height, width):
             picture = picture.resize((wide, tall), FILTERS[preprocess.interpolation])
         picture = picture.crop((left, top, left + crop_width, top + crop_height))
@@ -138,10 +139,10 @@ def decode(
         raise BadImage(f"{name}: the file is empty (0 bytes); replace or remove it.")
     try:
         with open_image(io.BytesIO(blob), name) as image, _room.for_pixels(image.width * image.height):
-            halved = not is_deep(image) and any(";16" in str(tile[3]) for tile in image.tile)
+            halved = not is_deep(image) and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
             image.load()
             if halved:
-                _tell_of_high_bytes(image, name)
+                _tell_of_high_bytes(image)
             ImageOps.exif_transpose(image, in_place=True)
             return _pixels(image, MODES[channels], window)
     except (BadImage, MemoryError):
@@ -229,12 +230,13 @@ def _pixels(image: Image.Image, mode: str, window: tuple[float, float] | None) -
     return pixels
 
 
-def _tell_of_high_bytes(image: Image.Image, name: str) -> None:
+def _tell_of_high_bytes(image: Image.Image) -> None:
     """Warn of colour of 10, 12 or 14 bits in a file of 16, of which Pillow's high byte leaves next to nothing."""
-    colours = image.getextrema()[: 3 if len(image.getbands()) > 2 else 1]  # without alpha
-    top = max(high for _, high in colours)
+    top = int(np.max([image.getchannel(band).getextrema() for band in image.getbands() if band != "A"]))
     if top < 64:
-        text = f"{name}: colour of 16 bits is read by its high byte, here {top} of 255 at most; convert it to 8 bits."
+        text = (
+            "colour images of 16 bits are read by their high byte, and some use little of it: convert them to 8 bits."
+        )
         warnings.warn(text, DataWarning, stacklevel=2)
 
 
