@@ -1,6 +1,7 @@
 """Convolutional networks for Keras 3: exact, pretrained, ready to fine-tune.
 
-The public names are imported when first used, so that `import keras_cnn` costs nothing.
+The public names are imported when first used, so that `import keras_cnn` costs nothing; it only makes TensorFlow's
+settings for this machine (see `runtime`), which have to be made before TensorFlow is imported.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from keras_cnn import runtime
+
 if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
+    from keras_cnn.checkup import doctor
     from keras_cnn.data import load_data, load_image
     from keras_cnn.describe import info, list_models
     from keras_cnn.hub import config_of, publish, pull, save_pretrained
@@ -33,12 +37,15 @@ if TYPE_CHECKING:  # for editors and type checkers
 
 __version__ = "0.1.0"
 
+runtime.prepare()
+
 __all__ = [
     "Head",
     "Preprocess",
     "build",
     "compound_scale",
     "config_of",
+    "doctor",
     "features",
     "fine_tune",
     "freeze",
@@ -65,6 +72,7 @@ __all__ = [
 # Where each public name lives. No module has the name of a public function: importing it would hide the function.
 _HOME = {
     "building": ["build"],
+    "checkup": ["doctor"],
     "data": ["load_data", "load_image"],
     "describe": ["info", "list_models"],
     "hub": ["config_of", "publish", "pull", "save_pretrained"],

@@ -14,6 +14,7 @@ from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec, WeightsMismatch
 from keras_cnn.graph import assemble
 from keras_cnn.hub import resolve
+from keras_cnn.hub.resolve import tags
 from keras_cnn.spec import Config, Head, Preprocess, Spec
 from keras_cnn.tally import check_size
 
@@ -91,7 +92,9 @@ def build(
     )
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
-    config = config if keep_head else config.as_base()
+    config = (
+        config if keep_head else config.as_base(next((str(name) for name in (source, weights) if name in tags()), None))
+    )
     check_size(config)
     model = assemble(config, name)
     if values is not None:
@@ -104,13 +107,10 @@ def build(
 
 
 def _head(config: Config, classes: int | None, drop_rate: float | None, activation: str | None) -> Head:
-    classes = config.head.classes if classes is None else classes
-    dropout = config.head.dropout if drop_rate is None else drop_rate
-    activation = config.head.activation if activation == "auto" else activation
-    hidden = config.head.hidden if classes == config.head.classes else ()
-    pooling = config.head.pooling or ("avg" if classes else None)
+    head = config.head.for_classes(config.head.classes if classes is None else classes)
+    dropout = head.dropout if drop_rate is None else drop_rate
     return dataclasses.replace(
-        config.head, classes=classes, hidden=hidden, dropout=dropout, pooling=pooling, activation=activation
+        head, dropout=dropout, activation=head.activation if activation == "auto" else activation
     )
 
 

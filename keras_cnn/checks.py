@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from keras_cnn.errors import BadSpec, UnknownOption
 from keras_cnn.hints import HINTS, VALUES
@@ -40,8 +40,8 @@ def known_options(public: Public) -> Public:
 
     if isinstance(public, type):
         public.__init__ = checked
-        return public
-    return checked  # type: ignore[return-value]
+        return cast(Any, public)
+    return cast(Any, checked)
 
 
 def _instead(name: str, option: str, options: list[str]) -> str:
@@ -120,7 +120,7 @@ def written(name: str, value: Any, deepest: int = 20) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadSpec(f"{name}={reprlib.repr(value)!a} holds half a character, which is no text.") from None
+            raise BadSpec(f"{name}={ascii(value[:40])} holds half a character, which is no text.") from None
     if isinstance(value, Mapping | list | tuple):
         if not deepest:
             raise BadSpec(f"{name}: give facts that are not nested so deeply.")
@@ -139,4 +139,4 @@ def within(name: str, value: Any, least: float, most: float) -> None:
 
 def one_of(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
-        raise BadSpec(f"{name}={value!r}: choose one of {', '.join(map(repr, choices))}.")
+        raise BadSpec(f"{name}={reprlib.repr(value)}: choose one of {', '.join(map(repr, choices))}.")

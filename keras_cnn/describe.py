@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from keras_cnn import catalog, selection, tally
@@ -29,16 +32,32 @@ def summary(name: str) -> dict[str, Any]:
     tag also top1 (ImageNet, percent), top1_size (pixels), commercial (whether its licence allows such use).
     """
     config = resolve(name).config
-    rows = tally.tally(config)
+    known_ones = counted()  # counting all networks anew takes as long as Python's start, many times over
+    parameters, macs = known_ones[name] if name in known_ones else count(name)
     return {
         "name": name,
-        "parameters": tally.parameters(rows),
-        "macs": tally.macs(rows),
+        "parameters": parameters,
+        "macs": macs,
         "input_shape": list(config.spec.input_shape),
         "classes": config.head.classes,
         "license": config.provenance.get("license", ""),
         **_published(name),
     }
+
+
+COUNTS = Path(__file__).with_name("counts.json")
+
+
+@cache
+def counted() -> dict[str, tuple[int, int]]:
+    """`count` of every name that `list` shows, as `python -m keras_cnn.describe` wrote it; a test compares."""
+    return {name: (parameters, macs) for name, (parameters, macs) in json.loads(COUNTS.read_text()).items()}
+
+
+def count(name: str) -> tuple[int, int]:
+    """(parameters, macs) of a network, counted."""
+    rows = tally.tally(resolve(name).config)
+    return tally.parameters(rows), tally.macs(rows)
 
 
 @known_options
@@ -87,3 +106,8 @@ def _published(name: str) -> dict[str, Any]:
         return {}
     line = known()[name]
     return {"top1": line.top1, "top1_size": line.top1_size, "commercial": line.commercial}
+
+
+if __name__ == "__main__":
+    lines = (f'"{name}": {list(count(name))}' for name in [*list_models(), *list_models(pretrained=True)])
+    COUNTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")

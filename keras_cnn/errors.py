@@ -97,7 +97,7 @@ class NoAccess(HubError):
 
 
 class Offline(HubError):
-    """The hub cannot be reached, and what is needed from it is not in the cache."""
+    """The hub cannot be reached or does not answer as one, and what is needed from it is not in the cache."""
 
 
 class Conflict(HubError):
@@ -117,7 +117,7 @@ class CacheWarning(UserWarning):
 
 
 class HubWarning(UserWarning):
-    """The hub cannot be reached, and a cached revision stands in for it."""
+    """The hub cannot be reached or does not answer as one, and a cached revision stands in for it."""
 
 
 class LicenceWarning(UserWarning):
@@ -126,6 +126,10 @@ class LicenceWarning(UserWarning):
 
 class RunWarning(UserWarning):
     """A run goes on, but not exactly as it would have."""
+
+
+class SlowStart(UserWarning):
+    """TensorFlow was imported before this package could choose its settings, and others would be faster here."""
 
 
 class WeightsWarning(UserWarning):

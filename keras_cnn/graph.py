@@ -12,6 +12,7 @@ import keras
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.errors import BadSpec
 from keras_cnn.layers import HeUniform, Pad, Preprocessing, StackedIdentities
+from keras_cnn.runtime import jit_compile
 from keras_cnn.spec import Config
 from keras_cnn.tally import tally
 
@@ -129,16 +130,3 @@ def _one_variable_name() -> Iterator[None]:
 
     with tf.variable_creator_scope(lambda create, **options: create(**{**options, "name": "variable/"})):
         yield
-
-
-def jit_compile() -> bool | str:
-    """Keras' "auto", except for TensorFlow on a CPU, where XLA's convolutions are several times slower than oneDNN's.
-
-    Keras decides so for every model that is not told otherwise, predicting included.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.config.list_physical_devices("GPU"):
-            return False
-    return "auto"

@@ -34,7 +34,8 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
         if batch is not None:
             check(*batch, classes, what)
             _check_shape(batch[0], model, what)
-            warn_of_pixels(model, batch[0])
+            if data is train:
+                warn_of_pixels(model, batch[0])
     train, val = (watched(_integers(data), classes, what) for what, data in (("training", train), ("validation", val)))
     _check_seen(train, val)
     return train, val

@@ -13,8 +13,8 @@ from keras import ops
 
 from keras_cnn import checkpoint
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
-from keras_cnn.graph import jit_compile
 from keras_cnn.hub import directory
+from keras_cnn.runtime import jit_compile
 
 
 @keras.saving.register_keras_serializable("keras_cnn")

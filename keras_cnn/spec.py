@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import math
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -199,6 +201,12 @@ class Head:
         if self.hidden and not self.classes:
             raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
 
+    def for_classes(self, classes: int) -> Head:
+        """The same for another number of classes; hidden layers, which were of the old ones, are left out."""
+        hidden = self.hidden if classes == self.classes else ()
+        pooling = self.pooling or ("avg" if classes else None)
+        return dataclasses.replace(self, classes=classes, hidden=hidden, pooling=pooling)
+
 
 @known_options
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +245,8 @@ class Preprocess:
 
     @classmethod
     def of(cls, model: Any) -> Preprocess:
-        """What the weights of a network of ours expect."""
-        return cls(**record_of(model)["preprocess"])
+        """What the weights of a network of ours expect; a Preprocess is given back."""
+        return model if isinstance(model, Preprocess) else cls(**record_of(model)["preprocess"])
 
     def for_channels(self, channels: int) -> Preprocess:
         """The same for another number of channels: each takes the mean of the given statistics."""
@@ -282,15 +290,26 @@ class Config:
                 held_to(f"provenance: {name}", self.provenance[name], kind)
         if not all(isinstance(key, str) and key.strip() for key in self.provenance.get("metrics", {})):
             raise BadSpec("provenance: a metric has no name: give each one.")
+        if not all(isinstance(text, str) for text in self.provenance.get("class_descriptions", {}).values()):
+            raise BadSpec("provenance: class_descriptions: give each class a text.")
 
     def with_(self, **changes: Any) -> Config:
         return dataclasses.replace(self, **changes)
 
-    def as_base(self) -> Config:
-        """The same for a network with a new head: what was measured, and on what, held for the old classes."""
+    def as_base(self, tag: str | None = None) -> Config:
+        """The same for a network with a new head: what was measured, and on what, held for the old classes.
+
+        The licence holds on, and the limits do as those of the base. tag: the name of the weights, where they have one.
+        """
         if not self.provenance:
             return self
-        known = {"base": self.provenance.get("source", self.architecture), "license": self.provenance.get("license")}
+        facts = self.provenance.get
+        known = {
+            "base": tag or facts("source", self.architecture),
+            "base_license": facts("license"),
+            "base_limits": "\n".join(filter(None, (facts("limits"), facts("base_limits")))),
+            "license": facts("license"),
+        }
         return self.with_(provenance={key: value for key, value in known.items() if value})
 
     def to_dict(self) -> dict[str, Any]:
@@ -306,7 +325,9 @@ class Config:
 
 # The kinds of those facts in a provenance that the package reads itself.
 FACTS: dict[str, Any] = {
-    **dict.fromkeys(("source", "license", "data", "command", "limits", "base", "base_limits"), str | None),
+    **dict.fromkeys(
+        ("source", "license", "data", "command", "limits", "base", "base_license", "base_limits"), str | None
+    ),
     **dict.fromkeys(("metrics", "class_descriptions"), Mapping[str, Any]),
 }
 
@@ -329,14 +350,20 @@ def check_class_names(names: tuple[str, ...]) -> None:
             f"class_names: {reprlib.repr(long[0])} has {len(long[0])} characters: give names of at most {LONGEST_NAME}."
         )
     if len(set(names)) < len(names):
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        [(twice, _)] = Counter(names).most_common(1)
         raise BadSpec(f"class_names: {reprlib.repr(twice)} is the name of two classes: give each a name of its own.")
 
 
 def check_activation(name: str, activation: str) -> None:
     """BadSpec unless Keras has the activation, or it is the name of a registered one, which Keras will look up."""
-    if ">" not in activation:
-        one_of(name, activation, ACTIVATIONS)
+    if ">" not in activation and activation not in ACTIVATIONS:
+        near = difflib.get_close_matches(activation[:40], ACTIVATIONS, 3, 0.5)
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise BadSpec(
+            f"{name}={reprlib.repr(activation)}: Keras has none that serves here.{hint} `keras.activations` lists them."
+        )
+
+
 def keep_window(model: Any, window: tuple[float, float] | None) -> None:
     """Let a network remember how images of more than 8 bits were seen when it learnt; one of another make cannot."""
     with contextlib.suppress(BadSpec):

@@ -53,7 +53,8 @@ def train(
     overwrite: replace what is there.
     provenance: facts for config.json and the model card there, as of `save_pretrained`.
     The model ends with the weights of its best epoch. Returns a History of all epochs, those before a kill included.
-    Raises NotFinite when the loss is not a number, BadSpec where a run began otherwise.
+    Raises NotFinite when the loss is not a number; BadSpec where a run began otherwise, or for a head, BadData for
+    images or labels, that softmax over classes cannot learn.
     """
     if epochs < 1 or rate < 0:
         raise BadSpec(f"epochs={epochs!r}, rate={rate!r}: give 1 epoch or more, and a rate of 0 or more.")

@@ -20,7 +20,7 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -57,6 +57,7 @@ class Answer:
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    hubs: bool = True  # rather than a fault's
 
 
 class Refused(Exception):
@@ -69,30 +70,42 @@ class Refused(Exception):
         self.answer = Answer(status, json.dumps({"error": message}).encode(), named)
 
 
+HEADS = ("headers", "raw")
+STRIKES = ("truncate", "corrupt", "reset", "stall", "drip", "flood", *HEADS)
+INSTEAD = ("answer", *range(300, 600))
+KINDS = (*STRIKES, *INSTEAD)
+
+
 @dataclass
 class Fault:
     """Trouble for the next `times` requests (None: for all) whose method and path match the regular expressions.
 
     A status is sent instead of an answer. A body fault strikes `after` so many bytes of a body (None: half of it), and
-    passes by redirects and errors. `reset` and `stall` after 0 bytes strike before the headers, so even a HEAD.
+    passes by redirects and errors. `reset`, `stall` and `drip` after 0 bytes strike before the headers, so even a HEAD.
+    `answer` sends `status`, `headers` and `body` instead of the hub's own; `raw` sends `body` and no HTTP; `headers`
+    changes the hub's own headers, as every other kind does too where they are given (None: left out).
     """
 
-    kind: int | str  # a status, or: truncate, corrupt, reset, stall
+    kind: int | str  # a status, or one of KINDS
     method: str = "GET"
     path: str = ""
     times: int | None = 1
     after: int | None = None
-    seconds: float = 1  # how long `stall` lasts, and the Retry-After of a 429
+    seconds: float = 1  # how long `stall` lasts, between two bytes of `drip`, and the Retry-After of a 429
     code: str | None = None  # X-Error-Code, unless the usual one
+    status: int = 200
+    headers: Mapping[str, str | None] = field(default_factory=dict)
+    body: bytes = b""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.kind, int) and self.kind not in ("truncate", "corrupt", "reset", "stall"):
+        if self.kind not in KINDS:
             raise ValueError(f"no such fault: {self.kind}")
 
     def refusal(self) -> Refused:
         usual = {401: (BAD_TOKEN, ""), 403: ("", "GatedRepo"), 404: ("", "EntryNotFound"), 412: (STALE_PARENT, "")}
         message, code = usual.get(int(self.kind), ("", ""))
         headers = {"Retry-After": str(round(self.seconds))} if self.kind == 429 else {}
+        headers |= {name: text for name, text in self.headers.items() if text is not None}
         return Refused(int(self.kind), message, code if self.code is None else self.code, headers)
 
 
@@ -103,9 +116,9 @@ class Faults(list[Fault]):
         self.append(Fault(kind, method, path, **how))
         return self[-1]
 
-    def take(self, ask: Ask, kind: type) -> Fault | None:
+    def take(self, ask: Ask, kinds: Collection[int | str]) -> Fault | None:
         for fault in self:
-            fits = isinstance(fault.kind, kind) and re.fullmatch(fault.method, ask.method)
+            fits = fault.kind in kinds and re.fullmatch(fault.method, ask.method)
             if fits and fault.times != 0 and re.search(fault.path, ask.path):
                 fault.times = fault.times and fault.times - 1
                 return fault
@@ -151,6 +164,7 @@ class Hub:
         self.repos: dict[str, Repo] = {}
         self.lfs: dict[str, bytes] = {}  # by sha256, for all repositories
         self.requests: list[tuple[str, str, int]] = []
+        self.authorized: list[tuple[str, str]] = []  # path and Authorization of the requests that had one
         self.faults = Faults()
         self.lock, self.closed = threading.RLock(), threading.Event()
         self._server = Server(("127.0.0.1", port), Connection)
@@ -223,15 +237,20 @@ class Hub:
     def answer(self, ask: Ask) -> tuple[Answer, Fault | None]:
         """The answer, and what shall go wrong while it is sent."""
         with self.lock:
+            if "Authorization" in ask.headers:
+                self.authorized.append((ask.path, ask.headers["Authorization"]))
             try:
                 answer = self.handle(ask)
             except Refused as refusal:
                 answer = refusal.answer
             self.requests.append((ask.method, ask.path, answer.status))
-            return answer, self.faults.take(ask, str) if answer.status < 300 else None
+            return answer, self.faults.take(ask, STRIKES if answer.status < 300 else HEADS) if answer.hubs else None
 
     def handle(self, ask: Ask) -> Answer:
-        if fault := self.faults.take(ask, int):
+        if fault := self.faults.take(ask, INSTEAD):
+            if fault.kind == "answer":
+                headers = {name: text for name, text in fault.headers.items() if text is not None}
+                return Answer(fault.status, fault.body, headers, hubs=False)
             raise fault.refusal()
         token = ask.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self.tokens:
@@ -513,12 +532,16 @@ class Connection(BaseHTTPRequestHandler):
     def send(self, answer: Answer, fault: Fault | None) -> None:
         body = b"" if self.command == "HEAD" else answer.body
         headers = {"Content-Length": len(answer.body), "Connection": "close", **answer.headers}
-        lines = [f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"]
-        head = "\r\n".join([*lines, *(f"{name}: {text}" for name, text in headers.items()), "", ""]).encode("latin-1")
-        if fault is None:
+        headers |= fault.headers if fault else {}
+        reason = HTTPStatus(answer.status).phrase
+        lines = [f"{name}: {text}" for name, text in headers.items() if text is not None]
+        head = "\r\n".join([f"HTTP/1.1 {answer.status} {reason}", *lines, "", ""]).encode("latin-1")
+        if fault is None or fault.kind == "headers":
             return self.wfile.writelines((head, body))
+        if fault.kind == "raw":
+            return self.wfile.writelines((fault.body,))
         at = len(body) // 2 if fault.after is None else min(fault.after, max(len(body) - 1, 0))
-        first = b"" if at == 0 and fault.kind in ("reset", "stall") else head + body[:at]
+        first = b"" if at == 0 and fault.kind in ("reset", "stall", "drip") else head + body[:at]
         rest = (head + body)[len(first) :]
         self.wfile.write(first)
         if fault.kind == "corrupt":
@@ -526,6 +549,14 @@ class Connection(BaseHTTPRequestHandler):
         elif fault.kind == "stall":
             self.server.hub.closed.wait(fault.seconds)
             self.wfile.write(rest)
+        elif fault.kind == "drip":
+            for byte in rest:
+                if self.server.hub.closed.wait(fault.seconds):
+                    break
+                self.wfile.write(bytes([byte]))
+        elif fault.kind == "flood":
+            while not self.server.hub.closed.is_set():
+                self.wfile.write(bytes(1 << 16))
         elif fault.kind == "reset":  # lingering for 0 seconds sends RST; `rfile` would keep the socket open
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.rfile.close()

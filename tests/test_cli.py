@@ -397,7 +397,7 @@ def test_finetune_tells_baselines_first(run, net, pets, tmp_path):
     code, printed, err = run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options)
     assert code == 0, err
     assert printed.index("your data, these features,") < printed.index("head learns")
-    facts = values(run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options, "--json"))
+    facts = values(run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options, "--overwrite", "--json"))
     assert 0 <= facts["linear_probe"] <= facts["val accuracy"] <= 1 and 0 <= facts["nearest_neighbours"] <= 1
 
 

@@ -1,5 +1,6 @@
 import io
 import math
+import re
 import struct
 import subprocess
 import sys
@@ -305,19 +306,55 @@ def test_broken_zips(tmp_path):
 
 
 def test_tfds_absent_is_one_sentence():
-    with pytest.raises(BadData, match=r"tfds:no_such_set: not found .*`tfds build no_such_set`"):
+    with pytest.raises(BadData, match=r"tfds:no_such_set: not found .*tfds\.builder\('no_such_set'\)"):
         data.index("tfds:no_such_set")
 
 
-def test_tfds_prepared(tmp_path, monkeypatch):
-    tfds = pytest.importorskip("tensorflow_datasets")
+@pytest.fixture
+def tfds_home(tmp_path, monkeypatch):
+    """Where TFDS looks for what is prepared."""
+    pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("tensorflow_datasets.core.utils.file_utils.constants.DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_the_advice_prepares_a_tfds(tfds_home):
+    import tensorflow_datasets as tfds
+
+    class Signs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = tfds_home  # of its card, which it does not have
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=["stop", "go"])
+            return self.dataset_info_from_configs(
+                features=tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(9, 9, 3)), "label": label})
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(6), "dev": self._generate_examples(2)}
+
+        def _generate_examples(self, count):
+            yield from ((i, {"image": noise(9, 9, seed=i), "label": i % 2}) for i in range(count))
+
+    with pytest.raises(BadData) as caught:
+        data.index("tfds:signs")
+    exec(re.search(r'`python -c "(.*)"`', str(caught.value))[1])
+    splits = data.index("tfds:signs")
+    assert splits.class_names == ("stop", "go")
+    assert {name: len(split.sources) for name, split in splits.items()} == {"train": 6, "val": 2}
+
+
+def test_tfds_prepared(tfds_home):
     import tensorflow as tf
+    import tensorflow_datasets as tfds
 
     features = tfds.features.FeaturesDict(
         {"image": tfds.features.Image(shape=(9, 9, 3)), "label": tfds.features.ClassLabel(names=["z", "a"])}
     )
     rows = {"train": [(i, i % 2) for i in range(4)], "test": [(9, 1)]}
-    home = tmp_path / "tiny" / "1.0.0"
+    home = tfds_home / "tiny" / "1.0.0"
     home.mkdir(parents=True)
     for split, some in rows.items():
         with tf.io.TFRecordWriter(str(home / f"tiny-{split}.tfrecord-00000-of-00001")) as writer:
@@ -332,8 +369,6 @@ def test_tfds_prepared(tmp_path, monkeypatch):
         ],
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
     )
-    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("tensorflow_datasets.core.utils.file_utils.constants.DATA_DIR", str(tmp_path))
     splits = data.index("tfds:tiny", val_split=0)
     assert splits.class_names == ("z", "a")  # the data set's own order
     assert splits.train.labels.tolist() == [0, 0, 1, 1] and splits.test.labels.tolist() == [1]

@@ -190,27 +190,51 @@ def test_another_release_keeps_its_own_features(lower, what, monkeypatch):
     assert cache.digest(lower) == before
 
 
-def test_a_damaged_row_is_computed_anew(lower, tmp_path):
-    store = cache.Store(lower, tmp_path)
-    expected = cache.features(lower, [IMAGES[:3]], store)
+def flip_value(store):
     with sqlite3.connect(store.path) as rows:
         image, value = rows.execute("SELECT image, value FROM features").fetchone()
         rows.execute("UPDATE features SET value = ? WHERE image = ?", (value[:9] + b"x" + value[10:], image))
-    network = Counting(lower)
-    np.testing.assert_array_equal(cache.features(network, [IMAGES[:3]], cache.Store(lower, tmp_path)), expected)
-    assert network.seen == 1
 
 
-def test_a_damaged_file_is_told_and_started_anew(lower, tmp_path):
-    path = cache.Store(lower, tmp_path).path
-    path.write_bytes(b"no database" * 1000)
-    with pytest.warns(CacheWarning, match=rf"computed, but not kept.*{path.name} was damaged; the next run starts it"):
-        cache.features(lower, [IMAGES[:3]], cache.Store(lower, tmp_path))
+def swap_values(store):
+    """What damage to the pages of a database may amount to: each row is whole, and another image's."""
+    with sqlite3.connect(store.path) as rows:
+        (one, a), (other, b) = rows.execute("SELECT image, value FROM features").fetchall()[:2]
+        rows.executemany("UPDATE features SET value = ? WHERE image = ?", [(b, one), (a, other)])
+
+
+def no_value(store):
+    with sqlite3.connect(store.path) as rows:
+        rows.execute("UPDATE features SET value = NULL")
+
+
+def text_value(store):
+    with sqlite3.connect(store.path) as rows:
+        rows.execute("UPDATE features SET value = 'text'")
+
+
+def other_table(store):
+    with sqlite3.connect(store.path) as rows:
+        rows.execute("ALTER TABLE features RENAME TO others")
+
+
+def no_database(store):
+    store.path.write_bytes(b"no database" * 1000)
+
+
+@pytest.mark.parametrize("harm", [flip_value, swap_values, no_value, text_value, other_table, no_database])
+def test_a_damaged_file_is_put_aside_and_made_anew(lower, tmp_path, harm):
+    store = cache.Store(lower, tmp_path)
+    expected = cache.features(lower, [IMAGES[:3]], store)
+    harm(store)
+    with pytest.warns(CacheWarning, match=rf"{store.path.name} was damaged .* put aside, and its features are") as told:
+        found = cache.features(lower, [IMAGES[:3]], cache.Store(lower, tmp_path))
+    np.testing.assert_array_equal(found, expected)
+    assert len(told) == 1 and store.path.with_name(store.path.name + ".damaged").exists()
     with warnings.catch_warnings():
         warnings.simplefilter("error", CacheWarning)
-        store = cache.Store(lower, tmp_path)
-        cache.features(lower, [IMAGES[:3]], store)
-    assert len(store.get([cache._key(image) for image in IMAGES[:3]])) == 3
+        kept = cache.features(None, [IMAGES[:3]], cache.Store(lower, tmp_path))
+    np.testing.assert_array_equal(kept, expected)
 
 
 def test_the_networks_used_longest_ago_make_room(lower, tmp_path):

@@ -27,12 +27,13 @@ PACKAGE = ROOT / "keras_cnn"
 
 # A module may import its own tier and those before it.
 TIERS = (
-    ("spec", "errors", "files", "hints", "checks", "commands", "layers", "bars", "texts", "seen"),
+    ("spec", "errors", "files", "hints", "checks", "commands", "layers", "bars", "runtime", "texts", "seen"),
     ("builder", "families", "tally", "selection", "graph", "checkpoint", "data", "insight"),
     ("catalog", "convert", "deploy"),
     ("hub", "describe", "scaling"),
     ("building", "recipe", "evaluation", "labelled", "state"),
     ("transfer", "training"),
+    ("checkup",),
     ("cli",),
 )
 RANK = {module: rank for rank, tier in enumerate(TIERS) for module in tier}
@@ -158,7 +159,7 @@ def test_list_and_info_load_no_framework(arguments):
 
 def test_importing_the_package_loads_nothing():
     done = python("import sys, keras_cnn; print([m for m in sys.modules if m.startswith('keras')])")
-    assert done.stdout == "['keras_cnn']\n", done.stderr
+    assert done.stdout == "['keras_cnn', 'keras_cnn.runtime']\n", done.stderr
 
 
 WITHOUT_TENSORFLOW = """

@@ -222,7 +222,7 @@ configs = st.builds(
     spec=specs,
     head=heads,
     preprocess=preprocesses,
-    names=st.lists(st.text(max_size=8), max_size=3).map(tuple),
+    names=st.lists(st.text(max_size=8).filter(str.strip), max_size=3, unique=True).map(tuple),
     provenance=st.dictionaries(st.text(max_size=8), json_values, max_size=3),
 )
 
@@ -289,7 +289,34 @@ def configuration(name: str, **parts: object) -> dict:
         ({"spec": {"preact": "yes"}}, "preact='yes': give true or false."),
         ({"spec": {"norm_eps": "x"}}, "norm_eps='x': give a number."),
         ({"spec": {"norm_eps": float("nan")}}, "norm_eps=nan: give a number."),
-        ({"spec": {"norm_eps": -1}}, "norm_eps=-1: give a number above 0 and at most 1."),
+        ({"spec": {"norm_eps": -1}}, "norm_eps=-1: give a number from 1e-12 to 1."),
+        ({"spec": {"norm_eps": 1e-320}}, "norm_eps=1e-320: give a number from 1e-12 to 1."),
+        ({"spec": {"act": "threshold"}}, "act='threshold': Keras has none that serves here. Did you mean"),
+        ({"head": {"activation": "glu"}}, "activation='glu': Keras has none that serves here."),
+        ({"head": {"hidden_activation": ""}}, "hidden_activation='': Keras has none that serves"),
+        ({"preprocess": {"crop": 1e-320}}, "crop=1e-320: give the share of the image that is kept, from 0.01 to 1."),
+        ({"preprocess": {"std": [1e-320] * 3}}, "std=(1e-320, 1e-320, 1e-320): give numbers from 1e-07 to 1000."),
+        ({"preprocess": {"mean": [1e300] * 3}}, "mean=(1e+300, 1e+300, 1e+300): give numbers from -1000 to 1000."),
+        ({"architecture": "a/b"}, "architecture='a/b': give letters, digits, '_', '-' and '.'."),
+        ({"architecture": "../up"}, "architecture='../up': give letters"),
+        (
+            {"class_names": ["ant"] * 1000},
+            "class_names: 'ant' is the name of two classes: give each a name of its own.",
+        ),
+        ({"class_names": [" ", *map(str, range(999))]}, "class_names: the name of class 0 is empty: give each a name."),
+        ({"class_names": ["a" * 10_000, *map(str, range(999))]}, "has 10000 characters: give names of at most 1000."),
+        ({"class_names": ["\ud800", *map(str, range(999))]}, "class_names='\\ud800' holds half a character"),
+        ({"provenance": {"metrics": {" ": 0.5}}}, "provenance: a metric has no name: give each one."),
+        (
+            {"provenance": {"metrics": {"\ud800": 0.5}}},
+            "provenance='\\ud800' holds half a character, which is no text.",
+        ),
+        ({"provenance": {"data": 5}}, "provenance: data=5: give a text or None."),
+        ({"provenance": {"class_descriptions": {"ant": 5}}}, "provenance: class_descriptions: give each class a text."),
+        (
+            {"provenance": {"x": json.loads("[" * 30 + "]" * 30)}},
+            "provenance: give facts that are not nested so deeply.",
+        ),
         ({"spec": {"norm_momentum": 2}}, "norm_momentum=2: give a number from 0 to 1."),
         ({"spec": {"drop_rate": [0.1]}}, "drop_rate=[0.1]: give a number."),
         ({"spec": {"stem": "huge"}}, "stem='huge': choose one of 'conv7', 'deep', 'small'."),
@@ -406,7 +433,11 @@ def test_the_deepest_and_widest_networks_scaled_by_ten_steps_are_within_the_boun
     ("name", "changes", "sentence"),
     [
         ("resnet20", {"widths": (64, 32, 16)}, "give widths that do not fall, as stage2_block1_shortcut_pad has them."),
-        ("resnet20", {"act": "wiggle"}, "stem_act: Keras has no activation 'wiggle'; keras.activations lists"),
+        (
+            "resnet20",
+            {"act": "ours>wiggle"},
+            "stem_act: Keras has no activation 'ours>wiggle'; keras.activations lists",
+        ),
     ],
 )
 def test_what_shows_only_when_a_network_is_written(name, changes, sentence):

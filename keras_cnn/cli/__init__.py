@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from keras_cnn import __version__
-from keras_cnn.cli import answers, console, hub, networks, training
+from keras_cnn.cli import answers, console, hub, machine, networks, training
 from keras_cnn.cli.options import with_options_of_all
 from keras_cnn.commands import PROGRAM
 
@@ -28,6 +28,7 @@ VERBS = {
     "predict": answers.predict,
     "pull": hub.pull,
     "publish": hub.publish,
+    "doctor": machine.doctor,
 }
 ALIASES = {"finetune": "fine-tune", "lrfind": "lr-find"}  # of earlier releases
 

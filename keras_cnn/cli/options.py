@@ -24,6 +24,7 @@ SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out; each is
 RESUME = typer.Option("--resume", help="Go on with a run that was killed.")
 OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that are in --out.")
 JSON = typer.Option("--json", help="Print JSON.")
+TIMEOUT = typer.Option(help="Seconds without progress before giving up; KERAS_CNN_TIMEOUT, else 60.")
 
 OF_ALL = {
     "verbose": typer.Option("--verbose", "-v", callback=console.set_verbose, help="Show logs, and where errors arose."),

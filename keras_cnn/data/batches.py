@@ -321,7 +321,7 @@ def load_data(
     seen at evaluation; others are decoded anew for each pass (there, BadImage surfaces as the
     tf.errors.InvalidArgumentError that quotes it).
     """
-    preprocess = preprocess if isinstance(preprocess, Preprocess) else Preprocess.of(preprocess)
+    preprocess = Preprocess.of(preprocess)
     one_of("augment", augment, tuple(AUGMENTS))
     if batch_size < 1:
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -95,7 +95,8 @@ def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "i
     crop_height, crop_width = preprocess.size
     top, left = round((tall - crop_height) / 2), round((wide - crop_width) / 2)  # half to even, like torchvision
     with _room.for_pixels(height * width + tall * wide):
-        picture = Image.frombytes(PLAIN_MODES[channels], (width, height), np.ascontiguousarray(image).tobytes())
+        mode, pixels = PLAIN_MODES[channels], np.ascontiguousarray(image)
+        picture = Image.frombuffer(mode, (width, height), pixels, "raw", mode, 0, 1)
         if (tall, wide) != (height, width):
             picture = picture.resize((wide, tall), FILTERS[preprocess.interpolation])
         picture = picture.crop((left, top, left + crop_width, top + crop_height))
@@ -105,7 +106,7 @@ def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "i
 @known_options
 def load_image(
     source: str | os.PathLike[str] | bytes | IO[bytes],
-    preprocess: Preprocess,
+    preprocess: Any,
     channels: int | None = None,
     *,
     name: str | None = None,
@@ -113,8 +114,10 @@ def load_image(
 ) -> np.ndarray:
     """`read_image`, then `resize_and_crop`: uint8 (*preprocess.size, channels).
 
-    channels, window: by default those of preprocess.mean and preprocess.window.
+    preprocess: a `Preprocess`, or the network to feed. channels, window: by default those of preprocess.mean and
+    preprocess.window.
     """
+    preprocess = Preprocess.of(preprocess)
     channels, window = channels or len(preprocess.mean), window or preprocess.window
     image = read_image(source, channels=channels, name=name, window=window)
     return resize_and_crop(
@@ -136,10 +139,10 @@ def decode(
         raise BadImage(f"{name}: the file is empty (0 bytes); replace or remove it.")
     try:
         with open_image(io.BytesIO(blob), name) as image, _room.for_pixels(image.width * image.height):
-            halved = not is_deep(image) and any(";16" in str(tile[3]) for tile in image.tile)
+            halved = not is_deep(image) and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
             image.load()
             if halved:
-                _tell_of_high_bytes(image, name)
+                _tell_of_high_bytes(image)
             ImageOps.exif_transpose(image, in_place=True)
             return _pixels(image, MODES[channels], window)
     except (BadImage, MemoryError):
@@ -227,12 +230,13 @@ def _pixels(image: Image.Image, mode: str, window: tuple[float, float] | None) -
     return pixels
 
 
-def _tell_of_high_bytes(image: Image.Image, name: str) -> None:
+def _tell_of_high_bytes(image: Image.Image) -> None:
     """Warn of colour of 10, 12 or 14 bits in a file of 16, of which Pillow's high byte leaves next to nothing."""
-    colours = image.getextrema()[: 3 if len(image.getbands()) > 2 else 1]  # without alpha
-    top = max(high for _, high in colours)
+    top = int(np.max([image.getchannel(band).getextrema() for band in image.getbands() if band != "A"]))
     if top < 64:
-        text = f"{name}: colour of 16 bits is read by its high byte, here {top} of 255 at most; convert it to 8 bits."
+        text = (
+            "colour images of 16 bits are read by their high byte, and some use little of it: convert them to 8 bits."
+        )
         warnings.warn(text, DataWarning, stacklevel=2)
 
 

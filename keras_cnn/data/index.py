@@ -154,9 +154,7 @@ def _check(tree: Tree, where: str, training: bool) -> None:
             raise BadData(f"{where}: the class {empty[0]!r} of {split} holds no images; add some or remove it.")
         for name in classes:
             if (shown := printable(name)) != name:
-                raise BadData(
-                    f"{where}: the name of the class {shown!r} is not UTF-8, so no file can hold it; rename it."
-                )
+                raise BadData(f"{where}: the class folder {shown} has a name that is not UTF-8; rename it.")
     if training and len(names) < 2:
         found = f"only one class ({next(iter(names))!r})" if names else "no class folders"
         raise BadData(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from keras_cnn.errors import Offline
 from keras_cnn.hub import client, http
 from keras_cnn.hub.hashes import Print, safe_name
 
@@ -40,10 +39,10 @@ def about(repo: str, revision: str | None = None, token: str | None = None) -> A
 
     def ask() -> About:
         value = http.get_json(url, client.headers(token))
-        commit, private, files = value.get("sha"), value.get("private"), value.get("siblings")
+        commit: Any = value.get("sha")
+        private, files = value.get("private"), _list(value, "siblings", url)
         _check(isinstance(commit, str) and COMMIT.fullmatch(commit), url, "sha", commit)
         _check(isinstance(private, bool | None), url, "private", private)
-        _check(isinstance(files, list), url, "siblings", files)
         return About(commit, bool(private), dict(_file(one, repo, url) for one in files))
 
     return client.persist(ask, repo, revision)
@@ -75,18 +74,19 @@ def _file(one: Any, repo: str, url: str) -> tuple[str, Print]:
 
 
 def _commits(value: Mapping[str, Any], kind: str, url: str) -> dict[str, str]:
-    lines = value.get(kind)
-    _check(isinstance(lines, list), url, kind, lines)
+    lines = _list(value, kind, url)
     for line in lines:
         whole = isinstance(line, dict) and isinstance(line.get("name"), str)
         _check(whole and COMMIT.fullmatch(str(line.get("targetCommit"))), url, kind, line)
     return {line["name"]: line["targetCommit"] for line in lines}
 
 
+def _list(value: Mapping[str, Any], key: str, url: str) -> list[Any]:
+    found = value.get(key)
+    _check(isinstance(found, list), url, key, found)
+    return found or []
+
+
 def _check(good: Any, url: str, key: str, value: Any) -> None:
     if not good:
-        raise _wrong(url, key, value)
-
-
-def _wrong(url: str, key: str, value: Any) -> Offline:
-    return http.no_hub(url, f"{key}={http.words(repr(value), 60)}")
+        raise http.no_hub(url, f"{key}={http.words(repr(value), 60)}")

@@ -1,26 +1,31 @@
-"""The model card: what a stranger must know before trusting weights."""
+"""The model card: what a stranger must know before trusting weights.
+
+Names and facts may come from strangers, too: `shown`, `prose` and `code` give them as text, whatever they hold.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from keras_cnn import tally
+from keras_cnn import commands, tally
+from keras_cnn.hub import licences
+from keras_cnn.hub.known import known
 from keras_cnn.spec import Config
 
 # A card with this line is written anew whenever its directory is saved or published; without it, it is a person's.
 GENERATED = "<!-- Written by keras_cnn. Remove this line to keep what you edit. -->"
-TEXTS = {"source": "Weights from", "base": "Fine-tuned from", "data": "Data", "command": "Made by", "limits": "Limits"}
+TEXTS = {"source": "Weights from", "data": "Data", "limits": "Limits", "base_limits": "Limits of the base"}
 FIGURES = {"curves.png": "Learning curves", "confusion.png": "Confusion matrix"}
 # The Hub's names of a metric, by the last word of ours ("val accuracy"), and the first as a split.
 METRICS = {"accuracy": "accuracy", "loss": "loss", "f1": "f1", "precision": "precision", "recall": "recall"}
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 # Data that the Hub may list: a name, configuration and version of TFDS; a data set of the Hub and its revision.
 DATASET = re.compile(r"tfds:(?P<tfds>\w+)(?:/[^/:]+)?(?::[\d.*]+)?|hf://datasets/(?P<hub>[\w.-]+/[\w.-]+)(?:@\S+)?")
-# Of a command line: its words, as `runs.command` quotes them; of a word, the folders before a name, behind an option.
-WORD = re.compile(r"""(['"]).*?\1(?!\S)|\S+""")
-FOLDERS = re.compile(r"""(['"]?(?:--?[\w-]+=|-\w(?=/))?)(?:.*/|(?:[A-Za-z]:|\\)\\(?:.*\\)?)(?=[^\\/'"])""")
+LONGEST = 200  # characters of a name in the metadata
 
 
 def card(config: Config, name: str, address: str | None = None, figures: Iterable[str] = ()) -> str:
@@ -28,15 +33,13 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
 
     address: what `build` takes, such as hf://owner/name; by default a path. figures: files beside it to show.
     """
-    pre, facts = config.preprocess, dict(config.provenance)
-    if facts.get("command"):
-        facts["command"] = without_folders(str(facts["command"]))
+    pre, facts = config.preprocess, commands.public(config.provenance)
     rows = tally.tally(config)
     height, width = pre.size
     sections = [
         f"---\n{_metadata(config, name).to_yaml()}\n---\n",
         f"{GENERATED}\n",
-        f"# {name}\n",
+        f"# {shown(name)}\n",
         f"`{config.architecture}`, {tally.parameters(rows) / 1e6:.2f} M parameters, {config.head.classes} classes. "
         "A Keras 3 model of keras_cnn: raw RGB pixels (0..255) in, "
         f"{'probabilities' if config.head.activation else 'scores'} out.\n",
@@ -47,16 +50,56 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
         f"mean {_numbers(pre.mean)}, std {_numbers(pre.std)}, applied inside the model.\n",
         *_facts("Results", facts.get("metrics")),
         *[f"![{FIGURES[figure]}]({figure})\n" for figure in figures],
-        *[f"## {title}\n\n{facts[key]}\n" for key, title in TEXTS.items() if facts.get(key)],
-        *([f"## Licence\n\n{facts['license']}\n"] if facts.get("license") else []),
+        *_base(facts),
+        *[f"## {title}\n\n{prose(facts[key])}\n" for key, title in TEXTS.items() if facts.get(key)],
+        *([f"## Made by\n\n{code_block(facts['command'])}\n"] if facts.get("command") else []),
+        *([f"## Licence\n\n{_licence(facts['license'])}\n"] if facts.get("license") else []),
         *_classes(config),
     ]
     return "\n".join(sections)
 
 
+# --- strangers' text --------------------------------------------------------------------------------------------------
+
+JOINERS = "\u200c\u200d"  # invisible, and part of the spelling of Persian, Hindi and emoji
+MARKUP = re.compile(r"[\\`*_\[\]|~$]")
+# What Markdown of the Hub turns into a link: addresses and mail. What begins a block: a heading, list, quotation, rule.
+LINKS = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp)(?=:)|\bwww(?=\.)|(?<=[\w.+-])(?=@[\w-]+\.)")
+BLOCK = re.compile(r"([#+\-=:]|\d+(?=[.)]))")
+
+
+def visible(text: str) -> str:
+    """A text in one line of visible characters: controls, line breaks and marks of direction as Python escapes them."""
+    return "".join(c if c.isprintable() or c in JOINERS else c.encode("unicode_escape").decode() for c in text)
+
+
+def shown(text: Any) -> str:
+    """A text as Markdown of one line that shows it as it is, HTML included."""
+    plain = visible(str(text).strip()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = LINKS.sub(lambda found: f"{found[0]}<!-- -->", plain)
+    plain = MARKUP.sub(r"\\\g<0>", plain)
+    found = BLOCK.match(plain)
+    return f"{plain[: found.end() - 1]}&#{ord(found[0][-1])};{plain[found.end() :]}" if found else plain
+
+
+def prose(text: Any) -> str:
+    """The same of several lines, which stay lines."""
+    return "  \n".join(filter(None, (shown(line.strip()) for line in str(text).splitlines())))
+
+
+def code_block(text: str) -> str:
+    """A text as code, between fences that it does not hold."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{visible(text)}\n{fence}"
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
 def base_model(base: str) -> str | None:
-    """The repository on a hub that a network was fine-tuned from, if it came from one."""
-    found = re.match(r"hf://([^/@\s]+/[^/@\s]+)", base)
+    """The repository on a hub that a network was fine-tuned from, if it came from one, be it by its tag."""
+    source = known()[base].source if base in known() else base
+    found = re.match(r"hf://([\w.-]+/[\w.-]+)", source)
     return found[1] if found else None
 
 
@@ -66,21 +109,24 @@ def datasets(data: str) -> list[str]:
     return [found["hub"] or found["tfds"].lower()] if found else []
 
 
-def without_folders(command: str) -> str:
-    """A command with every path by its last part: folders tell of the machine that it ran on, not of the network."""
+def _base(facts: Mapping[str, Any]) -> list[str]:
+    if not facts.get("base"):
+        return []
+    licence = f", licence: {shown(facts['base_license'])}" if facts.get("base_license") else ""
+    return [f"## Fine-tuned from\n\n{shown(facts['base'])}{licence}\n"]
 
-    def shown(word: re.Match[str]) -> str:
-        folders = FOLDERS.match(word[0])
-        address = "://" in word[0] or "tfds:" in word[0]
-        return folders[1] + word[0][folders.end() :] if folders and not address else word[0]
 
-    return WORD.sub(shown, command)
+def _licence(licence: str) -> str:
+    """By its name on the Hub, or in quotation marks, since a stranger's word is not the name of a licence."""
+    name = licences.name(licence)
+    return name if name == licence.strip().lower() else f"{name}: “{prose(licence)}”"
 
 
 def _snippet(address: str) -> str:
+    address = json.dumps(address) if address.isascii() else ascii(address)  # what Python reads back
     return (
         "```python\nimport keras_cnn as kc\nimport numpy as np\n\n"
-        f'model = kc.build("{address}")\n'
+        f"model = kc.build({address})\n"
         'image = kc.load_image("photo.jpg", kc.Preprocess.of(model))\n'
         "print(np.asarray(model.predict(image[None])))\n```\n"
     )
@@ -91,17 +137,20 @@ def _metadata(config: Config, name: str) -> Any:
     from huggingface_hub import ModelCardData
 
     facts = config.provenance
-    data = str(facts.get("data") or "not named")
+    data = visible(str(facts.get("data") or "not named"))
     results = list(_results(facts.get("metrics") or {}, data))
+    licence = facts.get("license")
+    named = {"license_name": _slug(licence)} if licence and licences.name(licence) != licence.strip().lower() else {}
     return ModelCardData(
         library_name="keras_cnn",
         pipeline_tag="image-classification",
         tags=["keras", "keras_cnn", "image-classification"],
-        license=facts.get("license") or None,
+        license=licences.name(licence) if licence else None,
         base_model=base_model(str(facts.get("base") or "")),
         datasets=datasets(data) or None,
-        model_name=name if results else None,
+        model_name=visible(name)[:LONGEST] if results else None,
         eval_results=results or None,
+        **named,
     )
 
 
@@ -109,26 +158,29 @@ def _results(metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
     """Metrics for the Hub's model-index; those that it has no name for stand in the text alone."""
     from huggingface_hub import EvalResult
 
-    slug = re.sub(r"\W+", "-", data).strip("-").lower() or "data"
     for key, value in metrics.items():
         first, last = key.split()[0], key.split()[-1]
-        if last in METRICS and isinstance(value, float):
+        if last in METRICS and isinstance(value, float) and math.isfinite(value):
             yield EvalResult(
                 task_type="image-classification",
-                dataset_type=(*datasets(data), slug)[0],
-                dataset_name=data,
+                dataset_type=(*datasets(data), _slug(data))[0],
+                dataset_name=data[:LONGEST],
                 dataset_split=SPLITS.get(first),
                 metric_type=METRICS[last],
-                metric_name=key,
+                metric_name=visible(key)[:LONGEST],
                 metric_value=value,
             )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:60].strip("-") or "data"
 
 
 def _facts(title: str, facts: Mapping[str, Any] | None) -> list[str]:
     if not facts:
         return []
     rows = [
-        f"| {key} | {value:.4g} |" if isinstance(value, float) else f"| {key} | {value} |"
+        f"| {shown(key)} | {f'{value:.4g}' if isinstance(value, float) else shown(value)} |"
         for key, value in facts.items()
     ]
     return [f"## {title}\n", "| | |\n|---|---|", *rows, ""]
@@ -137,7 +189,7 @@ def _facts(title: str, facts: Mapping[str, Any] | None) -> list[str]:
 def _classes(config: Config) -> list[str]:
     if not config.class_names:
         return []
-    return ["## Classes\n", ", ".join(config.class_names) + "\n"]
+    return ["## Classes\n", ", ".join(map(shown, config.class_names)) + "\n"]
 
 
 def _numbers(values: tuple[float, ...]) -> str:

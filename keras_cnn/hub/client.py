@@ -106,6 +106,7 @@ def persist(call: Callable[[], T], repo: str, revision: str | None = None) -> T:
     It ends after `seconds()` without progress, pauses included. Raises HubError's subclasses and CacheError, each with
     one sentence.
     """
+    http.hooked()  # what takes long to import is imported before the time runs
     watch, notice = Watch(seconds()), _Notice()
     with notice:
         for attempt in range(ATTEMPTS):
@@ -116,6 +117,9 @@ def persist(call: Callable[[], T], repo: str, revision: str | None = None) -> T:
                 raise
             except Exception as caught:
                 error = _cause(caught)
+                if isinstance(error, KerasCnnError):
+                    raise error from caught
+                watch.last = http.words(str(error))
                 if watch.windows == windows:
                     watch.since = since  # an attempt that fails for nothing is no progress
                 if isinstance(error, Broken) and "Timeout" in error.kind and watch.left < 0.1 * watch.seconds:

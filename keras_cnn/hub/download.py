@@ -119,7 +119,10 @@ def _write(response: Any, file: Any, digest: Any, size: int, most: int) -> int:
     """Append the body; how long the file is then."""
     from huggingface_hub.utils import tqdm
 
-    with tqdm(total=most, initial=size, unit="B", unit_scale=True, desc=Path(file.name).name[1:13]) as bar:
+    name = http.words(str(response.url.path).rpartition("/")[2], 40)
+    with tqdm(
+        total=None if most == LARGEST else most, initial=size, unit="B", unit_scale=True, desc=name, disable=None
+    ) as bar:
         for chunk in response.iter_raw():
             size += len(chunk)
             if size > most:

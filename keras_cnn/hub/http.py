@@ -35,7 +35,7 @@ BREAKS = ("connect_tcp", "start_tls", "receive_response_headers", "receive_respo
 class Watch:
     """Time without progress. Progress is a call that succeeds, or bytes that come or leave at RATE over the time.
 
-    seconds: how long nothing may move. doing: the request under way, for messages.
+    seconds: how long nothing may move. doing, last: the request under way and what went wrong before, for messages.
     """
 
     def __init__(self, seconds: float):
@@ -65,7 +65,7 @@ class Watch:
         self.since = float("-inf")
 
     def stalled(self) -> Offline:
-        last = f"; the last answer was {self.last}" if self.last else ""
+        last = f" ({self.last})" if self.last else ""
         return Offline(
             f"{self.doing or 'the network'} made no progress for {self.seconds:g} s{last}: try later, or wait longer "
             "with timeout= (--timeout) or KERAS_CNN_TIMEOUT."
@@ -181,7 +181,7 @@ def plain(url: Any) -> str:
 
 def hooked() -> Any:
     """The client's session, with our hooks on it."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils import build_hf_headers, get_session  # noqa: F401
 
     session = get_session()
     for kind, hook in (("request", _before), ("response", _after)):
@@ -191,6 +191,8 @@ def hooked() -> Any:
 
 
 def _before(request: Any) -> None:
+    from huggingface_hub import constants
+
     watch = WATCH.get(None)
     if watch is None:
         return
@@ -199,7 +201,9 @@ def _before(request: Any) -> None:
     times = dict.fromkeys(("connect", "read", "write", "pool"), watch.left)
     request.extensions = {**request.extensions, "timeout": times, "trace": _traced}
     request.headers["Accept-Encoding"] = "identity"
-    request.stream = _stream(request, lambda inner: _counted(inner, watch))
+    if _host(request.url) not in (_host(constants.ENDPOINT), *HUBS):
+        request.headers.pop("Authorization", None)  # the client would send it wherever an answer of the hub says
+    request.stream = _stream(request, lambda inner: _shown(_counted(inner, watch), request))
 
 
 def _after(response: Any) -> None:
@@ -214,7 +218,6 @@ def _after(response: Any) -> None:
     response.stream = _stream(
         response, lambda inner: _bounded(_unpacked(_counted(inner, watch), packing, where), limit, where)
     )
-    watch.last = "" if status < 400 else str(status)
     if status >= 400:
         raise _refused(response, where)
     if moved and not request.extensions.get("anywhere"):
@@ -253,6 +256,20 @@ def _counted(chunks: Iterable[bytes], watch: Watch) -> Iterator[bytes]:
     for chunk in chunks:
         watch.moved(len(chunk))
         yield chunk
+
+
+def _shown(chunks: Iterable[bytes], request: Any) -> Iterator[bytes]:
+    """The chunks of a request, with a bar on a terminal where they are many."""
+    from huggingface_hub.utils import tqdm
+
+    size = request.headers.get("Content-Length", "")
+    long = size.isdigit() and int(size) > STEP
+    with tqdm(
+        total=int(size) if long else None, unit="B", unit_scale=True, desc="upload", disable=None if long else True
+    ) as bar:
+        for chunk in chunks:
+            yield chunk
+            bar.update(len(chunk))
 
 
 def _unpacked(chunks: Iterable[bytes], packing: str, where: str) -> Iterator[bytes]:

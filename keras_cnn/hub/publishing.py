@@ -17,7 +17,7 @@ from typing import Any
 from keras_cnn import __version__, commands
 from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec, Conflict, HubError, KerasCnnError, NoAccess, NotFound, UnsafeFile
-from keras_cnn.hub import api, card, client, hashes, http
+from keras_cnn.hub import api, card, client, hashes, http, licences
 from keras_cnn.hub.directory import CARD, CONFIG, WEIGHTS, Folder, config_text, read
 from keras_cnn.hub.resolve import parse
 from keras_cnn.spec import Config
@@ -53,10 +53,10 @@ def publish(
 
     repository: "owner/name"; made if it is not there, for `private` readers or for all. private: also refuses a
     repository that is there and public. tag: name of the commit, such as "v1". branch: made from main if it is not
-    there. license: of the weights, such as "apache-2.0", where config.json names none. dry_run: check, and tell what
-    would be uploaded; nothing is sent, and no token is needed. token: by default HF_TOKEN, or what `hf auth login`
-    stored; it is neither shown nor written. timeout: seconds without progress after which it is given up; by default
-    KERAS_CNN_TIMEOUT, or a minute.
+    there. license: of the weights, by the Hub's name of it, such as "apache-2.0", where config.json names none.
+    dry_run: check, and tell what would be uploaded; nothing is sent, and no token is needed. token: by default
+    HF_TOKEN, or what `hf auth login` stored; it is neither shown nor written. timeout: seconds without progress after
+    which it is given up; by default KERAS_CNN_TIMEOUT, or a minute.
 
     The weights, config.json with the sha256 of every file, the model card and the figures beside them are one commit:
     others see all of it or nothing. Nothing on the hub is ever deleted: where it fails, an empty repository or branch
@@ -108,7 +108,7 @@ def _valid(folder: Folder) -> Config:
 
 
 def _licensed(config: Config, folder: Folder, license: str | None) -> Config:
-    license = license or config.provenance.get("license")
+    license = licences.checked(license) if license else config.provenance.get("license")
     if not license:
         raise BadSpec(
             f"{folder.path / CONFIG} names no licence, and without one nobody may use the weights: "

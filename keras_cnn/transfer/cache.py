@@ -1,7 +1,8 @@
 """Features on disk: what a frozen network says of an image, kept from run to run.
 
 A file of SQLite for each network, a row for each image: rows are written whole or not at all, by many processes at
-once, and a run that is killed has lost nothing but the batch at hand.
+once, and a run that is killed has lost nothing but the batch at hand. Each row has a checksum over the image's key and
+the features, so that a damaged file can give no other image's: it is put aside and made anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import json
 import os
 import sqlite3
 import warnings
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -25,8 +25,20 @@ import keras_cnn
 from keras_cnn import checkpoint
 from keras_cnn.errors import CacheWarning
 
-FORMAT = 1  # of the files and of how features are computed: raise it where either changes
+FORMAT = 2  # of the files and of how features are computed: raise it where either changes
 OURS = "[0-9a-f]" * 32 + ".sqlite"  # what files are named; a folder that a person chose may hold others
+ASIDE = ".damaged"  # behind the name of a file that was put aside; it makes room before others do
+TABLE = "CREATE TABLE features (image BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+# What SQLite says where the file is not what it wrote; all else is about rights, room, or another process.
+DAMAGE = {
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_FORMAT,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_TOOBIG,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+}
 LIMIT = 10 << 30  # bytes on disk, of all networks together
 BATCH = 32  # images that a network is shown at once
 
@@ -61,7 +73,8 @@ def _releases() -> str:
 class Store:
     """The rows of one network: features by the hash of the pixels that it saw, so that nothing can be out of date.
 
-    Without room, rights or a sound disk, rows are not kept: CacheWarning says so once, and work goes on.
+    Without room, rights or a sound disk, rows are not kept: CacheWarning says so once, and work goes on. A file that is
+    damaged is put aside, and rows are kept in a new one: CacheWarning says that too.
     limit: bytes of the whole folder; the files of the networks that were used longest ago make room, whichever process
     uses them: one whose file is gone makes it again.
     """
@@ -69,42 +82,50 @@ class Store:
     def __init__(self, network: Any, place: str | os.PathLike[str] | None = None, limit: int = LIMIT) -> None:
         self.path = Path(place or folder()) / f"{digest(network)[:32]}.sqlite"
         self.shape = tuple(network.output_shape[1:])
-        self.limit, self.usable = limit, True
+        self.limit, self.usable, self.mended = limit, True, False
         with self._or_without(), self._rows():
             pass  # what is amiss is told before the work
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
-        """Those features that are there and sound."""
+        """Those features that are there."""
         found: dict[bytes, np.ndarray] = {}
         if not self.usable:
             return found
         with self._or_without(), self._rows() as rows:
             for key in keys:
                 row = rows.execute("SELECT value FROM features WHERE image = ?", (key,)).fetchone()
-                value = _unpack(row[0], self.shape) if row else None
-                if value is not None:
-                    found[key] = value
-        return found
+                if row:
+                    found[key] = _unpack(key, row[0], self.shape)
+            return found
+        return {}  # of a file with one damaged row, nothing is believed
 
     def put(self, values: Mapping[bytes, np.ndarray]) -> None:
         """Keep features; all of them or, after a fault, none."""
         if not self.usable:
             return
-        with self._or_without():
-            self._make_room(sum(value.nbytes for value in values.values()))
-            with self._rows() as rows:
-                packed = [(key, _pack(value)) for key, value in values.items()]
-                rows.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", packed)
+        packed = [(key, _pack(key, value)) for key, value in values.items()]
+        mended = None
+        while mended != self.mended:  # again, into a new file, where the old one turns out to be damaged
+            mended = self.mended
+            with self._or_without():
+                self._make_room(sum(value.nbytes for value in values.values()))
+                with self._rows() as rows:
+                    rows.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", packed)
 
     @contextlib.contextmanager
     def _rows(self) -> Iterator[sqlite3.Connection]:
         """A connection for one transaction; another process that writes is waited for."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()  # the time of last use
+        self.inode = self.path.stat().st_ino
         rows = sqlite3.connect(self.path, timeout=60)
+        rows.text_factory = bytes  # a damaged row may claim to be text
         try:
             with rows:
-                rows.execute("CREATE TABLE IF NOT EXISTS features (image BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+                if not (tables := rows.execute("SELECT sql FROM sqlite_master").fetchall()):
+                    rows.execute(TABLE.replace("TABLE", "TABLE IF NOT EXISTS"))
+                elif tables != [(TABLE.encode(),)]:
+                    raise _Damaged("it has other tables")
                 yield rows
         finally:
             rows.close()
@@ -113,25 +134,37 @@ class Store:
     def _or_without(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError) as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DBMOVED:
+        except (sqlite3.Error, OSError, _Damaged) as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code == sqlite3.SQLITE_READONLY_DBMOVED:
                 return  # it made room amid the transaction: these rows are not kept, the next ones are
-            self.usable = False
-            mend = "free space there, or name another folder in KERAS_CNN_CACHE."
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-                mend = f"{self.path.name} was damaged; the next run starts it anew."
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
-            text = f"{self.path.parent}: features are computed, but not kept from now on ({error}): "
-            warnings.warn(text + mend, CacheWarning, 2)
+            damaged = isinstance(error, _Damaged) or code in DAMAGE or (code or 0) & 0xFF in DAMAGE
+            if damaged and not self.mended and self._put_aside():
+                self.mended = True
+                text = f"{self.path} was damaged ({error}): it was put aside, and its features are computed anew."
+            else:
+                self.usable = False
+                mend = "free space there, or name another folder in KERAS_CNN_CACHE."
+                text = f"{self.path.parent}: features are computed, but not kept from now on ({error}): {mend}"
+            warnings.warn(text, CacheWarning, 2)
+
+    def _put_aside(self) -> bool:
+        """Rename the file, unless another process has done so since; False where that is not allowed."""
+        try:
+            if self.path.stat().st_ino == self.inode:
+                Path(f"{self.path}-journal").unlink(missing_ok=True)  # or it would be played into the new file
+                os.replace(self.path, f"{self.path}{ASIDE}")
+        except OSError as error:
+            return isinstance(error, FileNotFoundError)
+        return True
 
     def _make_room(self, size: int) -> None:
         files = {}
-        for file in self.path.parent.glob(OURS):
+        for file in (*self.path.parent.glob(OURS), *self.path.parent.glob(OURS + ASIDE)):
             with contextlib.suppress(FileNotFoundError):  # another process makes room as well
                 files[file] = file.stat()
         used = sum(facts.st_size for facts in files.values())
-        for file in sorted(files, key=lambda file: files[file].st_mtime):
+        for file in sorted(files, key=lambda file: (file.suffix != ASIDE, files[file].st_mtime)):
             if used + size <= self.limit or file == self.path:
                 continue
             file.unlink(missing_ok=True)
@@ -167,14 +200,25 @@ def _key(image: np.ndarray) -> bytes:
     return hashlib.blake2b(head + np.ascontiguousarray(image).tobytes(), digest_size=16).digest()
 
 
-def _pack(value: np.ndarray) -> bytes:
+class _Damaged(Exception):
+    """A file is not as it was written, although SQLite takes no offence."""
+
+
+def _pack(key: bytes, value: np.ndarray) -> bytes:
     content = value.astype("<f4").tobytes()
-    return zlib.crc32(content).to_bytes(4, "little") + content
+    return _checksum(key, content) + content
 
 
-def _unpack(row: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The array, or None where the row is damaged."""
-    content = row[4:]
-    if zlib.crc32(content).to_bytes(4, "little") != row[:4] or len(content) != 4 * int(np.prod(shape)):
-        return None
-    return np.frombuffer(content, "<f4").reshape(shape)
+def _unpack(key: bytes, row: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of a row, known to be that of its key."""
+    size = 4 * int(np.prod(shape))
+    if not isinstance(row, bytes) or len(row) != CHECKSUM + size or row[:CHECKSUM] != _checksum(key, row[CHECKSUM:]):
+        raise _Damaged("the checksum of a row differs")
+    return np.frombuffer(row, "<f4", offset=CHECKSUM).reshape(shape)
+
+
+CHECKSUM = 8  # bytes
+
+
+def _checksum(key: bytes, content: bytes) -> bytes:
+    return hashlib.blake2b(key + content, digest_size=CHECKSUM).digest()

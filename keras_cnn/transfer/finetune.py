@@ -23,7 +23,7 @@ from keras_cnn.spec import keep_window
 from keras_cnn.transfer import frozen, probing
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.examples import Batches, Examples
-from keras_cnn.transfer.freeze import freeze, stages, unfreeze
+from keras_cnn.transfer.freeze import freeze, frozen_stages, stages, unfreeze
 from keras_cnn.transfer.given import Given
 from keras_cnn.transfer.options import BATCHNORM, check, class_weights
 from keras_cnn.transfer.phases import WARMUPS, Phase, StageOptimizers, plan
@@ -74,15 +74,17 @@ def fine_tune(
 
     train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, integer
     labels) with a length, each with such a `val`. Images and labels may also come as Keras has them:
-    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays. While the whole
-    backbone is frozen it is run once: the head learns on its features of `Data` or arrays, of images as at prediction,
-    however the data is augmented (see `views`). Lower stages that are frozen are run once too where the data is not
-    augmented.
+    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays.
+
+    While the whole backbone is frozen it is run once: the head learns on its features of `Data` or arrays, of images as
+    at prediction, however the data is augmented (see `views`). Lower stages that are frozen are run once too where the
+    data is not augmented.
 
     schedule: what learns when, one cycle of the rate a phase; each phase starts from the best epoch so far.
         "two-phase": the head, then all stages. "gradual": the head; then a stage more each epoch, from the top; then
         all (1801.06146, section 3.3). "all": all from the start. "head": the head alone.
-        Only stages above `above` ever learn; what was frozen before the call does not count.
+        Only stages above `above` ever learn; by default those above the stages that are frozen when the call begins.
+        A backbone that is frozen as a whole, as for a new head, does not count: there the schedule decides.
     head_epochs, head_rate: epochs and peak rate of the head alone. epochs, rate: of what follows; each stage learns
         `decay` times as fast as the one above it, by an AdamW of its own; 0.7 where few images are like those that the
         features were learnt from. cycle: "one-cycle" rises for a fifth of a
@@ -112,6 +114,7 @@ def fine_tune(
     While features are learnt on, callbacks see the part above them as their model.
     Raises NotFinite when the loss is not a number, BadData where data and head disagree, BadSpec for bad options.
     """
+    above = above or _kept_frozen(model, schedule, verbose)
     options = dict(
         schedule=schedule,
         head_epochs=head_epochs,
@@ -163,6 +166,18 @@ def fine_tune(
             directory=directory,
         )
         return run.recall(directory.end) if directory.end else run.complete()
+
+
+def _kept_frozen(model: Any, schedule: str, verbose: int | str) -> str | None:
+    """The last of the stages that are frozen from the stem upwards, where stages above them learn; says so."""
+    still = frozen_stages(model)
+    backbone = [name for name in stages(model) if name not in CLASSIFIERS]
+    kept = still[-1] if still and still != backbone else None
+    if verbose and kept:
+        print(f"{kept} and what is below stay frozen, as they were: above={kept!r}")
+    elif verbose and still and schedule != "head":
+        print(f"the backbone was frozen; schedule={schedule!r} decides when it learns: 'head' keeps it frozen")
+    return kept
 
 
 @dataclass(kw_only=True)

@@ -31,11 +31,14 @@ def stages(model: Any) -> dict[str, list[Any]]:
 
 
 @known_options
-def freeze(model: Any, upto: str | None = None, *, match: str | None = None, fraction: float | None = None) -> Any:
+def freeze(
+    model: Any, upto: str | float | None = None, *, match: str | None = None, fraction: float | None = None
+) -> Any:
     """Set `trainable=False` on a part of the network; the rest stays as it is.
 
     The part is given in one of three ways; by default it is the backbone, so that only the head learns.
-    upto: a stage: those from the stem up to and including it.
+    upto: a stage: those from the stem up to and including it. A number or a regular expression here is meant as
+        `fraction` or `match`, as in build(freeze=...).
     match: a regular expression that the whole name of a layer matches, such as "stage[12]_.*".
     fraction: a share of the backbone's learned parameters, above 0 and at most 1: the layers from the stem upwards,
         in the order in which the network is written, that together hold at most so much. Only whole layers: it ends
@@ -48,7 +51,7 @@ def freeze(model: Any, upto: str | None = None, *, match: str | None = None, fra
     >>> [layer.name for layer in model.layers if layer.trainable and layer.weights][:2]
     ['stage3_block2_conv1', 'stage3_block2_norm1']
     """
-    chosen = selection.lower(_sizes(model), upto, match=match, fraction=fraction)
+    chosen = selection.lower(_sizes(model), **_either("upto", upto, match, fraction))
     for layer in model.layers:
         if layer.name in chosen:
             layer.trainable = False
@@ -58,7 +61,7 @@ def freeze(model: Any, upto: str | None = None, *, match: str | None = None, fra
 @known_options
 def unfreeze(
     model: Any,
-    above: str | None = None,
+    above: str | float | None = None,
     *,
     match: str | None = None,
     fraction: float | None = None,
@@ -66,7 +69,7 @@ def unfreeze(
 ) -> Any:
     """Set `trainable=True` on a part of the network, by default all of it; the rest stays as it is.
 
-    above: a stage: those above it. match: as of `freeze`.
+    above: a stage: those above it; or a number or a regular expression, as of `freeze`. match: as of `freeze`.
     fraction: a share as of `freeze`, from the other end: the head, and the uppermost layers of the backbone that
         together hold at most so much of its parameters.
     bn: what becomes of batch norm there. "frozen": gamma, beta and statistics stay, in inference mode, the safe
@@ -76,12 +79,26 @@ def unfreeze(
     bn = bn or ("frozen" if pretrained(model) else "train")
     if bn not in ("frozen", "train"):
         raise BadSpec(f"bn={bn!r}: choose 'frozen' or 'train'.")
-    chosen = selection.upper(_sizes(model), above, match=match, fraction=fraction)
+    chosen = selection.upper(_sizes(model), **_either("above", above, match, fraction))
     for layer in model.layers:
         if layer.name in chosen:
             fixed = bn == "frozen" and stage_of(layer.name) not in CLASSIFIERS and _is_batchnorm(layer)
             layer.trainable = not (fixed or hasattr(layer, "record"))
     return model
+
+
+def frozen_stages(model: Any) -> list[str]:
+    """The stages of the backbone that are wholly frozen, from the stem up to the first in which something learns.
+
+    Batch norm does not count: it is frozen in stages that learn, too.
+    """
+    found = []
+    for name, layers in stages(model).items():
+        learning = [x for x in layers if x.weights and x.trainable and not _is_batchnorm(x)]
+        if name in CLASSIFIERS or learning:
+            break
+        found.append(name)
+    return found
 
 
 class TrainableRow(NamedTuple):
@@ -146,6 +163,13 @@ def trainable_table(model: Any) -> TrainableTable:
         )
         for name, layers in stages(model).items()
     )
+
+
+def _either(stage: str, what: str | float | None, match: str | None, fraction: float | None) -> dict[str, Any]:
+    """The keywords of `selection`, of which the first may also stand for another."""
+    if what is None or match is not None or fraction is not None:
+        return {stage: what, "match": match, "fraction": fraction}
+    return {stage if key == "upto" else key: value for key, value in selection.parse(what).items()}
 
 
 def pretrained(model: Any) -> bool:

@@ -17,14 +17,22 @@ from keras_cnn.transfer.freeze import stages
 
 
 @known_options
-def replace_head(model: Any, head: Head, class_names: Sequence[str] = ()) -> Any:
+def replace_head(model: Any, head: Head | int | Sequence[str], class_names: Sequence[str] = ()) -> Any:
     """A new model with the same backbone, weights and `trainable` flags, and a fresh head.
 
-    The given model is left as it was; nothing is shared.
+    head: a Head; or a number of classes, or their names, for one dense layer as `build(classes=...)` makes it.
+    class_names: their names, where head is a Head or a number. The given model is left as it was; nothing is shared.
+
+    >>> import keras_cnn as kc
+    >>> kc.replace_head(kc.build("resnet20"), 5).output_shape
+    (None, 5)
     """
+    config = config_of(model)
+    if not isinstance(head, Head):
+        class_names = class_names or (() if isinstance(head, int) else head)
+        head = config.head.for_classes(head if isinstance(head, int) else len(head))
     if class_names and len(class_names) != head.classes:
         raise BadSpec(f"{len(class_names)} class names for {head.classes} classes.")
-    config = config_of(model)
     spec = config.spec.with_(classes=head.classes or None)
     new = assemble(config.as_base().with_(spec=spec, head=head, class_names=tuple(class_names)), model.name)
     values = {k: v for k, v in checkpoint.arrays(model).items() if not k.startswith(checkpoint.OF_CLASSES)}
@@ -36,17 +44,19 @@ def replace_head(model: Any, head: Head, class_names: Sequence[str] = ()) -> Any
 
 
 @known_options
-def features(model: Any, names: Sequence[str]) -> Any:
+def features(model: Any, names: str | Sequence[str]) -> Any:
     """A model from images to the feature maps of stages; it shares the given model's layers.
 
     names: stage names such as ["stage2", "stage4"]; a stage's feature is the output of its last layer. The output
-    is a list of (batch, height, width, channels), one a name, in the order given.
+    is a list of (batch, height, width, channels), one a name, in the order given; of a single name, "stage2", it is
+    that map itself.
 
     >>> import keras_cnn as kc
     >>> [f.shape for f in kc.features(kc.build("resnet20"), ["stage1", "stage3"]).outputs]
     [(None, 32, 32, 16), (None, 8, 8, 64)]
     """
-    groups = stages(model)
-    if missing := [name for name in names if name not in groups]:
+    groups, wanted = stages(model), [names] if isinstance(names, str) else names
+    if missing := [name for name in wanted if name not in groups]:
         raise BadSpec(f"there is no stage {missing[0]!r}: this network has {', '.join(groups)}.")
-    return keras.Model(model.input, [groups[name][-1].output for name in names], name=f"{model.name}_features")
+    maps = [groups[name][-1].output for name in wanted]
+    return keras.Model(model.input, maps[0] if isinstance(names, str) else maps, name=f"{model.name}_features")

@@ -1,0 +1,135 @@
+"""What the machine is, and the settings of TensorFlow that follow from it, made before TensorFlow is imported.
+
+`import keras_cnn` calls `prepare`, which reads a page of /proc/cpuinfo and sets environment variables that are not set.
+Nothing here imports more than Python's own cheapest modules.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+CPUINFO = "/proc/cpuinfo"
+CGROUP = "/sys/fs/cgroup/cpu.max"  # "quota period" in microseconds, or "max period"
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+
+# Instruction sets with one of which TensorFlow switches oneDNN on by itself (DefaultOneDnnPolicy in its util/port.cc).
+BY_ITSELF = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
+# Floating-point operations that a core can begin in a cycle, in float32, with the widest of its instruction sets: two
+# fused multiply-adds on 16, 8 or 4 numbers. Some processors begin one on 16 where others begin two.
+WIDTHS = {"avx512f": 64, "avx2": 32, "sse2": 8, "asimd": 16}
+
+
+def instructions() -> frozenset[str]:
+    """The processor's instruction sets, by the names that Linux has for them; empty where they cannot be told."""
+    try:
+        with open(CPUINFO) as file:
+            start = file.read(4096)  # the first core's lines: those of all take milliseconds on a large machine
+    except OSError:
+        return frozenset()
+    lines = (line.partition(":") for line in start.splitlines())
+    return frozenset(next((value for key, _, value in lines if key.strip() in ("flags", "Features")), "").split())
+
+
+def allowed() -> int:
+    """Cores that this process may run on; TensorFlow starts a thread for each."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS or Windows
+        return os.cpu_count() or 1
+
+
+def quota() -> int | None:
+    """Cores' worth of time that a container is given, rounded up; None where it has no limit."""
+    try:
+        with open(CGROUP) as file:
+            time, period = file.read().split()
+        return None if time == "max" else max(1, -(-int(time) // int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def clock() -> float | None:
+    """The first core's clock at its fastest, or at present, in Hz; None where it cannot be told."""
+    try:
+        with open("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq") as file:
+            return int(file.read()) * 1e3
+    except (OSError, ValueError):
+        pass
+    try:
+        with open(CPUINFO) as file:
+            return next((float(line.split(":")[1]) * 1e6 for line in file if line.startswith("cpu MHz")), None)
+    except (OSError, ValueError):
+        return None
+
+
+def gpus() -> list[str]:
+    """NVIDIA devices of the machine, whether or not a framework sees them."""
+    names = os.listdir("/dev") if os.path.isdir("/dev") else []
+    return sorted(f"/dev/{name}" for name in names if name.startswith("nvidia") and name[6:].isdigit())
+
+
+def driver() -> str | None:
+    """The release of the NVIDIA driver that runs, None where none does."""
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            return next((word for word in file.readline().split() if word[0].isdigit()), None)
+    except OSError:
+        return None
+
+
+def settings(flags: Collection[str], cores: int, limit: int | None = None) -> dict[str, str]:
+    """Environment variables for TensorFlow on a processor with these instruction sets.
+
+    cores: that the process may run on; limit: how many cores' worth of time it is given, which TensorFlow does not see.
+    """
+    chosen = {}
+    # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. A batch of predictions is at
+    # least as fast; a single image takes longer, by the copy of the weights into oneDNN's layout.
+    if "avx2" in flags and not BY_ITSELF & set(flags):
+        chosen[ONEDNN] = "1"
+    if limit is not None and limit < cores:  # more threads than that are stopped amid an operation, and all wait
+        chosen |= dict.fromkeys(THREADS, str(limit))
+    return chosen
+
+
+def prepare() -> dict[str, str]:
+    """Make the settings that are not made yet; returns those. Where TensorFlow runs already, say what that costs."""
+    missing = {
+        name: value for name, value in settings(instructions(), allowed(), quota()).items() if name not in os.environ
+    }
+    if "tensorflow" not in sys.modules:
+        os.environ.update(missing)
+    elif missing:
+        from keras_cnn.errors import SlowStart
+
+        costs = "training takes two to three times as long" if ONEDNN in missing else "it starts more threads than help"
+        write = " ".join(f"{name}={value}" for name, value in missing.items())
+        warnings.warn(
+            f"TensorFlow was imported before keras_cnn, with settings that are slow on this processor: {costs}. "
+            f"Import keras_cnn first, or start Python with {write}.",
+            SlowStart,
+            stacklevel=3,
+        )
+    return missing
+
+
+def jit_compile() -> bool | str:
+    """Keras' "auto", except for TensorFlow on a CPU, where XLA's convolutions are several times slower than oneDNN's.
+
+    Keras decides so for every model that is not told otherwise, predicting included.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.config.list_physical_devices("GPU"):
+            return False
+    return "auto"
