@@ -399,7 +399,7 @@ def doctor(as_json: Annotated[bool, JSON] = False) -> None:
     kc = terminal.framework()
     found = kc.doctor(verbose=not as_json)
     if as_json:
-        terminal.print_json([finding._asdict() for finding in found])
+        terminal.print_json([{**finding._asdict(), "figures": dict(finding.figures)} for finding in found])
 
 
 # --- what they end with ----------------------------------------------------------------------------------------------
