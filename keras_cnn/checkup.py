@@ -8,9 +8,11 @@ import os
 import platform
 import shutil
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from keras_cnn import catalog, runtime, tally
@@ -29,7 +31,7 @@ class Finding(NamedTuple):
     name: str
     value: str
     mend: str = ""
-    figures: dict[str, float] = {}  # noqa: RUF012: never changed
+    figures: Mapping[str, float] = MappingProxyType({})
 
     def __str__(self) -> str:
         return f"{self.name}: {self.value}" + (f"\n    -> {self.mend}" if self.mend else "")
@@ -85,9 +87,8 @@ def _gpu() -> Iterator[Finding]:
     elif not runtime.driver():
         mend = "the NVIDIA driver does not run: install it, or start the container with its GPUs (--gpus all)."
     else:
-        mend = (
-            f'driver {runtime.driver()} and libraries do not fit: pip install -U "keras-cnn[gpu]", or a newer driver.'
-        )
+        fits = 'pip install -U "keras-cnn[gpu]", or update it.'
+        mend = f"its driver {runtime.driver()} does not fit the CUDA libraries: {fits}"
     yield Finding("GPU", f"{', '.join(present)} is there, but {keras.backend.backend()} does not see it", mend)
 
 

@@ -1,0 +1,143 @@
+"""This package's settings of TensorFlow beside TensorFlow's own: training step, prediction, evaluation, demo.
+
+    python tests/benchmarks/cpu_defaults.py --isa avx2
+
+Each time is of a fresh process, ours and theirs in turns, since TensorFlow reads its settings once. A ratio above 1
+means that ours is faster; ratios are of the least time of all rounds. The processor's time counts on a machine that is
+not idle, the clock's on one that is.
+
+--isa avx2 emulates a processor without AVX-512, on one that has it: oneDNN and XLA are held to AVX2
+(ONEDNN_MAX_CPU_ISA, XLA's xla_cpu_max_isa), TensorFlow's own setting is oneDNN off, as it is there, and ours is what
+`runtime.settings` chooses for such instruction sets. What TensorFlow compiles into its kernels is AVX anyway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from keras_cnn import runtime
+
+AVX2 = ("sse4_2", "avx", "fma", "avx2")
+# name: (network, side in pixels, images in a batch, what is done)
+TASKS = {
+    "step resnet18": ("resnet18", 64, 32, "train_on_batch"),
+    "step resnet50": ("resnet50", 128, 16, "train_on_batch"),
+    "step efficientnet_b0": ("efficientnet_b0", 128, 16, "train_on_batch"),
+    "predict resnet50": ("resnet50", 128, 32, "predict_on_batch"),
+    "predict resnet50, folded": ("resnet50", 128, 32, "folded"),
+    "predict one image": ("resnet50", 128, 1, "predict_on_batch"),
+    "evaluate resnet18": ("resnet18", 64, 32, "test_on_batch"),
+}
+DEMO = "demo"
+Times = tuple[float, float]  # by the clock, of the processor; seconds
+
+
+def environments(isa: str) -> dict[str, dict[str, str]]:
+    """Settings of each side, on this processor or on the one that is emulated."""
+    clean = {k: v for k, v in os.environ.items() if k not in (runtime.ONEDNN, *runtime.THREADS)}
+    if isa == "here":
+        flags, held, default = runtime.instructions(), {}, {}
+    else:
+        flags, default = frozenset(AVX2), {runtime.ONEDNN: "0"}
+        held = {"ONEDNN_MAX_CPU_ISA": "AVX2", "XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}
+    ours = runtime.settings(flags, runtime.allowed(), runtime.quota())
+    return {"ours": {**clean, **held, **default, **ours}, "TensorFlow's": {**clean, **held, **default}}
+
+
+def demo(environment: dict[str, str]) -> Times:
+    """The README's demo as a person would run it, features computed anew."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        command = [sys.executable, "-m", "keras_cnn.cli", "demo", "--out", f"{folder}/out", "--json"]
+        environment = {**environment, "KERAS_CNN_CACHE": f"{folder}/cache"}
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def measure(environment: dict[str, str], names: list[str], seconds: float) -> dict[str, Times]:
+    """Times of a call, in a fresh process."""
+    command = [sys.executable, __file__, "--inside", str(seconds), "--tasks", *names]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return {name: tuple(times) for name, times in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def inside(names: list[str], seconds: float) -> dict[str, Times]:
+    """What `measure` runs."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+    import numpy as np
+
+    import keras_cnn as kc
+    from keras_cnn import recipe
+    from keras_cnn.deploy import fold
+
+    found = {}
+    for name in names:
+        network, side, batch, what = TASKS[name]
+        model: Any = kc.build(network, classes=10, input_shape=(side, side, 3))
+        recipe.compile_(model, recipe.adamw(1e-3))
+        images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype("uint8")
+        arrays = (images,) if what in ("predict_on_batch", "folded") else (images, np.arange(batch) % 10)
+        run = fold(model).predict_on_batch if what == "folded" else getattr(model, what)
+        found[name] = least(lambda run=run, arrays=arrays: run(*arrays), seconds)
+        keras.backend.clear_session()
+    return found
+
+
+def least(run: Callable[[], Any], seconds: float) -> Times:
+    """Least time by the clock, mean time of the processor, over at least two calls; the first two do not count."""
+    run(), run()
+    walls, start, processor = [], time.perf_counter(), time.process_time()
+    while len(walls) < 2 or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        run()
+        walls.append(time.perf_counter() - before)
+    return min(walls), (time.process_time() - processor) / len(walls)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--isa", choices=("here", "avx2"), default="here", help="instruction sets: the machine's, or")
+    parser.add_argument("--tasks", nargs="+", choices=(*TASKS, DEMO), default=[*TASKS, DEMO], metavar="TASK")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each task in each process")
+    parser.add_argument("--inside", type=float, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.inside is not None:
+        return print(json.dumps(inside(args.tasks, args.inside)))
+    sides = environments(args.isa)
+    flags = AVX2 if args.isa == "avx2" else sorted(runtime.instructions() & {*AVX2, *runtime.BY_ITSELF, "avx512f"})
+    print(f"{runtime.allowed()} cores; {', '.join(flags)}{' (emulated)' if args.isa == 'avx2' else ''}")
+    for side, environment in sides.items():
+        print(f"{side}: {runtime.ONEDNN}={environment.get(runtime.ONEDNN, 'not set')}")
+    took: dict[str, dict[str, list[Times]]] = {side: {name: [] for name in args.tasks} for side in sides}
+    steps = [name for name in args.tasks if name != DEMO]
+    for number in range(args.rounds):
+        for side, environment in sides.items():
+            found = measure(environment, steps, args.seconds) if steps else {}
+            if DEMO in args.tasks and number == 0:
+                found[DEMO] = demo(environment)
+            for name, times in found.items():
+                took[side][name].append(times)
+    print("| task | ours, s | TensorFlow's, s | by the clock | by the processor |\n|---|---|---|---|---|")
+    for name in args.tasks:
+        (wall, processor), (their_wall, their_processor) = (
+            [min(times[i] for times in took[side][name]) for i in range(2)] for side in sides
+        )
+        ratios = f"{their_wall / wall:.2f} | {their_processor / processor:.2f}"
+        print(f"| {name} | {wall:.3f} ({processor:.3f}) | {their_wall:.3f} ({their_processor:.3f}) | {ratios} |")
+    print("Seconds by the clock, in brackets of the processor; ratios above 1: ours is faster.")
+
+
+if __name__ == "__main__":
+    main()
