@@ -42,8 +42,9 @@ def build(
     """A flat functional Keras model: raw images in, class probabilities out.
 
     source: an architecture ("resnet50": random weights), a tag ("resnet18.tiny_in200"), a weights directory
-        (ours or timm's), or a Spec.
-    weights: a checkpoint for the architecture: .safetensors, .pth/.th (needs torch), .h5 of keras.applications.
+        (ours or timm's), a .keras file of a network of ours, or a Spec.
+    weights: a checkpoint for the architecture: .safetensors, .pth/.th (needs torch), .h5 of keras.applications, or
+        anything that source may be.
     input_shape: (height, width, channels); height and width may be None. Default: what the weights or the Spec say.
         With another number of channels a pretrained stem is adapted: one channel takes the sum of the RGB kernels,
         several repeat them, scaled by 3 / channels, so that activations keep their size.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import re
 import reprlib
 from collections.abc import Mapping
 from functools import cache
@@ -38,13 +39,28 @@ def get(name: str) -> Spec:
 
 def unknown(name: str, known: list[str]) -> str:
     """A sentence for a name that is not known."""
-    near = difflib.get_close_matches(name, known, 3, 0.5)
+    stem = _stem(name)
+    stems = () if stem in ELSEWHERE else difflib.get_close_matches(stem, set(map(_stem, known)), 3, 0.8)
+    near = difflib.get_close_matches(name.lower(), [other for other in known if _stem(other) in stems], 3, 0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else " `keras-cnn list` shows all."
     return f"There is no network called {name!r}.{hint}"
 
 
+def _stem(name: str) -> str:
+    """A name up to its first digit, which tells the family: "resnet50" and "resnet18.tiny" have "resnet"."""
+    return re.split(r"\d", name.lower(), maxsplit=1)[0].strip("_.-")
+
+
+# Families that others have and whose names look like ours: nobody who asks for one means another.
+ELSEWHERE = {"xception", "resnest", "rexnet", "seresnet", "xresnet", "resnetrs", "tresnet", "senet"}
+ELSEWHERE |= {"regnet", "regnetx", "regnety"}
+
+
 def match(pattern: str, names: list[str]) -> list[str]:
-    """Names that fit a shell wildcard, in natural order (resnet18 before resnet101)."""
+    """Names that fit a shell wildcard, in natural order (resnet18 before resnet101); a pattern without one is a name
+    or, where there is no such name, its beginning."""
+    if not set(pattern) & set("*?[") and pattern not in names:
+        pattern += "*"
     return sorted(fnmatch.filter(names, pattern), key=_natural)
 
 

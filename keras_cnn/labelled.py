@@ -26,14 +26,14 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
     Raises BadSpec for a head that no loss is made for, BadData for images or labels that it cannot learn from.
     """
     train, val = _sorted(train, val, validation_data)
-    classes = _classes(model) if head else None
+    classes = classes_of(model) if head else None
     if isinstance(train, Data) and classes is not None:
         _check_names(model, train.class_names, classes)
     for what, data in (("training", train), ("validation", val)):
         batch = _first(data, what)
         if batch is not None:
             check(*batch, classes, what)
-            _check_shape(batch[0], model, what)
+            check_shape(batch[0], model, what)
             if data is train:
                 warn_of_pixels(model, batch[0])
     train, val = (watched(_integers(data), classes, what) for what, data in (("training", train), ("validation", val)))
@@ -142,7 +142,7 @@ class Watched(keras.utils.PyDataset):
 # --- the head --------------------------------------------------------------------------------------------------------
 
 
-def _classes(model: Any) -> int:
+def classes_of(model: Any) -> int:
     """The classes of a network's head; BadSpec where it has none that softmax can tell apart."""
     activations = keras.activations
     output = model.outputs[0]
@@ -191,11 +191,11 @@ def class_names(model: Any) -> tuple[str, ...]:
 
 def _sorted(train: Any, val: Any, validation_data: Any) -> tuple[Any, Any]:
     """(training, validation) data, whichever way they were given."""
-    if _is_array(train):
+    if is_array(train):
         if val is None or isinstance(val, tuple | Data):
             raise BadData("images came without labels: give both, as in fine_tune(model, images, labels).")
         train, val = (train, val), None
-    elif _is_array(val):
+    elif is_array(val):
         raise BadData("val is one array: give a pair (images, labels), as validation_data=(images, labels) too.")
     if validation_data is not None:
         if val is not None:
@@ -208,7 +208,7 @@ def _sorted(train: Any, val: Any, validation_data: Any) -> tuple[Any, Any]:
     return _pair(train, "training"), _pair(val, "validation")
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
     return hasattr(value, "__array__") and not isinstance(value, Data)
 
 
@@ -236,13 +236,10 @@ def _first(data: Any, what: str) -> tuple[Any, Any] | None:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         parts = f"{len(batch)} parts" if isinstance(batch, tuple | list) else "one part"
         raise BadData(f"a batch of the {what} data has {parts}: give pairs (images, labels).")
-    images, labels = batch
-    if isinstance(labels, tuple | list | dict):  # one for each output
-        labels = next(iter(labels.values() if isinstance(labels, dict) else labels))
-    return np.asarray(images), np.asarray(labels)
+    return np.asarray(batch[0]), np.asarray(batch[1])
 
 
-def _check_shape(images: np.ndarray, model: Any, what: str) -> None:
+def check_shape(images: np.ndarray, model: Any, what: str) -> None:
     """Raise BadData unless images have the network's rank, size and channels."""
     wanted = model.input_shape[1:]
     if images.dtype.kind in "OSUT" or images.ndim != len(wanted) + 1:

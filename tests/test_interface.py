@@ -80,7 +80,7 @@ def test_hints_are_for_words_that_are_no_options():
 
 @pytest.mark.no_keras
 def test_signatures_stay_for_people_and_editors():
-    assert list(inspect.signature(kc.Head).parameters)[0] == "classes"
+    assert next(iter(inspect.signature(kc.Head).parameters)) == "classes"
     shown = inspect.signature(kc.fine_tune).parameters
     assert {"model", "epochs", "provenance"} <= shown.keys()
     assert not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in shown.values())

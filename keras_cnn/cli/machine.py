@@ -15,4 +15,4 @@ def doctor(as_json: Annotated[bool, JSON] = False) -> None:
     """
     found = console.framework().doctor(verbose=not as_json)
     if as_json:
-        console.print_json([finding._asdict() for finding in found])
+        console.print_json([{**finding._asdict(), "figures": dict(finding.figures)} for finding in found])

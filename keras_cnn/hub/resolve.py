@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keras_cnn import catalog, checkpoint, convert
 from keras_cnn.errors import CorruptFile, KerasCnnError, LicenceWarning, UnknownModel
-from keras_cnn.hub import directory
+from keras_cnn.hub import directory, keras_file
 from keras_cnn.hub.directory import Folder, Source
 from keras_cnn.hub.known import embedded, known
 from keras_cnn.hub.remote_file import RemoteFile
@@ -49,7 +49,7 @@ def resolve(source: str | os.PathLike[str] | Spec, weights: str | os.PathLike[st
 
 
 def weights_source(name: str) -> Source:
-    """A tag, an address or a weights directory."""
+    """A tag, an address, a weights directory or a .keras file."""
     if name in known():  # its configuration is known here; nothing is fetched before the arrays are asked for
         return Source(known()[name].config, lambda: _load(source_at(place(name), name)))
     return source_at(place(name), name)
@@ -65,6 +65,8 @@ def source_at(found: Folder | RemoteFile | Path, name: str) -> Source:
     if isinstance(found, RemoteFile) and line:
         config = line.config
         return warned(Source(config, lambda: directory.finite(*convert.read(found.file(), config))), name)
+    if isinstance(found, Path) and keras_file.is_one(found):
+        return warned(keras_file.read(found), name)
     raise KerasCnnError(
         f"{name} is a file of arrays: name its architecture too, as in build('resnet50', weights={name!r})."
     )
@@ -138,7 +140,7 @@ def _with_weights(config: Config, weights: str | os.PathLike[str] | None, given:
     name = os.fspath(weights)
     if not Path(name).exists() and "://" not in name and name not in tags() and "@" not in name:
         raise CorruptFile(f"{name}: there is no such file or directory.")
-    if Path(name).is_file():
+    if Path(name).is_file() and not keras_file.is_one(Path(name)):
         return Source(config, lambda: directory.finite(*convert.read(name, config)))
     source = weights_source(name)
     if given:

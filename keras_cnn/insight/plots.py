@@ -61,8 +61,10 @@ def learning_rates(found: Any, path: str | Path) -> Path:
     figure, (axis,) = _figure(1, 1, (5.5, 3.6))
     axis.plot(found.rates, found.losses)
     axis.set_ylim(top=2 * found.losses[0] - 0.9 * min(found.losses))  # the rise at the end would hide the fall
-    axis.axvline(found.suggestion, color="gray", linestyle=":", label=f"suggestion {found.suggestion:.2g}")
-    axis.set(xlabel="learning rate", ylabel="loss, smoothed", xscale="log", title="the loss falls fastest at the line")
+    at, loss = found.suggestion, found.losses[found.index]
+    axis.plot([at], [loss], marker="o", color="C1", linestyle="", label=f"suggestion {at:.2g}")
+    axis.axvline(at, color="gray", linestyle=":")
+    axis.set(xlabel="learning rate", ylabel="loss, smoothed", xscale="log", title="half-way down the fall of the loss")
     axis.grid(alpha=0.3)
     axis.legend()
     return _save(figure, path)

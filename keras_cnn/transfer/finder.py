@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_cnn import labelled
 from keras_cnn.bars import progress
 from keras_cnn.checks import known_options
 from keras_cnn.data import Data
@@ -21,15 +22,28 @@ from keras_cnn.transfer.examples import Batches
 
 @dataclass(frozen=True)
 class Finding:
-    """rates, losses (smoothed): one a step. suggestion: the rate at which the loss falls fastest."""
+    """rates, losses: one a step; losses are smoothed over their neighbours, so that the curve lags neither way."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
 
     @property
+    def index(self) -> int:
+        """The step whose rate is suggested: the middle of the longest fall of the loss that ends at its minimum.
+
+        The rule of fastai's `valley`, but that nothing behind the minimum counts: a rate at which the loss is least is
+        about to be too high, and the fall of a curve that has risen before says nothing.
+        """
+        end = int(np.argmin(self.losses))
+        falls = [1] * (end + 1)  # of each step, the length of the longest falling subsequence that ends there
+        for i in range(1, end + 1):
+            falls[i] += max((falls[j] for j in range(i) if self.losses[j] > self.losses[i]), default=0)
+        return end - falls[end] // 2
+
+    @property
     def suggestion(self) -> float:
-        fall = np.gradient(self.losses, np.log(self.rates))
-        return self.rates[int(np.argmin(fall))]
+        """A rate that trains: about a tenth of that at which the loss is least."""
+        return self.rates[self.index]
 
 
 @known_options
@@ -42,31 +56,60 @@ def lr_find(
     model: compiled, with what is to be frozen frozen; an auxiliary classifier learns the same labels. data: `Data`, a
     pair of arrays, or batches (images, labels), gone through again where they are fewer than the steps.
     The test ends early where the loss is four times its best.
-    Raises BadSpec for a model that is not compiled, BadData where there is no batch.
+    Raises BadSpec for a model that is not compiled, BadData where there is no batch; and both as `fine_tune` does,
+    where the loss is cross-entropy over classes.
     """
     if not model.compiled:
         raise BadSpec(f"{model.name} is not compiled: its loss and optimiser are what is tested.")
+    if labelled.is_array(data):
+        raise BadData("images came without labels: give a pair (images, labels).")
+    classes = labelled.classes_of(model) if _over_classes(model.loss) else None
     copy, shares = _copy(model)
-    finding_rates, losses, average = [], [], 0.0
+    rates, losses, average, best = [], [], 0.0, math.inf
     batches = itertools.islice(_again(data, batch_size), steps)
     for step, (images, labels) in enumerate(progress(batches, "learning-rate test", steps)):
+        if classes:
+            _check(model, images, labels, classes, first=step == 0)
         rate = low * (high / low) ** (step / max(steps - 1, 1))
         for optimizer, share in shares:
             optimizer.learning_rate = rate * share
         loss = float(copy.train_on_batch(images, _for_all(copy, labels), return_dict=True)["loss"])
         if not math.isfinite(loss):
             break
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
-        finding_rates.append(rate)
-        losses.append(average / (1 - SMOOTHING ** (step + 1)))  # without the pull of the first zero
-        if losses[-1] > 4 * min(losses):
+        rates.append(rate)
+        losses.append(loss)
+        average = 0.8 * average + 0.2 * loss
+        unbiased = average / (1 - 0.8 ** (step + 1))  # without the pull of the first zero
+        best = min(best, unbiased)
+        if unbiased > 4 * best:
             break
     if len(losses) < 2:
         raise BadData("the learning-rate test needs two batches with a finite loss: give more data, or a lower start.")
-    return Finding(tuple(finding_rates), tuple(losses))
+    return Finding(tuple(rates), smoothed(losses))
 
 
-SMOOTHING = 0.9
+def smoothed(losses: Sequence[float], width: float = 3.0) -> tuple[float, ...]:
+    """Means over neighbouring steps, weighted by a Gaussian of so many steps: a mean over the past alone would show the
+    minimum several steps, a factor of the rate, behind its place."""
+    values, steps = np.asarray(losses), np.arange(len(losses))
+    weights = np.exp(-0.5 * ((steps[:, None] - steps) / width) ** 2)
+    return tuple((weights @ values / weights.sum(1)).tolist())
+
+
+def _over_classes(loss: Any) -> bool:
+    """Whether a loss, as `compile` was given it, is cross-entropy over classes; of several, the head's."""
+    loss = next(iter(loss), None) if isinstance(loss, list | tuple) else loss
+    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    return "crossentropy" in name and "binary" not in name
+
+
+def _check(model: Any, images: Any, labels: Any, classes: int, first: bool) -> None:
+    """Raise BadData for a batch that cannot be learnt from."""
+    images, labels = np.asarray(images), np.asarray(labels[0] if isinstance(labels, tuple | list) else labels)
+    labelled.check(images, labels, classes, "training")
+    if first:
+        labelled.check_shape(images, model, "training")
+        labelled.warn_of_pixels(model, images)
 
 
 def _copy(model: Any) -> tuple[Any, list[tuple[Any, float]]]:
