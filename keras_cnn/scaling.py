@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import catalog, checkpoint, tally
+from keras_cnn import catalog, files, tally
 from keras_cnn.bars import progress
 from keras_cnn.errors import BadSpec, CorruptFile
 from keras_cnn.spec import Spec
@@ -137,7 +137,7 @@ def search_coefficients(
         trials.append(done.get(point) or Trial(alpha, beta, gamma, round(cost, 4), float(evaluate(scaled))))
         if out is not None and point not in done:
             text = json.dumps({**search, "trials": [dataclasses.asdict(trial) for trial in trials]}, indent=1)
-            checkpoint.write_beside(Path(out), lambda name, text=text: Path(name).write_text(text + "\n"))
+            files.write_text(out, text + "\n")
     if not trials:
         raise BadSpec(f"no point of the grid costs {budget:g} times {spec.family}'s: take a smaller step.")
     return sorted(trials, key=lambda trial: -trial.score)
@@ -159,7 +159,7 @@ def _read(path: str | os.PathLike[str] | None, search: dict[str, Any]) -> list[T
     if path is None or not Path(path).exists():
         return []
     try:
-        stored = json.loads(Path(path).read_text())
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
         trials = [Trial(**trial) for trial in stored.pop("trials")]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptFile(f"{path} is not the file of a search ({error}): give another name, or delete it.") from None

@@ -24,6 +24,7 @@ from keras_cnn.spec import Config, record_of
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FOREIGN = (WEIGHTS, "pytorch_model.bin")  # what others call their weights, in the order of trust
 OURS = "keras_cnn"  # our part of config.json, and of the metadata of model.safetensors
+LONGEST = 16 << 20  # characters of it that are looked at
 FORMAT = 1  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
 
 
@@ -237,7 +238,8 @@ def _own(path: Path) -> dict[str, Any] | None:
 
     try:
         with safe_open(path, "np") as file:
-            ours = json.loads((file.metadata() or {})[OURS])
+            text = (file.metadata() or {})[OURS]
+            ours = json.loads(text) if len(text) <= LONGEST else None
     except (SafetensorError, ValueError, KeyError, RecursionError, OSError):
         return None
     return ours if isinstance(ours, dict) and ours.get("format") == FORMAT else None

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 
 from keras_cnn import checkpoint, training
-from keras_cnn.checkpoint import write_beside
 from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
+from keras_cnn.files import write_beside, write_text
 from keras_cnn.transfer.finetune import fine_tune
 from keras_cnn.transfer.probing import probe
 
@@ -175,14 +175,14 @@ def gains(lines: Iterable[Summary]) -> list[Gain]:
 def _begun(out: Path, settings: Mapping[str, Any]) -> list[Row]:
     """The rows of runs that are done; a study that begins notes its settings."""
     if not (out / SETTINGS).exists():
-        write_beside(out / SETTINGS, lambda path: Path(path).write_text(json.dumps(settings, indent=1)))
+        write_text(out / SETTINGS, json.dumps(settings, indent=1))
         return []
-    before = json.loads((out / SETTINGS).read_text())
+    before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
     if changed := [key for key in settings if before.get(key) != settings[key]]:
         raise BadSpec(f"{out} holds a study with other {', '.join(changed)}: repeat it as it began, or elsewhere.")
     if not (out / FILE).exists():
         return []
-    with (out / FILE).open(newline="") as file:
+    with (out / FILE).open(newline="", encoding="utf-8") as file:
         columns = get_type_hints(Row)
         return [Row(**{key: read(line[key]) for key, read in columns.items()}) for line in csv.DictReader(file)]
 
@@ -197,7 +197,7 @@ def _write(out: Path, rows: Sequence[Row]) -> None:
 
 
 def _csv(path: str, kind: type[Any], lines: Sequence[Any]) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(kind._fields)
         writer.writerows(lines)
