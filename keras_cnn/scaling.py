@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import catalog, checkpoint, tally
+from keras_cnn import catalog, files, tally
 from keras_cnn.bars import progress
 from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec, CorruptFile
@@ -140,7 +140,7 @@ def search_coefficients(
         trials.append(done.get(point) or Trial(alpha, beta, gamma, round(cost, 4), float(evaluate(scaled))))
         if out is not None and point not in done:
             text = json.dumps({**search, "trials": [dataclasses.asdict(trial) for trial in trials]}, indent=1)
-            checkpoint.write_beside(Path(out), lambda name, text=text: Path(name).write_text(text + "\n", "utf-8"))
+            files.write_text(out, text + "\n")
     if not trials:
         raise BadSpec(f"no point of the grid costs {budget:g} times {spec.family}'s: take a smaller step.")
     return sorted(trials, key=lambda trial: -trial.score)

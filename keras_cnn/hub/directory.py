@@ -259,7 +259,8 @@ def _own(path: Path) -> dict[str, Any] | None:
 
     try:
         with safe_open(path, "np") as file:
-            ours = json.loads((file.metadata() or {})[OURS])
+            text = (file.metadata() or {})[OURS]
+            ours = json.loads(text) if len(text) <= LARGEST_CONFIG else None
     except (SafetensorError, ValueError, KeyError, RecursionError, OSError):
         return None
     return ours if isinstance(ours, dict) and ours.get("format") == FORMAT else None

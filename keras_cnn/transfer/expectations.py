@@ -13,10 +13,10 @@ import keras
 import numpy as np
 
 from keras_cnn import checkpoint, training
-from keras_cnn.checkpoint import write_beside
 from keras_cnn.checks import known_options
 from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
+from keras_cnn.files import write_beside, write_text
 from keras_cnn.transfer.finetune import fine_tune
 from keras_cnn.transfer.probing import probe
 
@@ -180,7 +180,7 @@ def gains(lines: Iterable[Summary]) -> list[Gain]:
 def _begun(out: Path, settings: Mapping[str, Any]) -> list[Row]:
     """The rows of runs that are done; a study that begins notes its settings."""
     if not (out / SETTINGS).exists():
-        write_beside(out / SETTINGS, lambda path: Path(path).write_text(json.dumps(settings, indent=1), "utf-8"))
+        write_text(out / SETTINGS, json.dumps(settings, indent=1))
         return []
     before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
     if changed := [key for key in settings if before.get(key) != settings[key]]:
