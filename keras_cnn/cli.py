@@ -31,7 +31,7 @@ WEIGHTS = typer.Option(help="Checkpoint for the architecture: .safetensors, .pth
 SIZE = typer.Option(min=0, help="Side of the square images in pixels; 0 is what the weights say.")
 OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures and log.")
 BATCH = typer.Option(min=1)
-AUGMENT = typer.Option(help="Of training images: none, shift, light, medium or heavy.")
+AUGMENT = typer.Option(help="Of training images: none, shift, light, crop, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out, and count them.")
 JSON = typer.Option("--json", help="Print JSON.")
 

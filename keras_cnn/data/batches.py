@@ -108,8 +108,8 @@ class Data:
     train, val, test: tf.data.Dataset of (uint8 (batch, height, width, channels), int32 (batch,)), the last batch
     smaller; val and test (None where absent) in order, train in another order for each pass, given by the seed.
     Where augment="heavy" mixes images, the labels of train are float32 (batch, classes), each class' share.
-    canvas: (height, width) of the whole photos that train's images are random parts of; None where they are cropped as
-    for evaluation, because `augment` asks for no more, they are glyphs, or photos are no larger than what is seen.
+    canvas: (height, width) of the whole photos that train's images are random parts of (augment="crop"); None where
+    they are cropped as for evaluation.
     plain: train in order, not augmented, its labels int32. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -286,12 +286,14 @@ def load_data(
 
     data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
     channels: 1, 3 or 4, by default those of preprocess.mean.
-    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the last:
+    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level but "crop" adds
+    to the last:
         None;
         "shift": by up to a tenth of the size, the border reflected;
-        "light": half of the images mirrored (not of glyphs such as digits), and instead of the shift, where photos are
-        larger than preprocess.size by a quarter at least, a random part of each, of 35 % of its area or more
-        (1409.4842, section 6): whole photos are held for it at twice that size, or at their own if smaller;
+        "light": half of the images mirrored (not of glyphs such as digits);
+        "crop": as "light", but where photos are larger than preprocess.size by a quarter at least (and no glyphs), not
+        shifted: a random part of each, of 35 % of its area or more (1409.4842, section 6). Whole photos are held for
+        it at twice that size, or at their own if smaller;
         "medium": two operations of RandAugment (1909.13719) on each image, a gray rectangle over a quarter of them
         (Random Erasing, 1708.04896);
         "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels
