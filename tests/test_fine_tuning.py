@@ -528,7 +528,7 @@ told = json.loads(sys.argv[1])
 state.EVERY = 0.0
 keras.utils.set_random_seed(int(sys.argv[2]))
 model = kc.build(told.pop("weights"), head=kc.Head(classes=2, dropout=0.3))
-data = kc.load_data(told.pop("data"), model, augment="light", batch_size=8)
+data = kc.load_data(told.pop("data"), model, augment="crop", batch_size=8)
 class Slow(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         print("step", flush=True)

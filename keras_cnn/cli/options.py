@@ -19,7 +19,7 @@ WEIGHTS = typer.Option(help="Checkpoint for the architecture: .safetensors, .pth
 SIZE = typer.Option(min=0, help="Side of the square images in pixels; 0 is what the weights say.")
 OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures and log.")
 BATCH = typer.Option(min=1)
-AUGMENT = typer.Option(help="Of training images: none, shift, light, medium or heavy.")
+AUGMENT = typer.Option(help="Of training images: none, shift, light, crop, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out; each is named, and they are counted.")
 RESUME = typer.Option("--resume", help="Go on with a run that was killed.")
 OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that are in --out.")

@@ -112,8 +112,8 @@ class Data:
     smaller; val and test (None where absent) in order, train in another order for each pass, given by the seed.
     Where augment="heavy" mixes images, the labels of train are float32 (batch, classes), each class' share.
     All are None where absent; there is a train unless `index` was told otherwise.
-    canvas: (height, width) of the whole photos that train's images are random parts of; None where they are cropped as
-    for evaluation, because `augment` asks for no more, they are glyphs, or photos are no larger than what is seen.
+    canvas: (height, width) of the whole photos that train's images are random parts of (augment="crop"); None where
+    they are cropped as for evaluation.
     plain: train in order, not augmented, its labels int32. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -306,12 +306,14 @@ def load_data(
         default that of the weights, else of the fewest bits (8, 10, 12, 14 or 16) that all training images need, with a
         DataWarning that says so. It is in `Data.preprocess`; `fine_tune` keeps it with the weights, so that prediction
         sees images alike (for `train`: `build(..., preprocess=data.preprocess)`).
-    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the last:
+    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level but "crop" adds
+    to the last:
         None;
         "shift": by up to a tenth of the size, the border reflected;
-        "light": half of the images mirrored (not of glyphs such as digits), and instead of the shift, where photos are
-        larger than preprocess.size by a quarter at least, a random part of each, of 35 % of its area or more
-        (1409.4842, section 6): whole photos are held for it at twice that size, or at their own if smaller;
+        "light": half of the images mirrored (not of glyphs such as digits);
+        "crop": as "light", but where photos are larger than preprocess.size by a quarter at least (and no glyphs), not
+        shifted: a random part of each, of 35 % of its area or more (1409.4842, section 6). Whole photos are held for
+        it at twice that size, or at their own if smaller;
         "medium": two operations of RandAugment (1909.13719) on each image, a gray rectangle over a quarter of them
         (Random Erasing, 1708.04896);
         "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels

@@ -87,8 +87,8 @@ def fine_tune(
         A backbone that is frozen as a whole, as for a new head, does not count: there the schedule decides.
     head_epochs, head_rate: epochs and peak rate of the head alone. epochs, rate: of what follows; each stage learns
         `decay` times as fast as the one above it, by an AdamW of its own; 0.7 where few images are like those that the
-        features were learnt from. cycle: "one-cycle" rises for a fifth of a
-        phase, "cosine" for a twentieth.
+        features were learnt from. The gradient's norm, over all stages, is held to 1. cycle: "one-cycle" rises for a
+        fifth of a phase, "cosine" for a twentieth.
     bn: of batch norm in stages that learn: "frozen" (gamma, beta and statistics stay: the default where weights are
         pretrained), "train", or "recalibrate": train, then take the statistics of all training images.
     probe: measure logistic regression and nearest neighbours on the features first; the network never ends worse than
