@@ -17,7 +17,7 @@ LOCK = ".lock"  # in a folder that is written to; one that a killed process left
 PATIENCE = 60.0  # seconds that one who writes a few files waits for another
 
 
-def write_beside(path: str | Path, write: Callable[[str], Any]) -> None:
+def write_beside(path: str | os.PathLike[str], write: Callable[[str], Any]) -> None:
     """Call `write` with the name of a temporary file, then rename that over the target.
 
     The target is the old file or the new one, whole, whatever happens meanwhile. Its mode follows the umask.
@@ -45,7 +45,7 @@ def beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file as `write_beside` does, as UTF-8 and with plain line ends on every system."""
     write_beside(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8", newline="\n"))
 
