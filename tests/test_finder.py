@@ -10,6 +10,7 @@ import pytest
 import keras_cnn as kc
 from keras_cnn import checkpoint, recipe
 from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.transfer.finder import Finding
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(64) % 2
@@ -117,3 +118,81 @@ def test_rates_by_stage_keep_their_proportions(model):
     before = checkpoint.arrays(model)
     assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5
     assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())
+
+
+# --- the suggestion -------------------------------------------------------------------------------------------------
+
+
+def greys() -> tuple[np.ndarray, np.ndarray]:
+    rng, labels = np.random.default_rng(0), np.arange(192) % 2
+    images = labels[:, None, None, None] * 120 + rng.uniform(0, 130, (192, 16, 16, 3))
+    return images.clip(0, 255).astype("uint8"), labels
+
+
+def stripes() -> tuple[np.ndarray, np.ndarray]:
+    """Waves in four directions, under noise."""
+    rng, labels = np.random.default_rng(1), np.arange(192) % 4
+    angles, (y, x) = labels[:, None, None] * np.pi / 4, np.mgrid[:16, :16]
+    waves = np.cos(1.2 * (y * np.cos(angles) + x * np.sin(angles)) + rng.uniform(0, 6, (192, 1, 1)))
+    images = 128 + 70 * waves[..., None] + rng.normal(0, 50, (192, 16, 16, 3))
+    return images.clip(0, 255).astype("uint8"), labels
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = (found.images[:192] * 15.9).astype("uint8").repeat(2, 1).repeat(2, 2)
+    return images[..., None].repeat(3, -1), found.target[:192]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("data", [greys, stripes, digits])
+def test_the_suggestion_lies_before_the_minimum_and_trains(data, seed):
+    keras.utils.set_random_seed(seed)
+    images, labels = data()
+    net = small(int(labels.max()) + 1)
+    net.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    found = kc.lr_find(net, (images, labels))
+    assert found.suggestion <= found.rates[int(np.argmin(found.losses))] / 2
+    net.optimizer.learning_rate = found.suggestion
+    losses = net.fit(images, labels, epochs=12, verbose=0).history["loss"]
+    assert losses[-1] < 0.8 * losses[0] and max(losses) < 1.1 * losses[0]
+
+
+def small(classes: int) -> keras.Model:
+    """A network that learns in a second."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Rescaling(1 / 64, offset=-2),
+            layers.Conv2D(16, 3, 2, activation="relu"),
+            layers.Conv2D(32, 3, 2, activation="relu"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(classes, activation="softmax"),
+        ]
+    )
+
+
+def test_nothing_behind_the_minimum_counts():
+    rates = tuple(np.geomspace(1e-6, 1, 100))
+    fall, rise = np.linspace(2.0, 1.0, 40), np.linspace(1.0, 8.0, 15)
+    again = np.linspace(8.0, 1.1, 45)  # steeper and longer than the first fall, and of no worth
+    found = Finding(rates, (*fall, *rise, *again))
+    assert 10 <= found.index <= 30
+
+
+def test_the_line_of_the_picture_lies_on_the_curve(tmp_path, monkeypatch):
+    from keras_cnn.insight import plots
+
+    drawn = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure) or path)
+    rates = tuple(np.geomspace(1e-6, 1, 30))
+    found = Finding(rates, tuple(2 - np.exp(-((np.log10(rates) + 3) ** 2))))
+    plots.learning_rates(found, tmp_path / "curve.png")
+    (axis,) = drawn[0].axes
+    curve, dot, line = axis.lines
+    at = list(curve.get_xdata()).index(found.suggestion)
+    assert (dot.get_xdata()[0], dot.get_ydata()[0]) == (found.suggestion, curve.get_ydata()[at])
+    assert line.get_xdata()[0] == found.suggestion and axis.get_ylim()[1] > dot.get_ydata()[0]

@@ -1,0 +1,96 @@
+"""A `.keras` file of a network of ours stands where a network is named; nothing in it is executed."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+import seeded
+
+import keras_cnn as kc
+from keras_cnn import checkpoint
+from keras_cnn.errors import CorruptFile, KerasCnnError, UnsafeFile, WeightsMismatch
+from keras_cnn.transfer.freeze import pretrained
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype("uint8")
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = kc.build("resnet20", input_shape=(16, 16, 3), classes=["cat", "dog"])
+    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+    return model
+
+
+@pytest.fixture
+def file(model, tmp_path):
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.save(tmp_path / "net.keras")
+    return tmp_path / "net.keras"
+
+
+def test_a_network_comes_back_with_all_it_knows(model, file):
+    again = kc.build(file)
+    np.testing.assert_array_equal(again.predict(IMAGES, verbose=0), model.predict(IMAGES, verbose=0))
+    assert kc.config_of(again).class_names == ("cat", "dog") and again.input_shape == (None, 16, 16, 3)
+    assert pretrained(again) and kc.config_of(again).provenance["source"] == "net.keras"
+
+
+def test_it_brings_weights_to_a_new_head_or_an_architecture(model, file):
+    for again in (kc.build(file, classes=5), kc.build("resnet20", weights=file, classes=5)):
+        assert again.output_shape == (None, 5)
+        ours, theirs = checkpoint.arrays(model), checkpoint.arrays(again)
+        assert all(np.array_equal(theirs[key], ours[key]) for key in ours if not key.startswith("head_"))
+    with pytest.raises(WeightsMismatch, match=r"net\.keras holds weights of resnet20, not of resnet32"):
+        kc.build("resnet32", weights=file)
+
+
+def test_it_is_described_without_a_graph(file):
+    assert kc.info(str(file))["class_names"] == ["cat", "dog"]
+
+
+def test_networks_of_others_are_not_read(tmp_path):
+    other = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    other.save(tmp_path / "other.keras")
+    with pytest.raises(UnsafeFile, match=r"other\.keras was not made by keras_cnn\.build"):
+        kc.build(tmp_path / "other.keras")
+
+
+def test_layers_that_the_file_names_are_not_made(file, tmp_path):
+    """A layer of code beside ours: the network is built from the record alone."""
+    evil = {"module": "keras.layers", "class_name": "Lambda", "config": {"function": "evil"}, "registered_name": None}
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(tmp_path / "evil.keras", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                values = json.loads(content)
+                values["config"]["layers"].append(evil)
+                content = json.dumps(values).encode()
+            new.writestr(name, content)
+    assert not any(isinstance(layer, keras.layers.Lambda) for layer in kc.build(tmp_path / "evil.keras").layers)
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "no configuration", "no weights", "text"])
+def test_damaged_files_are_told(file, tmp_path, damage):
+    bad = tmp_path / "bad.keras"
+    whole = file.read_bytes()
+    if damage in ("no configuration", "no weights"):
+        leave = {"no configuration": "config.json", "no weights": "model.weights.h5"}[damage]
+        with zipfile.ZipFile(file) as old, zipfile.ZipFile(bad, "w") as new:
+            for name in set(old.namelist()) - {leave}:
+                new.writestr(name, old.read(name))
+    else:
+        bad.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello"}[damage])
+    with pytest.raises(CorruptFile, match=r"bad\.keras is not a whole \.keras file"):
+        kc.build(bad)
+
+
+def test_quantised_networks_are_told(model, tmp_path):
+    copy = keras.models.clone_model(model)
+    copy.quantize("int8")
+    copy.save(tmp_path / "small.keras")
+    with pytest.raises(KerasCnnError, match=r"small\.keras"):
+        kc.build(tmp_path / "small.keras")

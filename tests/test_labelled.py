@@ -1,0 +1,169 @@
+"""What cannot be learnt is told before anything is trained or written, whichever way the images are given."""
+
+from __future__ import annotations
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_cnn as kc
+from keras_cnn import recipe
+from keras_cnn.errors import BadData, BadSpec, PixelWarning
+
+LABELS = np.arange(16) % 2
+IMAGES = np.random.default_rng(0).integers(0, 60, (16, 16, 16, 3)).astype("uint8")
+IMAGES += (150 * LABELS[:, None, None, None]).astype("uint8")
+OPTIONS = {
+    kc.train: {"epochs": 1, "batch_size": 8, "verbose": 0},
+    kc.fine_tune: {"epochs": 1, "head_epochs": 0, "batch_size": 8, "probe": False, "verbose": 0},
+}
+BOTH = pytest.mark.parametrize("call", OPTIONS, ids=lambda call: call.__name__)
+FORMS = pytest.mark.parametrize("form", ["arrays", "data set"])
+
+
+@pytest.fixture(scope="module")
+def net():
+    return make()
+
+
+def make(**options):
+    return kc.build("resnet20", **{"input_shape": (16, 16, 3), "classes": 2, **options})
+
+
+def given(form: str, images: np.ndarray, labels: np.ndarray):
+    return (images, labels) if form == "arrays" else tf.data.Dataset.from_tensor_slices((images, labels)).batch(8)
+
+
+def refused(call, model, data, out, error, sentence):
+    before = model.get_weights()
+    with pytest.raises(error, match=sentence):
+        call(model, data, out=out, **OPTIONS[call])
+    assert not out.exists()
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights(), strict=True))
+
+
+HEADS = {
+    "one output": ({"classes": 1}, r"one output \(classes=1\), and softmax over one class is always 1"),
+    "one sigmoid": ({"classes": 1, "classifier_activation": "sigmoid"}, "one output"),
+    "one number": ({"classes": 1, "classifier_activation": None}, "one output"),
+    "sigmoids": ({"classifier_activation": "sigmoid"}, "classifier_activation='sigmoid' does not make one class"),
+    "features": ({"classes": 0}, r"ends in features, not in a classifier \(classes=0\)"),
+    "embedding": ({"classes": None, "head": kc.Head(classes=0, embedding=64)}, "ends in features"),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_that_softmax_cannot_train(head, tmp_path):
+    options, sentence = HEADS[head]
+    model = make(**options)
+    for call in OPTIONS:
+        for form in ("arrays", "data set"):
+            refused(call, model, given(form, IMAGES, LABELS), tmp_path / "run", BadSpec, sentence)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(BadSpec, match=sentence):
+        kc.lr_find(model, (IMAGES, LABELS))
+
+
+HOT = np.eye(2, dtype="float32")[LABELS]
+SEVERAL = np.maximum(HOT, [[1, 0]])
+BAD_LABELS = {
+    "several classes for an image": (SEVERAL, r"row 1 of the labels of the training images adds up to 2, not to 1"),
+    "from 1": (LABELS + 1, r"is 2, the head has 2 classes: .* Labels count from 0: subtract 1"),
+    "negative": (LABELS - 1, "a label of the training images is -1"),
+    "floats": (LABELS / 2, r"float64: give whole numbers, as labels.astype\('int32'\)"),
+    "texts": (np.array(["cat", "dog"])[LABELS], r"are texts, such as .*cat.*: give numbers from 0.*return_inverse"),
+    "columns": (np.eye(3)[LABELS], "have 3 columns, the head has 2 classes"),
+    "shape": (np.zeros((16, 2, 2), int), r"have the shape \(.*, 2, 2\): give one whole number"),
+}
+
+
+@BOTH
+@FORMS
+@pytest.mark.parametrize("kind", BAD_LABELS)
+def test_labels_that_cannot_be_learnt(net, call, form, kind, tmp_path):
+    labels, sentence = BAD_LABELS[kind]
+    refused(call, net, given(form, IMAGES, labels), tmp_path / "run", BadData, sentence)
+
+
+@pytest.mark.parametrize("kind", ["several classes for an image", "from 1", "floats", "texts"])
+def test_lr_find_tells_of_labels_too(net, kind):
+    recipe.compile_(net, recipe.adamw(1e-3))
+    for form in ("arrays", "data set"):
+        with pytest.raises(BadData, match=BAD_LABELS[kind][1]):
+            kc.lr_find(net, given(form, IMAGES, BAD_LABELS[kind][0]), steps=3)
+
+
+@pytest.mark.parametrize("kind", ["several classes for an image", "floats", "texts", "negative"])
+def test_a_probe_tells_of_labels_too(net, kind):
+    with pytest.raises(BadData):
+        kc.probe(net, (IMAGES, BAD_LABELS[kind][0]), (IMAGES, LABELS), cache=False)
+
+
+BAD_FORMS = {
+    "unequal": ((IMAGES, LABELS[:9]), "there are 16 training images and 9 labels"),
+    "no images": ((IMAGES[:0], LABELS[:0]), "there are no training images"),
+    "one class": ((IMAGES, LABELS * 0), "all training images are of class 0"),
+    "small": ((IMAGES[:, :8], LABELS), r"images are 8x16x3, the network takes 16x16x3: .*input_shape=\(8, 16, 3\)"),
+    "gray": ((IMAGES[..., 0], LABELS), r"shape \(16, 16, 16\): give numbers \(images, height, width"),
+    "three parts": ((IMAGES, LABELS, LABELS), "has 3 parts: give a pair"),
+    "a list": ([IMAGES, LABELS], "is a list: give a pair"),
+    "no labels": (IMAGES, "images came without labels"),
+    "not in batches": (given("data set", IMAGES, LABELS).unbatch(), "give one whole number for each image"),
+    "empty": (given("data set", IMAGES, LABELS).take(0), "has no batch"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("kind", BAD_FORMS)
+def test_images_and_labels_that_do_not_belong_together(net, call, kind, tmp_path):
+    data, sentence = BAD_FORMS[kind]
+    refused(call, net, data, tmp_path / "run", BadData, sentence)
+
+
+class Sequence(keras.utils.PyDataset):
+    def __init__(self, labels):
+        super().__init__()
+        self.labels = labels
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        part = slice(8 * index, 8 * index + 8)
+        return IMAGES[part], self.labels[part]
+
+
+@pytest.mark.parametrize("form", ["tf.data", "PyDataset"])
+def test_labels_of_later_batches_do_not_pass_either(net, form):
+    late = np.where(np.arange(16) < 15, LABELS, 7)
+    data = given("data set", IMAGES, late) if form == "tf.data" else Sequence(late)
+    for call in OPTIONS:
+        with pytest.raises(BadData, match="a label of the training images is 7, the head has 2 classes"):
+            call(net, data, **OPTIONS[call])
+        good = given("data set", IMAGES, LABELS)
+        with pytest.raises(BadData, match="a label of the validation images is 7, the head has 2 classes"):
+            call(net, good, data, **OPTIONS[call])
+
+
+def test_faint_pixels_are_warned_of_once():
+    def told(images, labels=LABELS):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            kc.fine_tune(make(), images, labels, schedule="head", head_epochs=1, probe=False, cache=False, verbose=0)
+        return [warning for warning in caught if warning.category is PixelWarning]
+
+    (warning,) = told(IMAGES.astype("float32") / 255)
+    assert "no pixel exceeds 1" in str(warning.message) and warning.filename == __file__
+    assert not told(IMAGES) and not told(np.concatenate([IMAGES * 0, IMAGES]), np.tile(LABELS, 2))
+
+
+def test_one_hot_labels_and_columns_are_labels():
+    found = []
+    for labels in (LABELS, HOT, LABELS[:, None]):
+        keras.utils.set_random_seed(0)
+        history = kc.fine_tune(make(), IMAGES, labels, schedule="head", head_epochs=1, cache=False, verbose=0)
+        found.append(history.history["loss"])
+    assert found[0] == found[1] == found[2]
