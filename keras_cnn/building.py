@@ -93,9 +93,8 @@ def build(
     )
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
-    config = (
-        config if keep_head else config.as_base(next((str(name) for name in (source, weights) if name in tags()), None))
-    )
+    if not keep_head:
+        config = config.as_base(next((str(name) for name in (source, weights) if name in tags()), None))
     check_size(config)
     model = assemble(config, name)
     if values is not None:

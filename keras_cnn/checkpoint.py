@@ -102,7 +102,7 @@ def load(path: str | Path) -> Arrays:
         raise CorruptFile(f"{path} is empty: fetch it again.")
     try:
         with safe_open(path, framework="np") as file:
-            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118: it is no dict
+            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
             if odd := [key for key, kind in kinds.items() if kind not in (*KINDS, *NARROW)]:
                 raise CorruptFile(f"{path}: {odd[0]} holds numbers of the kind {kinds[odd[0]]}, which are not read.")
             if not set(kinds.values()) & NARROW.keys():

@@ -120,7 +120,7 @@ def written(name: str, value: Any, deepest: int = 20) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadSpec(f"{name}={ascii(value[:40])} holds half a character, which is no text.") from None
+            raise BadSpec(f"{name}={value[:40]!a} holds half a character, which is no text.") from None
     if isinstance(value, Mapping | list | tuple):
         if not deepest:
             raise BadSpec(f"{name}: give facts that are not nested so deeply.")

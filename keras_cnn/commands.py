@@ -41,10 +41,8 @@ def command(context: Any) -> str:
             option = max(parameter.opts, key=len)
             told = [_told(parameter.name, one) for one in _each(value)]
             options += [word for one in told if one is not None for word in _given(option, one)]
-    if any(word.startswith("-") for word in arguments):  # names that a parser would take for options
-        words = [*options, "--", *arguments]
-    else:
-        words = [*arguments, *options]
+    like_options = any(word.startswith("-") for word in arguments)  # so a parser would take them
+    words = [*options, "--", *arguments] if like_options else [*arguments, *options]
     return shlex.join([PROGRAM, context.info_name, *words])
 
 
@@ -70,9 +68,11 @@ def last_name(value: str) -> str:
     """A value by its last name where it is a path or an address, of whatever system; as it is where it is none."""
     if ADDRESS.fullmatch(value) and ".." not in value:
         return value
-    if "://" in value:  # without what may follow a name there, such as a signature
-        value = re.split(r"[?#]", value.partition("://")[2])[0]
-    parts = [part for part in re.split(r"[\\/]+", re.sub(r"^[A-Za-z]:", "", value)) if part]
+    scheme, address, rest = value.partition("://")
+    if address and scheme != "file":  # without what may follow a name there, such as a signature
+        rest = re.split(r"[?#]", rest)[0].rpartition("/")[2]
+    path = rest if address else re.sub(r"^[A-Za-z]:", "", value)
+    parts = [part for part in re.split(r"[\\/]+", path) if part]
     last = parts[-1] if parts else "." if value else ""
     return "~" if last.startswith("~") and len(parts) == 1 else last
 

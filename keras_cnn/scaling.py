@@ -155,7 +155,7 @@ def grid(budget: float, step: float, tolerance: float) -> list[tuple[float, floa
 
 
 def _tally(spec: Spec) -> tuple[tally.Row, ...]:
-    return tally.tally(catalog.default_config("scaled", spec))
+    return tally.tally(catalog.default_config(spec.family.lower(), spec))
 
 
 def _read(path: str | os.PathLike[str] | None, search: dict[str, Any]) -> list[Trial]:

@@ -31,43 +31,15 @@ MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES = 5_000, 2**20, 2**31 - 1
 LONGEST_SIDE, LONGEST_STRIDE = 2**14, 32  # pixels
 LEAST_EPSILON = 1e-12  # float32 still tells it from 0
 LONGEST_NAME = 1_000  # characters of a class's name
+WIDEST_WINDOW = 2**32  # values of pixels
 
 # Keras' activations that keep a tensor's shape and take nothing else; one that somebody registered is "package>name".
-ACTIVATIONS = tuple(
-    [
-        "celu",
-        "elu",
-        "exponential",
-        "gelu",
-        "hard_shrink",
-        "hard_sigmoid",
-        "hard_silu",
-        "hard_swish",
-        "hard_tanh",
-        "leaky_relu",
-        "linear",
-        "log_sigmoid",
-        "log_softmax",
-        "mish",
-        "relu",
-        "relu6",
-        "selu",
-        "sigmoid",
-        "silu",
-        "soft_shrink",
-        "softmax",
-        "softplus",
-        "softsign",
-        "sparse_plus",
-        "sparse_sigmoid",
-        "sparsemax",
-        "squareplus",
-        "swish",
-        "tanh",
-        "tanh_shrink",
-    ]
-)
-WIDEST_WINDOW = 2**32  # values of pixels
+ACTIVATIONS = (
+    "celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh",
+    "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu",
+    "soft_shrink", "softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus",
+    "swish", "tanh", "tanh_shrink",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,9 +331,7 @@ def check_activation(name: str, activation: str) -> None:
     if ">" not in activation and activation not in ACTIVATIONS:
         near = difflib.get_close_matches(activation[:40], ACTIVATIONS, 3, 0.5)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise BadSpec(
-            f"{name}={reprlib.repr(activation)}: Keras has none that serves here.{hint} `keras.activations` lists them."
-        )
+        raise BadSpec(f"{name}={reprlib.repr(activation)}: Keras has no such activation that serves here.{hint}")
 
 
 def keep_window(model: Any, window: tuple[float, float] | None) -> None:

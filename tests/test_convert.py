@@ -12,6 +12,7 @@ from pathlib import Path
 import foreign
 import h5py
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 import seeded
@@ -32,6 +33,7 @@ from keras_cnn.errors import (
     UnknownModel,
     UnsafeFile,
     WeightsMismatch,
+    WeightsWarning,
 )
 from keras_cnn.hub.directory import config_of
 from keras_cnn.spec import IMAGENET_MEAN, IMAGENET_STD, Head, Preprocess
@@ -220,6 +222,56 @@ def test_a_source_that_is_none(timm_dir, build, sentence):
         build(timm_dir)
 
 
+# --- what is no array of weights ----------------------------------------------------------------------------------
+
+
+def raw_safetensors(path: Path, kind: str, value: np.ndarray) -> Path:
+    """A file of one array with a kind of numbers that NumPy may not have."""
+    told = {"x": {"dtype": kind, "shape": list(value.shape), "data_offsets": [0, value.nbytes]}}
+    header = json.dumps(told).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + value.tobytes())
+    return path
+
+
+@pytest.mark.parametrize("kind", list(checkpoint.NARROW))
+def test_narrow_floats_are_read_exactly(tmp_path, kind):
+    expected = np.float32([[0, 1, -2.5], [0.0625, 3, 448]])
+    stored = expected.astype(getattr(ml_dtypes, checkpoint.NARROW[kind]))
+    found = convert.read_state(raw_safetensors(tmp_path / "w.safetensors", kind, stored))["x"]
+    assert found.dtype == "float32" and np.array_equal(found, stored.astype("float32"))
+
+
+def test_weights_in_bfloat16_serve(timm_dir):
+    state = {key: value.astype(ml_dtypes.bfloat16) for key, value in theirs("resnet18").items()}
+    save_file(state, timm_dir / "model.safetensors")
+    expected = {key: value.astype(ml_dtypes.bfloat16).astype("float32") for key, value in ours("resnet18").items()}
+    check(kc.build(timm_dir), expected)
+
+
+def test_kinds_of_numbers_that_are_not_read_are_one_sentence(tmp_path):
+    path = raw_safetensors(tmp_path / "w.safetensors", "F8_E8M0", np.zeros(4, "uint8"))
+    with pytest.raises(CorruptFile, match=r"w\.safetensors: x holds numbers of the kind F8_E8M0, which are not read"):
+        convert.read_state(path)
+
+
+@pytest.mark.parametrize("kind", ["complex64", "bool", "int8", "int64"])
+def test_weights_that_are_no_floats_are_refused(timm_dir, kind):
+    state = theirs("resnet18")
+    save_file(state | {"conv1.weight": state["conv1.weight"].astype(kind)}, timm_dir / "model.safetensors")
+    with pytest.raises(
+        WeightsMismatch, match=rf"stem_conv/kernel holds {kind} numbers, and weights are floating-point"
+    ):
+        kc.build(timm_dir)
+
+
+def test_numbers_that_are_infinite_in_float32_are_warned_of(timm_dir):
+    state = theirs("resnet18")
+    vast = np.full_like(state["conv1.weight"], 1e300, dtype="float64")
+    save_file(state | {"conv1.weight": vast}, timm_dir / "model.safetensors")
+    with pytest.warns(WeightsWarning, match="1 arrays hold NaN or infinite values, such as stem_conv/kernel"):
+        kc.build(timm_dir)
+
+
 # --- heads and stems ------------------------------------------------------------------------------------------------
 
 
@@ -358,6 +410,41 @@ def test_a_truncated_pytorch_file(tmp_path):
         kc.build("resnet18", weights=path)
 
 
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda torch: torch.eye(3).to_sparse(), "x is sparse, quantised or without numbers, not a plain array"),
+        (lambda torch: torch.ones(3, device="meta"), "x is sparse, quantised or without numbers, not a plain array"),
+        (lambda torch: torch.ones(1).expand(10**9), "claims tensors of 4000000000 bytes: it was not read"),
+        (lambda torch: torch.ones(3, dtype=torch.complex32), "holds an array that cannot be read"),
+    ],
+)
+def test_tensors_that_are_no_plain_arrays(tmp_path, make, sentence):
+    torch = pytest.importorskip("torch")
+    torch.save({"x": make(torch)}, tmp_path / "w.pth")
+    with pytest.raises(CorruptFile, match=sentence):
+        convert.read_state(tmp_path / "w.pth")
+
+
+def test_tensors_with_gradients_are_read_and_those_without_names_are_not(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"x": torch.nn.Parameter(torch.ones(3))}, tmp_path / "w.pth")
+    assert np.array_equal(convert.read_state(tmp_path / "w.pth")["x"], np.ones(3))
+    torch.save({0: torch.ones(3)}, tmp_path / "w.pth")
+    with pytest.raises(CorruptFile, match=r"w\.pth holds no named tensors"):
+        convert.read_state(tmp_path / "w.pth")
+
+
+def test_the_checksums_of_a_pytorch_file_are_verified(tmp_path):
+    torch, path = pytest.importorskip("torch"), tmp_path / "w.pth"
+    torch.save({"x": torch.arange(1000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(np.arange(10, dtype="float32").tobytes()) + 6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CorruptFile, match=r"w\.pth is damaged \(the checksum of '.*' differs\): fetch it again"):
+        convert.read_state(path)
+
+
 def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "w.pth").write_bytes(b"any")
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -475,9 +562,13 @@ def test_an_h5_file_that_leads_to_others_is_refused(tmp_path, monkeypatch, fill,
             "the weight_names of /conv1_conv are no names as Keras writes them: fetch it again.",
         ),
         (lambda g: g.file.attrs.update(layer_names=[b"gone"]), "lists 'gone' in /, and does not hold it"),
+        (
+            lambda g: g.parent.attrs.update(weight_names=[b"x" * 100_000, b"y"]),
+            "holds texts that are longer than any name: it was not read.",
+        ),
         (lambda g: g.create_dataset("kernel:0", data=NUMBERS), "the weights do not fit the network"),
     ],
-    ids=["vast", "overflow", "gzip", "missing", "group", "text", "empty", "no-names", "odd-names", "no-layer", "1-d"],
+    ids="vast overflow gzip missing group text empty no-names odd-names no-layer heap 1-d".split(),
 )  # fmt: skip
 def test_an_h5_file_that_holds_something_else_is_refused(tmp_path, fill, sentence):
     path = h5_file(tmp_path / "w.h5", fill)

@@ -75,7 +75,7 @@ def visible(text: str) -> str:
 
 def shown(text: Any) -> str:
     """A text as Markdown of one line that shows it as it is, HTML included."""
-    plain = visible(str(text).strip()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = visible(str(text).strip(" ")).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     plain = LINKS.sub(lambda found: f"{found[0]}<!-- -->", plain)
     plain = MARKUP.sub(r"\\\g<0>", plain)
     found = BLOCK.match(plain)

@@ -204,7 +204,7 @@ def save_pretrained(
 
 
 def check_readable(model: Any, config: Config) -> None:
-    """Refuse a model whose arrays are not those of its configuration: BadSpec says which, before anything is written."""
+    """BadSpec for a model whose arrays are not those of its configuration, before anything is written."""
     mend = "save it before `quantize` or `enable_lora`, or keep this form with model.save('NAME.keras')."
     if odd := [k for k, v in checkpoint.variables(model).items() if "float" not in str(v.dtype)]:
         raise BadSpec(f"{model.name} is quantised ({odd[0]} holds {checkpoint.variables(model)[odd[0]].dtype}): {mend}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from keras_cnn.errors import BadSpec
 
@@ -18,7 +19,7 @@ LICENCES = frozenset(
     eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 h-research intel-research isc
     lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl
     odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 
@@ -33,8 +34,7 @@ def checked(licence: str) -> str:
     lower = licence.strip().lower()
     if lower in LICENCES:
         return lower
-    near = difflib.get_close_matches(lower, LICENCES, 3, 0.5)
+    words = re.sub(r"\blicen[cs]e\b", "", lower).split()
+    near = difflib.get_close_matches("-".join(words), LICENCES, 3, 0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise BadSpec(
-        f"licence {licence[:60]!r} is none that the Hub knows.{hint} Choose 'other' for one that has no name there."
-    )
+    raise BadSpec(f"licence {licence[:60]!r} is none that the Hub knows.{hint} 'other' stands for all that it lacks.")
