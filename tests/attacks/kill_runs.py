@@ -11,6 +11,7 @@ something was lost.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import random
 import signal
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, state
+from keras_cnn import catalog, checkpoint, state
 from keras_cnn.errors import KerasCnnError
 from keras_cnn.hub import directory
 
@@ -51,7 +53,8 @@ def run(verb: str, out: Path, seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
     state.EVERY = 0.0
     keras.utils.set_random_seed(0)
-    model = kc.build("resnet20", head=kc.Head(classes=2, dropout=0.3), input_shape=(16, 16, 3))
+    shallow = dataclasses.replace(catalog.get("resnet20"), depths=(1, 1, 1))
+    model = kc.build(shallow, head=kc.Head(classes=2, dropout=0.3), input_shape=(16, 16, 3))
     keras.utils.set_random_seed(seed)
     told: dict[str, Any] = {"out": out, "resume": True, "batch_size": 16, "verbose": 0}
     if verb == "train":
@@ -77,11 +80,10 @@ def kill_or_join(child: Any, out: Path, rng: random.Random, length: float) -> bo
     return True
 
 
-def attack_run(verb: str, count: int, seed: int) -> Counter[str]:
-    rng, outcomes = random.Random(seed), Counter()
+def attack_run(verb: str, count: int, rng: random.Random, outcomes: Counter[str]) -> None:
     with tempfile.TemporaryDirectory() as place:
         whole, began = Path(place) / "run", time.monotonic()
-        child = FORK.Process(target=run, args=(verb, whole, 0))
+        child = FORK.Process(daemon=True, target=run, args=(verb, whole, 0))
         child.start()
         child.join()
         assert child.exitcode == 0, "the unbroken run failed"
@@ -91,7 +93,7 @@ def attack_run(verb: str, count: int, seed: int) -> Counter[str]:
             number += 1
             out = Path(place) / str(number) / "run"
             for attempt in range(KILLS + 1):
-                child = FORK.Process(target=run, args=(verb, out, rng.randrange(2**31)))
+                child = FORK.Process(daemon=True, target=run, args=(verb, out, rng.randrange(2**31)))
                 child.start()
                 if attempt < KILLS and kill_or_join(child, out, rng, length):
                     kills += 1
@@ -108,7 +110,6 @@ def attack_run(verb: str, count: int, seed: int) -> Counter[str]:
                 outcomes[f"LEFT BEHIND: {left}"] += 1
             else:
                 outcomes["ended with the same bytes"] += 1
-    return outcomes
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------
@@ -133,15 +134,14 @@ def readable(out: Path) -> tuple[int, str]:
     return number, "" if config.provenance["number"] == number else "ARRAYS OF ONE SAVE, FACTS OF ANOTHER"
 
 
-def attack_save(count: int, seed: int) -> Counter[str]:
-    rng, outcomes = random.Random(seed), Counter()
+def attack_save(count: int, rng: random.Random, outcomes: Counter[str]) -> None:
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
     values = checkpoint.arrays(model)  # children compute nothing: TensorFlow does not outlive a fork
     with tempfile.TemporaryDirectory() as place:
         out, number = Path(place) / "net", 0
         kc.save_pretrained(model, out, number=0)
         for _ in range(count):
-            child = FORK.Process(target=save, args=(model, values, out, number + 1))
+            child = FORK.Process(daemon=True, target=save, args=(model, values, out, number + 1))
             child.start()
             until = time.monotonic() + rng.uniform(0.0, 0.4)
             while time.monotonic() < until:
@@ -157,12 +157,12 @@ def attack_save(count: int, seed: int) -> Counter[str]:
         kc.save_pretrained(model, out, number=0)
         names = sorted(file.name for file in out.iterdir())
         outcomes["nothing left behind" if len(names) == 3 else f"LEFT BEHIND: {names}"] += 1
-    return outcomes
 
 
-ATTACKS: dict[str, Callable[[int, int], Counter[str]]] = {
-    "train": lambda count, seed: attack_run("train", count, seed),
-    "fine_tune": lambda count, seed: attack_run("fine_tune", count, seed),
+Attack = Callable[[int, random.Random, Counter[str]], None]
+ATTACKS: dict[str, Attack] = {
+    "train": partial(attack_run, "train"),
+    "fine_tune": partial(attack_run, "fine_tune"),
     "save": attack_save,
 }
 
@@ -174,11 +174,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     told = parser.parse_args()
     failures = 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped early, it tells what it has found
     print("| verb | outcome | how often |\n|---|---|---|")
     for verb in told.verb or ATTACKS:  # saving comes last: it computes in this process
-        for outcome, count in ATTACKS[verb](told.count, told.seed).most_common():
-            failures += outcome.partition(":")[0].isupper()
-            print(f"| {verb} | {outcome} | {count} |", flush=True)
+        outcomes: Counter[str] = Counter()
+        try:
+            ATTACKS[verb](told.count, random.Random(told.seed), outcomes)
+        finally:
+            for outcome, count in outcomes.most_common():
+                failures += outcome.partition(":")[0].isupper()
+                print(f"| {verb} | {outcome} | {count} |", flush=True)
     return int(failures > 0)
 
 
