@@ -105,7 +105,8 @@ def test_a_part_is_what_pillow_makes_of_it(interpolation, channels):
     assert found.dtype == np.uint8 and found.shape == (2, 16, 20, channels)
     for cut, (top, left, height, width) in zip(found, parts * [40, 60, 40, 60], strict=True):
         box = tuple(map(round, (left, top, left + width, top + height)))
-        planes = [picture(photo[..., i : i + 1]).resize((20, 16), FILTERS[interpolation], box) for i in range(channels)]
+        whole = [picture(photo[..., i : i + 1]) for i in range(channels)]
+        planes = [np.array(plane.resize((20, 16), FILTERS[interpolation], box)) for plane in whole]
         np.testing.assert_allclose(cut, np.stack(planes, -1), atol=1)
 
 
