@@ -35,9 +35,10 @@ def train(
 
     train, val: `Data`, data sets of batches (images, integer labels) with a length, or pairs of arrays, which are cut
     into batches of batch_size; or as Keras has them: train(model, images, labels, validation_data=(images, labels)).
-    rate: the peak, right for batches of 128; scale it with the batch. out: a directory that gets the best epoch as
-    weights directory, `log.csv`, and, while the run lasts, Keras' backup: the same call after a crash goes on from the
-    last whole epoch. half: kernels are written as float16.
+    rate: the peak over all epochs, right for batches of 128; scale it with the batch. weight_decay: of SGD; biases and
+    norms are spared. out: a directory that gets the best epoch as weights directory, `log.csv`, and, while the run
+    lasts, Keras' backup: the same call after a crash goes on from the last whole epoch. half: kernels are written as
+    float16.
     provenance: facts for config.json and the model card, as of `save_pretrained`.
     The model ends with the weights of its best epoch. Raises NotFinite when the loss is not a number; BadSpec for a
     head, BadData for images or labels that softmax over classes cannot learn.

@@ -244,7 +244,7 @@ def load_data(
     """Index a data set and decode it, each image once, to uint8 of preprocess.size: training sees what evaluation sees.
 
     data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
-    channels: 1, 3 or 4, by default those of preprocess.mean.
+    channels: 1, 3 or 4, by default those of preprocess.mean. batch_size: images a step; the last batch is smaller.
     augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the last:
         None;
         "shift": by up to a tenth of the size, the border reflected;

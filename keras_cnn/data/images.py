@@ -84,7 +84,7 @@ def load_image(
 ) -> np.ndarray:
     """`read_image`, then `resize_and_crop`: uint8 (*preprocess.size, channels), by default those of preprocess.mean.
 
-    preprocess: a `Preprocess`, or the network to feed.
+    source: a path, bytes or an open file. preprocess: a `Preprocess`, or the network to feed.
     """
     preprocess = Preprocess.of(preprocess)
     image = read_image(source, channels=channels or len(preprocess.mean), name=name)

@@ -50,9 +50,9 @@ def publish(
 
     repository: "owner/name"; made if it is not there, for `private` readers or for all. private: also refuses a
     repository that is there and public. tag: name of the commit, such as "v1". branch: made from main if it is not
-    there. license: of the weights, such as "apache-2.0", where config.json names none. dry_run: check, and tell what
-    would be uploaded; nothing is sent, and no token is needed. token: by default HF_TOKEN, or what `hf auth login`
-    stored; it is neither shown nor written.
+    there. message: of the commit. license: of the weights, such as "apache-2.0", where config.json names none. dry_run:
+    check, and tell what would be uploaded; nothing is sent, and no token is needed. token: by default HF_TOKEN, or what
+    `hf auth login` stored; it is neither shown nor written.
 
     The weights, config.json with the sha256 of every file, the model card and the figures beside them are one commit:
     others see all of it or nothing. Where it fails, a repository or branch that this call made is removed again. The

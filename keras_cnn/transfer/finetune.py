@@ -92,11 +92,13 @@ def fine_tune(
         with the first of them as its head (where that is one dense layer), or than it was.
     views: while the backbone is frozen, how many augmented views of each image of `Data` the head sees, in turn; 0 is
         the image itself. cache: keep features on disk, in `transfer.cache.folder()` or a folder that is named.
+    weight_decay: of AdamW, decoupled; biases and norms are spared. smoothing: of labels. seed: of the order of arrays.
     l2sp: strength of the pull towards the pretrained weights (1802.01483, eq. 2), there in place of weight decay.
     ema: momentum of a running mean of the weights, which is then what is validated and kept; 0 for none.
     patience: epochs without a better validation accuracy after which a phase ends.
     class_weight: weights of the loss by class, or "balanced": inversely to the number of images.
     out: gets the best epoch as weights directory, at once when it is reached; and, while the run lasts, its state.
+        half: with kernels in float16.
         resume: go on from that state, with the same call; Data and arrays then end with the same weights as if
         nothing had happened, on one machine with deterministic operations.
     provenance: facts for config.json and the model card there, as of `save_pretrained`.
