@@ -16,7 +16,9 @@ from keras_cnn.hub.resolve import tags
 
 @known_options
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Names that fit a shell wildcard, or begin so, in natural order; with `pretrained`, the tags that have weights.
+    """Names that fit a pattern, in natural order; with `pretrained`, the tags that have weights.
+
+    pattern: a shell wildcard ("resnet*d"), a name, or how names begin ("resnet").
 
     >>> import keras_cnn as kc
     >>> kc.list_models("resnet1*2")

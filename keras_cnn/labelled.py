@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_cnn.data import Data
-from keras_cnn.errors import BadData, BadSpec, PixelWarning
+from keras_cnn.errors import BadData, BadImage, BadSpec, PixelWarning
 from keras_cnn.spec import record_of
 
 MEND = "build the network with classes=data.class_names, or give it another head with replace_head."
@@ -27,8 +27,11 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
     """
     train, val = _sorted(train, val, validation_data)
     classes = classes_of(model) if head else None
-    if isinstance(train, Data) and classes is not None:
-        _check_names(model, train.class_names, classes)
+    if isinstance(train, Data):
+        if classes is not None:
+            _check_names(model, train.class_names, classes)
+        if val is None:  # its own was checked when it was loaded
+            return train, train.val
     for what, data in (("training", train), ("validation", val)):
         batch = _first(data, what)
         if batch is not None:
@@ -203,8 +206,6 @@ def _sorted(train: Any, val: Any, validation_data: Any) -> tuple[Any, Any]:
         val = validation_data
     if isinstance(val, Data):
         raise BadData("the validation images are Data: give data.val, one of its splits.")
-    if isinstance(train, Data) and val is None:
-        val = train.val
     return _pair(train, "training"), _pair(val, "validation")
 
 
@@ -230,7 +231,8 @@ def _first(data: Any, what: str) -> tuple[Any, Any] | None:
     if isinstance(data, tuple):
         batch = data
     else:
-        batch = next(iter(data.take(1)) if hasattr(data, "element_spec") else iter(data), None)
+        with BadImage.surfacing():
+            batch = next(iter(data.take(1)) if hasattr(data, "element_spec") else iter(data), None)
         if batch is None:
             raise BadData(f"the {what} data has no batch: give some images.")
     if not isinstance(batch, tuple | list) or len(batch) != 2:

@@ -139,7 +139,7 @@ class Head:
     """The dense layers behind the backbone.
 
     classes: number of outputs; 0 ends the network at the pooled features.
-    hidden: widths of dense layers before the classifier, each with the activation and dropout.
+    hidden: widths of dense layers before the classifier, each with hidden_activation and dropout.
     embedding: width of a linear, batch-normalised layer; with classes=0 its output, at length 1, is the network's
         (FaceNet, 1503.03832, uses 512 behind inception_resnet_v1).
     dropout: rate before every dense layer.
@@ -187,6 +187,7 @@ class Preprocess:
 
     mean, std: in units of 0..1, one a channel; the network applies them itself to raw 0..255 values.
     size: (height, width) of evaluation; `crop`: share of the resized short side that the centre crop keeps.
+    interpolation: of the resize: bicubic, bilinear, nearest or lanczos.
     mode: "center" resizes the short side to floor(size / crop) and crops; "squash" ignores the aspect ratio.
     window: the values of images of more than 8 bits that become 0 and 255, such as (0, 4095) for X-rays of 12 bits;
         None where the network has seen none. `load_data` finds it, `fine_tune` keeps it with the weights.

@@ -43,7 +43,8 @@ def train(
     train: `Data`, which brings its validation images; or a pair of arrays, which are cut into batches of batch_size in
         an order that follows from seed and epoch; or a data set of batches (images, integer labels) with a length;
         the latter with such a `val`. Or as Keras has them: train(model, images, labels, validation_data=(...)).
-    rate: the peak, right for batches of 128; scale it with the batch. half: kernels are written as float16.
+    epochs, rate: how many, and the peak of the rate over all of them, right for batches of 128; scale it with the
+        batch. weight_decay: of SGD; biases and norms are spared. half: kernels are written as float16.
     out: a directory that gets the best epoch as weights directory, `log.csv`, the hashes of the training images where
         they are `Data` or arrays (`seen.txt`), and, while the run lasts, its state. It is held for the whole run:
         RunInUse for another one. RunExists where a run or weights are there already, unless

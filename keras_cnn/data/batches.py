@@ -301,7 +301,7 @@ def load_data(
     """Index a data set and decode it, each image once, to uint8 of preprocess.size.
 
     data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
-    channels: 1, 3 or 4, by default those of preprocess.mean.
+    channels: 1, 3 or 4, by default those of preprocess.mean. batch_size: images a step; the last batch is smaller.
     window: the values of gray images of more than 8 bits that become 0 and 255, such as (0, 4095) or (-160, 240); by
         default that of the weights, else of the fewest bits (8, 10, 12, 14 or 16) that all training images need, with a
         DataWarning that says so. It is in `Data.preprocess`; `fine_tune` keeps it with the weights, so that prediction

@@ -114,8 +114,8 @@ def load_image(
 ) -> np.ndarray:
     """`read_image`, then `resize_and_crop`: uint8 (*preprocess.size, channels).
 
-    preprocess: a `Preprocess`, or the network to feed. channels, window: by default those of preprocess.mean and
-    preprocess.window.
+    source: a path, bytes or an open file. preprocess: a `Preprocess`, or the network to feed. channels, window: by
+    default those of preprocess.mean and preprocess.window. name: what messages call it; by default the path.
     """
     preprocess = Preprocess.of(preprocess)
     channels, window = channels or len(preprocess.mean), window or preprocess.window

@@ -53,7 +53,7 @@ def publish(
 
     repository: "owner/name"; made if it is not there, for `private` readers or for all. private: also refuses a
     repository that is there and public. tag: name of the commit, such as "v1". branch: made from main if it is not
-    there. license: of the weights, by the Hub's name of it, such as "apache-2.0", where config.json names none.
+    there. message: of the commit. license: of the weights, by the Hub's name of it, such as "apache-2.0", where config.json names none.
     dry_run: check, and tell what would be uploaded; nothing is sent, and no token is needed. token: by default
     HF_TOKEN, or what `hf auth login` stored; it is neither shown nor written. timeout: seconds without progress after
     which it is given up; by default KERAS_CNN_TIMEOUT, or a minute.

@@ -32,7 +32,8 @@ def recalibrate_batchnorm(
     share a pass, which runs the network only up to them.
 
     data: `Data`, whose training images are taken as at prediction, not augmented; batches (images, labels) or of
-    images, that can be iterated again and again; or arrays, images or (images, labels), then cut into batches.
+    images, that can be iterated again and again; or arrays, images or (images, labels), then cut into batches of
+    batch_size.
     Where images differ in size, each counts by its pixels.
     stages: names of those whose statistics are set; all by default.
     Weights, gammas and betas stay. Returns the model. Raises BadData where there is no image.

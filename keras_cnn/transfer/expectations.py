@@ -60,7 +60,7 @@ def study(
     scratch_rate: float = 0.05,
     verbose: int | str = 0,
 ) -> list[Row]:
-    """Learn subsets of a data set by each method, with several seeds, and write the learning curves.
+    """Learn subsets of a data set by each of some methods, with several seeds, and write the learning curves.
 
     build: from whether it is to be pretrained to a network for the data's classes. sizes: training images of each
     class, 0 for all. A seed draws the subset, the head, the order and the augmentation; validation images are the

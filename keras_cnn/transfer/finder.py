@@ -54,7 +54,8 @@ def lr_find(
 
     A copy is trained, with its own optimiser: the model, the optimiser and their state are not touched.
     model: compiled, with what is to be frozen frozen; an auxiliary classifier learns the same labels. data: `Data`, a
-    pair of arrays, or batches (images, labels), gone through again where they are fewer than the steps.
+    pair of arrays, or batches (images, labels), gone through again where they are fewer than the steps; batch_size is
+    for arrays.
     The test ends early where the loss is four times its best.
     Raises BadSpec for a model that is not compiled, BadData where there is no batch; and both as `fine_tune` does,
     where the loss is cross-entropy over classes.

@@ -95,6 +95,7 @@ def fine_tune(
         with the first of them as its head (where that is one dense layer), or than it was.
     views: while the backbone is frozen, how many augmented views of each image of `Data` the head sees, in turn; 0 is
         the image itself. cache: keep features on disk, in `transfer.cache.folder()` or a folder that is named.
+    weight_decay: of AdamW, decoupled; biases and norms are spared. smoothing: of labels. seed: of the order of arrays.
     l2sp: strength of the pull towards the pretrained weights (1802.01483, eq. 2), there in place of weight decay.
     ema: momentum of a running mean of the weights, which is then what is validated and kept; 0 for none.
     patience: epochs without a better validation accuracy after which a phase ends.
@@ -105,7 +106,7 @@ def fine_tune(
     resume: go on from the state that is there, if any, with the same call; Data and arrays then end with the same
         weights as if nothing had happened, on one machine with deterministic operations (a data set of batches goes on
         in its own order). A run that is complete is not run again: the model gets its weights. Or unless
-    overwrite: replace what is there.
+    overwrite: replace what is there. half: with kernels in float16.
     provenance: facts for config.json and the model card there, as of `save_pretrained`.
 
     The model ends with the weights of its best epoch by validation accuracy, compiled, and with the flags of the last

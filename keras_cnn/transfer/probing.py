@@ -48,9 +48,9 @@ def probe(
 ) -> Baselines:
     """How well logistic regression and cosine nearest neighbours do on the features below the head: no training.
 
-    train, val: `Data`, or two pairs of arrays (images, integer labels), in any of the forms of `fine_tune`; of more
-    than 10,000 training images so many are drawn. cache: as in `fine_tune`, which then finds the features on
-    disk. The model is not touched.
+    train, val, validation_data: `Data`, or two pairs of arrays (images, integer labels), given as to `fine_tune`; of
+    more than 10,000 training images so many are drawn. batch_size: images that the network sees at once. cache: as in
+    `fine_tune`, which then finds the features on disk. The model is not touched.
     Raises BadData where there is nothing to validate on.
     """
     train, val = labelled.accepted(model, train, val, validation_data, head=False)
