@@ -109,16 +109,17 @@ def _complete(
         run.log(recipe.rows(history))
 
     follow = keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=end)
-    recipe.fit(
-        model,
-        data,
-        given.val,
-        batch_size=given.batch_size,
-        epochs=epochs,
-        initial_epoch=first,
-        callbacks=[recipe.StopOnNaN(best.out), follow, best],
-        verbose=verbose,
-    )
+    if first < epochs:  # else the run was cut short after its last epoch
+        recipe.fit(
+            model,
+            data,
+            given.val,
+            batch_size=given.batch_size,
+            epochs=epochs,
+            initial_epoch=first,
+            callbacks=[recipe.StopOnNaN(best.out), follow, best],
+            verbose=verbose,
+        )
     begin(epochs)  # so that no epoch is repeated where what follows is cut short
     best.restore()
     run.finish({"history": recipe.rows(history)})

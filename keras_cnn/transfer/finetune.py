@@ -255,16 +255,17 @@ class _Run:
             on_epoch_end=lambda epoch, logs: self._record(phase, logs or {}),
         )
         seek = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.given.seek(data, done + epoch))
-        recipe.fit(
-            learner,
-            data,
-            val,
-            epochs=phase.epochs,
-            initial_epoch=first,
-            class_weight=self.class_weight,
-            callbacks=[recipe.StopOnNaN(self.best.out), *averaged, keep, self.best, seek, *self.callbacks],
-            verbose=self.verbose,
-        )
+        if first < phase.epochs:  # else the run was cut short after its last epoch
+            recipe.fit(
+                learner,
+                data,
+                val,
+                epochs=phase.epochs,
+                initial_epoch=first,
+                class_weight=self.class_weight,
+                callbacks=[recipe.StopOnNaN(self.best.out), *averaged, keep, self.best, seek, *self.callbacks],
+                verbose=self.verbose,
+            )
         if phase is self.phases[-1]:  # so that no epoch is repeated where what follows is cut short
             self.directory.keep(lambda: self._state(phase.epochs), now=True)
         self.best.restore()
