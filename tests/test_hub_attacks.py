@@ -102,6 +102,7 @@ def test_an_answer(attack, hub, home, tmp_path, monkeypatch):
                 assert same(resolve(NET), arrays(config()))
             else:
                 assert hub.files("me/net")[WEIGHTS] == (run / WEIGHTS).read_bytes()
+                assert hub.repos["me/net"].tags == {"v1": hub.repos["me/net"].branches["main"]}
         assert not evil.authorized
     assert {path for path in tmp_path.rglob("*") if {home, path} - {path, *path.parents}} - {home} == before
     assert not [path for path in cached(home, WEIGHTS) if path.read_bytes() != hub.files("me/net")[WEIGHTS]]

@@ -321,6 +321,8 @@ def _tagged(hub: _Hub, tag: str | None, refs: api.Refs, files: Mapping[str, Path
 def _tag(hub: _Hub, tag: str, commit: str) -> None:
     try:
         hub.write("create_tag", tag=tag, revision=commit)
+        if hub.refs().tags.get(tag) != commit:
+            raise HubError(f"{hub.url} answered, yet the tag is not there.")
     except HubError as error:
         raise HubError(
             f"{hub.name} is published as commit {commit}, but the tag {tag!r} could not be set: publish again to set "

@@ -72,7 +72,7 @@ class Attack:
 
     def patience(self, timeout: float) -> float:
         """The timeout where it is what ends the attack; enough for a busy machine where something else must."""
-        return timeout if STALLED in self.says or self.name == "503 for ever" else 30.0
+        return timeout if STALLED in self.says else 30.0
 
     def strike(self, hub: Hub, elsewhere: str) -> None:
         method, path = (PULL if self.verb == "pull" else PUBLISH)[self.step]
@@ -91,7 +91,7 @@ NO_HUB = "which no hub does|not answered as a hub does"
 ANYWHERE: dict[str, tuple[str, dict[str, Any]]] = {
     "silence": (STALLED, dict(kind="stall", after=0, seconds=FOREVER)),
     "a byte now and then": (STALLED, dict(kind="drip", after=0, seconds=0.1)),
-    "503 for ever": (r"503", dict(kind=503)),
+    "503 for ever": (f"503|{STALLED}", dict(kind=503)),
     "Retry-After: 100000": (r"asks to wait 100000 s", dict(kind=503, headers={"Retry-After": "100000"})),
     "no HTTP": (STALLED + "|cannot be reached", dict(kind="raw", body=b"SSH-2.0-OpenSSH_9.6\r\n")),
     "closed without a word": (STALLED + "|cannot be reached", dict(kind="raw", body=b"")),
@@ -100,7 +100,7 @@ ANYWHERE: dict[str, tuple[str, dict[str, Any]]] = {
         "redirect to http|with another content|which no hub does|is not there",
         dict(status=302, headers={"Location": "ELSEWHERE/login"}),
     ),
-    "a redirect to itself": ("redirects without end|which no hub does", dict(status=307, headers={"Location": ""})),
+    "a redirect to itself": (f"redirects without end|{NO_HUB}", dict(status=307, headers={"Location": ""})),
 }
 JSON: dict[str, tuple[str, dict[str, Any]]] = {
     "{}": (NO_HUB, dict(body=b"{}")),
@@ -210,6 +210,7 @@ def _attacks() -> Iterator[Attack]:
         yield Attack("pull", "info", name, says, change=change)
     for step in PUBLISH:
         for name, (says, fault) in (ANYWHERE | JSON).items():
+            says += "|was not uploaded" if step == "PUT" else "|yet the tag is not there" if step == "tag" else ""
             yield Attack("publish", step, name, says, fault)
 
 
