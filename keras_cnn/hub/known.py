@@ -49,7 +49,7 @@ def known() -> Mapping[str, Known]:
     """Every public tag, such as "resnet50.a1_in1k"."""
     lines: dict[str, Known] = {}
     for path in sorted(embedded().glob("*.csv")):
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             lines |= {row["tag"]: _known(row) for row in csv.DictReader(file)}
     return lines
 
