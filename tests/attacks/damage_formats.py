@@ -27,16 +27,16 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import foreign  # noqa: E402
-import repositories  # noqa: E402
-import seeded  # noqa: E402
+import foreign
+import repositories
+import seeded
 
-from keras_cnn import catalog, convert, tally  # noqa: E402
-from keras_cnn.convert import keras_applications, timm  # noqa: E402
-from keras_cnn.convert.rename import to_theirs  # noqa: E402
-from keras_cnn.data.images import load_image  # noqa: E402
-from keras_cnn.errors import KerasCnnError  # noqa: E402
-from keras_cnn.hub import card, directory  # noqa: E402
+from keras_cnn import catalog, convert, tally
+from keras_cnn.convert import keras_applications, timm
+from keras_cnn.convert.rename import to_theirs
+from keras_cnn.data.images import load_image
+from keras_cnn.errors import KerasCnnError
+from keras_cnn.hub import card, directory
 
 CONFIG = repositories.config("resnet20")
 ODD = (None, True, -1, 0, 0.5, 10**30, 1e300, 1e-320, float("nan"), "", "a/b", "\ud800", "x\ny", [], [[]], {}, {"": 1})
