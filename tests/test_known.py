@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import re
 
 import pytest
 
 import keras_cnn as kc
 from keras_cnn import catalog
-from keras_cnn.hub.known import known
+from keras_cnn.hub.known import _known, embedded, known
 
 # Figures of timm's results files, keras.applications' table and torchvision's documentation.
 TOP1 = {
@@ -37,6 +38,23 @@ def test_every_line_is_complete(tag):
     assert config.head.classes >= 1000
     assert (line.top1 is None) == (line.top1_size is None)
     assert line.top1 is None or (65 < line.top1 < 90 and line.top1_size <= 800)
+
+
+def test_every_column_is_read():
+    read = set()
+
+    class Row(dict):
+        def __getitem__(self, column):
+            read.add(column)
+            return super().__getitem__(column)
+
+    for path in embedded().glob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [Row(row) for row in csv.DictReader(file)]
+        read.clear()
+        for row in rows:
+            _known(row)
+        assert read == set(rows[0])
 
 
 @pytest.mark.parametrize("tag", TOP1)
