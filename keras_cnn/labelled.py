@@ -28,6 +28,9 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
     train, val = _sorted(train, val, validation_data)
     classes = classes_of(model) if head else None
     if isinstance(train, Data):
+        if train.splits.train is None:
+            raise BadData("the data has no training images: load a folder that has some.")
+        check_shape(np.empty((0, *train.preprocess.size, train.channels), "uint8"), model, "training")
         if classes is not None:
             _check_names(model, train.class_names, classes)
         if val is None:  # its own was checked when it was loaded

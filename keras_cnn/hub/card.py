@@ -140,7 +140,9 @@ def _metadata(config: Config, name: str) -> Any:
     data = visible(str(facts.get("data") or "not named"))
     results = list(_results(facts.get("metrics") or {}, data))
     licence = facts.get("license")
-    named = {"license_name": _slug(licence)} if licence and licences.name(licence) != licence.strip().lower() else {}
+    named: dict[str, Any] = (
+        {"license_name": _slug(licence)} if licence and licences.name(licence) != licence.strip().lower() else {}
+    )
     return ModelCardData(
         library_name="keras_cnn",
         pipeline_tag="image-classification",

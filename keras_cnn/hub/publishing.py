@@ -53,10 +53,10 @@ def publish(
 
     repository: "owner/name"; made if it is not there, for `private` readers or for all. private: also refuses a
     repository that is there and public. tag: name of the commit, such as "v1". branch: made from main if it is not
-    there. message: of the commit. license: of the weights, by the Hub's name of it, such as "apache-2.0", where config.json names none.
-    dry_run: check, and tell what would be uploaded; nothing is sent, and no token is needed. token: by default
-    HF_TOKEN, or what `hf auth login` stored; it is neither shown nor written. timeout: seconds without progress after
-    which it is given up; by default KERAS_CNN_TIMEOUT, or a minute.
+    there. message: of the commit. license: of the weights, by the Hub's name of it, such as "apache-2.0", where
+    config.json names none. dry_run: check, and tell what would be uploaded; nothing is sent, and no token is needed.
+    token: by default HF_TOKEN, or what `hf auth login` stored; it is neither shown nor written. timeout: seconds
+    without progress after which it is given up; by default KERAS_CNN_TIMEOUT, or a minute.
 
     The weights, config.json with the sha256 of every file, the model card and the figures beside them are one commit:
     others see all of it or nothing. Nothing on the hub is ever deleted: where it fails, an empty repository or branch

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from operator import length_hint
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from keras_cnn import checkpoint, recipe, seen
 from keras_cnn.bars import progress
-from keras_cnn.data import Data
+from keras_cnn.data import Data, Split
 from keras_cnn.deploy import fold
 from keras_cnn.errors import BadImage, NotFinite
 from keras_cnn.transfer.cache import Store, features
@@ -58,7 +58,7 @@ class Given:
                 "data": checkpoint.digest(dict(zip(("images", "labels"), map(np.asarray, self.train), strict=True)))
             }
         if isinstance(self.train, Data):
-            split = self.train.splits.train
+            split = cast(Split, self.train.splits.train)
             names = json.dumps([source.name for source in split.sources]).encode()
             labels = np.asarray(split.labels, "int64").tobytes()
             return {"data": hashlib.sha256(names + labels + repr(self.train.preprocess.size).encode()).hexdigest()}
