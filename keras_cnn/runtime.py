@@ -90,8 +90,8 @@ def settings(flags: Collection[str], cores: int, limit: int | None = None) -> di
     cores: that the process may run on; limit: how many cores' worth of time it is given, which TensorFlow does not see.
     """
     chosen = {}
-    # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. A batch of predictions is at
-    # least as fast; a single image takes longer, by the copy of the weights into oneDNN's layout.
+    # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. Batches of predictions take no
+    # more of the processor's time; a single image takes more, which a process that also trains has to bear.
     if "avx2" in flags and not BY_ITSELF & set(flags):
         chosen[ONEDNN] = "1"
     if limit is not None and limit < cores:  # more threads than that are stopped amid an operation, and all wait

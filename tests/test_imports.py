@@ -158,7 +158,7 @@ def test_list_and_info_load_no_framework(arguments):
 
 
 def test_importing_the_package_loads_nothing():
-    done = python("import sys, keras_cnn; print([m for m in sys.modules if m.startswith('keras')])")
+    done = python("import sys, keras_cnn; print(sorted(m for m in sys.modules if m.startswith('keras')))")
     assert done.stdout == "['keras_cnn', 'keras_cnn.runtime']\n", done.stderr
 
 
