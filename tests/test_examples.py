@@ -32,13 +32,14 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-def flowers(archive: Path, out: Path, images: int) -> Path:
-    """The first photos of each of five flowers."""
+def flowers(archive: Path, out: Path, **counts: int) -> Path:
+    """The first photos of each of five flowers, so many of each split."""
     with zipfile.ZipFile(archive) as file:
-        for name in ("daisy", "dandelion", "rose", "sunflower", "tulip"):
-            (out / name).mkdir(parents=True)
-            for photo in sorted(n for n in file.namelist() if f"/train/{name}/" in n)[:images]:
-                (out / name / Path(photo).name).write_bytes(file.read(photo))
+        for split, count in counts.items():
+            for name in ("daisy", "dandelion", "rose", "sunflower", "tulip"):
+                (out / split / name).mkdir(parents=True)
+                for photo in sorted(n for n in file.namelist() if f"/{split}/{name}/" in n)[:count]:
+                    (out / split / name / Path(photo).name).write_bytes(file.read(photo))
     return out
 
 
@@ -61,10 +62,10 @@ def test_every_example_is_run_here():
 
 
 def test_fine_tuning_step_by_step(shared, tmp_path, run):
-    photos = flowers(shared / "data" / "flowers.zip", tmp_path / "photos", 40)
+    photos = flowers(shared / "data" / "flowers.zip", tmp_path / "photos", train=32, val=20)
     printed = run("fine_tune_photos.py", photos, tmp_path / "out")
     (line,) = [line for line in printed.splitlines() if "are named right" in line]
-    assert float(line.partition("%")[0]) > 60
+    assert float(line.partition("%")[0]) > 55
     assert kc.config_of(kc.build(tmp_path / "out")).provenance["data"] == str(photos)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_cnn as kc
-from keras_cnn.errors import BadSpec, KerasCnnError, UnknownOption
+from keras_cnn.errors import BadSpec, KerasCnnError, UnknownModel, UnknownOption
 from keras_cnn.hints import HINTS, VALUES
 
 QUIET = {"verbose": 0, "batch_size": 16, "probe": False}
@@ -180,3 +180,40 @@ def test_an_image_is_loaded_for_a_network(tmp_path):
     image = kc.load_image(file, model)
     assert image.shape == (16, 16, 3)
     np.testing.assert_array_equal(image, kc.load_image(file, kc.Preprocess.of(model)))
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.no_keras
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("restnet50", "resnet50"),
+        ("renset50", "resnet50"),
+        ("ResNet50", "resnet50"),
+        ("efficentnet_b0", "efficientnet_b0"),
+        ("InceptionV3", "inception_v3"),
+        ("efficientnetv2_s", "tf_efficientnetv2_s"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(name, near):
+    with pytest.raises(UnknownModel, match=rf"Did you mean {near}\b"):
+        kc.info(name)
+
+
+@pytest.mark.no_keras
+@pytest.mark.parametrize(
+    "name", ["mobilenet_v2", "vgg16", "densenet121", "xception", "regnety_032", "vit_base", "rexnet"]
+)
+def test_no_other_family_is_offered_for_one_that_is_not_here(name):
+    with pytest.raises(UnknownModel) as told:
+        kc.info(name)
+    assert "Did you mean" not in str(told.value) and "keras-cnn list" in str(told.value)
+
+
+@pytest.mark.no_keras
+def test_the_beginning_of_names_lists_them():
+    assert kc.list_models("resnet") == kc.list_models("resnet*") and len(kc.list_models("resnet")) > 10
+    assert kc.list_models("resnet50") == ["resnet50"] and kc.list_models("nothing") == []
+    assert "resnet50.a1_in1k" in kc.list_models("resnet50", pretrained=True)
