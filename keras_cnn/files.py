@@ -50,7 +50,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_beside(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8", newline="\n"))
 
 
-def clear_beside(path: str | Path) -> None:
+def clear_beside(path: str | os.PathLike[str]) -> None:
     """Remove what `beside` left of this target where it was killed; nothing may be writing it now."""
     path = Path(path)
     for left in path.parent.glob(glob.escape(_prefix(path)) + "[a-z0-9_]" * 8):  # mkdtemp's names
@@ -71,7 +71,7 @@ def flush(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: str | Path, wait: float = 0.0) -> Iterator[None]:
+def alone(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[None]:
     """Hold a folder until the block, or the process however it ends, is over; within a thread it may be held again.
 
     wait: seconds to wait for another that holds it. Raises RunInUse.
@@ -94,7 +94,7 @@ def alone(folder: str | Path, wait: float = 0.0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def holding(folder: str | Path, wait: float = 0.0) -> Iterator[None]:
+def holding(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[None]:
     """`alone` in a folder that is made where it is not there, and removed again where nothing was put into it."""
     folder = Path(folder)
     made = not folder.exists()
