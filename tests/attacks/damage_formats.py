@@ -21,6 +21,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -141,7 +142,7 @@ def exchange(content: bytes, rng: random.Random) -> bytes:
     return json.dumps(values).encode()
 
 
-def _places(values: object) -> Iterator[tuple[object, object]]:
+def _places(values: Any) -> Iterator[tuple[Any, Any]]:
     entries = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in entries:
         yield values, key
