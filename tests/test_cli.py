@@ -271,7 +271,7 @@ def unsafe(net: Path, tmp: Path) -> Path:
             "--model resnet32 --weights {file}",
             ["the weights do not fit the network", "- stage1_block4_conv1/kernel (3, 3, 16, 16)"],
         ),
-        (lambda net, tmp: "hf://user/flowers", "--model {file}", ["is not in the cache, and the hub cannot be asked"]),
+        (lambda net, tmp: "hf://user/flowers", "--model {file}", ["cannot be reached for user/flowers"]),
     ],
 )
 @pytest.mark.parametrize("verb", ["evaluate {pets}", "predict {pets}/cat/0.png"])

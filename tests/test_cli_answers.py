@@ -37,7 +37,7 @@ def small(classes, path: Path) -> Path:
     pre = Preprocess(size=(16, 16), crop=1.0)
     model = kc.build("resnet20", input_shape=(16, 16, 3), classes=classes, preprocess=pre)
     checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
-    return kc.save_pretrained(model, path, source="a test", license="mit")
+    return kc.save_pretrained(model, path, provenance={"source": "a test", "license": "mit"})
 
 
 @pytest.fixture(scope="module")
