@@ -75,8 +75,7 @@ def _processor() -> Iterator[Finding]:
 def _gpu() -> Iterator[Finding]:
     import keras
 
-    present, blocked = runtime.gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    seen = [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
+    present, blocked, seen = runtime.gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"), _accelerators()
     if seen or not present:
         yield Finding("GPU", ", ".join(seen) or "none")
         return
@@ -92,6 +91,12 @@ def _gpu() -> Iterator[Finding]:
     yield Finding("GPU", f"{', '.join(present)} is there, but {keras.backend.backend()} does not see it", mend)
 
 
+def _accelerators() -> list[str]:
+    import keras
+
+    return [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
+
+
 def _settings() -> Iterator[Finding]:
     import keras
 
@@ -102,8 +107,8 @@ def _settings() -> Iterator[Finding]:
         yield Finding("oneDNN", ("on" if on else "off") + said, mend if wanted and not on else "")
         threads = {name: os.environ[name] for name in runtime.THREADS if name in os.environ}
         yield Finding("threads", ", ".join(f"{k}={v}" for k, v in threads.items()) or "one for each core")
-    xla = "off: slower than oneDNN on a processor" if runtime.jit_compile() is False else "Keras' choice (auto)"
-    yield Finding("XLA", xla)
+    probe = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    yield Finding("XLA", "on (Keras' choice here)" if probe.jit_compile else "off (Keras' choice here)")
     yield Finding("precision", keras.config.dtype_policy().name)
 
 
@@ -161,7 +166,7 @@ def _speed() -> Iterator[Finding]:
     side = 1024
     a = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(side, side)).astype("float32"))
     product = 2 * side**3 / _least(lambda: np.asarray(ops.convert_to_numpy(ops.matmul(a, a))), 5)
-    best, on_cpu = _best(), runtime.jit_compile() is False
+    best, on_cpu = _best(), keras.backend.backend() == "tensorflow" and not _accelerators()
     load = f"{os.getloadavg()[0]:.1f} programs are running" if hasattr(os, "getloadavg") else "others may be running"
     busy = f"{load}, so look for others that use the cores, and run `keras-cnn doctor` again."
     amiss = on_cpu and best is not None and product < SOUND_PRODUCT * best

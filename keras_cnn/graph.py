@@ -12,7 +12,6 @@ import keras
 from keras_cnn.builder import Builder, Tensor
 from keras_cnn.errors import BadSpec
 from keras_cnn.layers import HeUniform, Pad, Preprocessing, StackedIdentities
-from keras_cnn.runtime import jit_compile
 from keras_cnn.spec import Config
 from keras_cnn.tally import tally
 
@@ -112,8 +111,6 @@ def assemble(config: Config, name: str | None = None) -> keras.Model:
         x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
         outputs = g.network(x, config.head)
         model = keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
-    if jit_compile() is False:  # else Keras would choose XLA for predictions before the first compile()
-        model.jit_compile = False
     return model
 
 

@@ -14,7 +14,6 @@ from keras import ops
 from keras_cnn import checkpoint
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
 from keras_cnn.hub import directory
-from keras_cnn.runtime import jit_compile
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
@@ -120,7 +119,6 @@ def compile_(model: Any, optimizer: keras.optimizers.Optimizer, smoothing: float
         [SmoothedCrossentropy(smoothing, _logits(output)) for output in model.outputs],
         loss_weights=[1.0, AUX_WEIGHT][:outputs],
         metrics=[[Accuracy(name="accuracy")], []][:outputs],
-        jit_compile=jit_compile(),
     )
 
 

@@ -118,18 +118,3 @@ def prepare() -> dict[str, str]:
             stacklevel=3,
         )
     return missing
-
-
-def jit_compile() -> bool | str:
-    """Keras' "auto", except for TensorFlow on a CPU, where XLA's convolutions are several times slower than oneDNN's.
-
-    Keras decides so for every model that is not told otherwise, predicting included.
-    """
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        if not tf.config.list_physical_devices("GPU"):
-            return False
-    return "auto"

@@ -121,7 +121,7 @@ def test_fit_sees_the_epochs_in_turn():
             return super().__getitem__(index)
 
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse")
     data = Watched([(np.zeros((9, 2), "float32"), np.zeros((9, 1), "float32"))], 2, seed=0)
     data.seek(5)
     follow = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: data.seek(epoch))

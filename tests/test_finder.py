@@ -21,7 +21,7 @@ IMAGES = np.clip(LABELS[:, None, None, None] * 120 + RNG.uniform(0, 100, (64, 16
 def model():
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3), drop_rate=0.2)
     kc.freeze(model, upto="stage1")
-    model.compile(keras.optimizers.Adam(0.5), "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(keras.optimizers.Adam(0.5), "sparse_categorical_crossentropy")
     model.train_on_batch(IMAGES[:8], LABELS[:8])
     return model
 
@@ -73,7 +73,7 @@ def test_an_auxiliary_classifier_learns_the_same_labels(two_outputs, form):
 def test_frozen_layers_stay_frozen_in_the_copy(model):
     kc.freeze(model)
     model.get_layer("head_logits").trainable = False
-    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(keras.optimizers.SGD(1.0), "sparse_categorical_crossentropy")
     found = kc.lr_find(model, (IMAGES[:32], LABELS[:32]), steps=4, high=1.0)
     assert np.ptp(found.losses) < 0.3  # dropout alone
 
@@ -82,7 +82,7 @@ def test_a_model_that_is_not_compiled_and_empty_data_are_told():
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
     with pytest.raises(BadSpec, match="not compiled"):
         kc.lr_find(model, (IMAGES, LABELS))
-    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(BadData, match="two batches"):
         kc.lr_find(model, [])
 
@@ -91,7 +91,7 @@ def test_a_schedule_is_replaced_in_the_copy_only(model):
     from keras_cnn.recipe import OneCycle
 
     before = checkpoint.arrays(model)
-    model.compile(keras.optimizers.SGD(OneCycle(0.1, 10)), "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(keras.optimizers.SGD(OneCycle(0.1, 10)), "sparse_categorical_crossentropy")
     assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5
     assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())
 
@@ -103,7 +103,7 @@ def test_half_precision_hides_no_optimiser(precision):
     precision("mixed_float16")
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
     by_stage = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.4), {"stage2_.*": keras.optimizers.SGD(0.2)})
-    model.compile(keras.optimizers.MultiOptimizer(by_stage), "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(keras.optimizers.MultiOptimizer(by_stage), "sparse_categorical_crossentropy")
     assert sorted(share for _, share in _copy(model)[1]) == pytest.approx([0.5, 1.0])
 
 
@@ -113,7 +113,7 @@ def test_rates_by_stage_keep_their_proportions(model):
 
     adams = {"stage2_.*": keras.optimizers.SGD(OneCycle(0.2, 10)), "stage3_.*": keras.optimizers.SGD(0.1)}
     optimizer = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.4), adams))
-    model.compile(optimizer, "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
     assert sorted(share for _, share in _copy(model)[1]) == pytest.approx([0.25, 0.5, 1.0])
     before = checkpoint.arrays(model)
     assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5

@@ -34,7 +34,7 @@ def trained(epochs: int):
     images = (labels[:, None, None, None] * 150 + seeded.generator("images").uniform(0, 100, (16, 16, 16, 3))).astype(
         "uint8"
     )
-    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    model.compile("sgd", "sparse_categorical_crossentropy")
     model.fit(images, labels, epochs=epochs, batch_size=8, verbose=0)
     return model, images
 

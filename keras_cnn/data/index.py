@@ -256,10 +256,7 @@ def _tfds(name: str, training: bool) -> tuple[Tree, list[str]]:
     try:
         builder: Any = builder_from_files(name.removeprefix("tfds:"))
     except Exception as error:  # absent, or a name that TFDS cannot parse
-        mend = (
-            "prepare it once with `pip install importlib_resources`, which TFDS needs for it, and "
-            f'`python -c "{PREPARE.format(name[5:])}"`, or set TFDS_DATA_DIR to where it is'
-        )
+        mend = f'prepare it once with `python -c "{PREPARE.format(name[5:])}"`, or set TFDS_DATA_DIR to where it is'
         raise BadData(f"{name}: not found among the prepared TensorFlow data sets; {mend}.") from error
     features = builder.info.features
     features = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs="+", default=[10, 30])
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--images", type=int, help="Train on so many only, spread over all, and validate on a quarter.")
     args = parser.parse_args()
 
     import keras
@@ -34,8 +35,9 @@ def main() -> None:
 
     shape = (args.size, args.size, 3)
     data = kc.load_data(args.data, kc.build(args.model, input_shape=shape), batch_size=args.batch_size)
-    train, val = data.arrays("train"), data.arrays("val")
-    print(f"{args.model} at {args.size} pixels, {data.sizes} images, {os.cpu_count()} cores, Keras {keras.__version__}")
+    train, val = (some(data.arrays(name), n) for name, n in (("train", args.images), ("val", (args.images or 0) // 4)))
+    counts = f"{len(train[1])} training and {len(val[1])} validation images"
+    print(f"{args.model} at {args.size} pixels, {counts}, {os.cpu_count()} cores, Keras {keras.__version__}")
 
     def build():
         keras.utils.set_random_seed(0)  # the same random backbone and head
@@ -44,11 +46,10 @@ def main() -> None:
     def plain(epochs: int) -> Took:
         net = build()
         watch = Watch()
-        cycle = recipe.OneCycle(args.rate, epochs * -(-len(train.labels) // args.batch_size))
+        cycle = recipe.OneCycle(args.rate, epochs * -(-len(train[1]) // args.batch_size))
         recipe.compile_(net, recipe.adamw(cycle, weight_decay=0.05))
-        pair = (val.images, val.labels)
-        options = {"epochs": epochs, "batch_size": args.batch_size, "validation_data": pair, "verbose": 0}
-        history = net.fit(train.images, train.labels, **options).history
+        options = {"epochs": epochs, "batch_size": args.batch_size, "validation_data": val, "verbose": 0}
+        history = net.fit(*train, **options).history
         return watch.report(f"{epochs} epochs, backbone run every epoch", history)
 
     def once(epochs: int) -> Took:
@@ -56,7 +57,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as cache:
             watch = Watch()
             told = {"schedule": "head", "head_epochs": epochs, "head_rate": args.rate, "probe": False, "cache": cache}
-            history = kc.fine_tune(net, data, **told, verbose=0).history
+            history = kc.fine_tune(net, train, val, batch_size=args.batch_size, **told, verbose=0).history
         return watch.report(f"{epochs} epochs, backbone run once", history)
 
     for epochs in args.epochs:
@@ -68,6 +69,12 @@ def main() -> None:
 
 
 Took = tuple[float, float]
+
+
+def some(split, count: int | None):
+    """(images, labels) of a split, or so many of them, spread over all."""
+    step = max(len(split.labels) // count, 1) if count else 1
+    return split.images[::step][: count or None], split.labels[::step][: count or None]
 
 
 class Watch:
