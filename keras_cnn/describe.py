@@ -53,7 +53,9 @@ COUNTS = Path(__file__).with_name("counts.json")
 @cache
 def counted() -> dict[str, tuple[int, int]]:
     """`count` of every name that `list` shows, as `python -m keras_cnn.describe` wrote it; a test compares."""
-    return {name: (parameters, macs) for name, (parameters, macs) in json.loads(COUNTS.read_text()).items()}
+    return {
+        name: (parameters, macs) for name, (parameters, macs) in json.loads(COUNTS.read_text(encoding="utf-8")).items()
+    }
 
 
 def count(name: str) -> tuple[int, int]:
@@ -112,4 +114,4 @@ def _published(name: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     lines = (f'"{name}": {list(count(name))}' for name in [*list_models(), *list_models(pretrained=True)])
-    COUNTS.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    COUNTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
