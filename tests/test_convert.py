@@ -579,6 +579,18 @@ def test_an_h5_file_that_holds_something_else_is_refused(tmp_path, fill, sentenc
         kc.build("keras_resnet50", weights=path)
 
 
+def test_a_heap_of_texts_that_hdf5_would_search_without_end_is_refused(tmp_path):
+    path = h5_file(tmp_path / "w.h5", lambda g: g.create_dataset("kernel:0", data=NUMBERS))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"GCOL") + 16
+    while any(content[at : at + 2]):  # to the entry of what is free, whose length says where the next one is
+        at += 16 + (int.from_bytes(content[at + 8 : at + 16], "little") + 7) // 8 * 8
+    content[at + 8 : at + 16] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(CorruptFile, match=r"is truncated or damaged \(its heap of texts\): fetch it again"):
+        convert.read_state(path)
+
+
 SLOW = pytest.mark.slow
 
 

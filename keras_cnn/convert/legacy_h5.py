@@ -53,9 +53,19 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _check_heaps(path: Path) -> None:
+    """Refuse heaps of texts that are vast, or on which HDF5 would search without end, as on an entry of no length."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if any(int.from_bytes(heap[1], "little") > LARGEST_HEAP for heap in HEAP.finditer(content)):
-            raise CorruptFile(f"{path} holds texts that are longer than any name: it was not read.")
+        for heap in HEAP.finditer(content):
+            size = int.from_bytes(heap[1], "little")
+            if size > LARGEST_HEAP:
+                raise CorruptFile(f"{path} holds texts that are longer than any name: it was not read.")
+            at, end = heap.end(), heap.start() + size
+            while at + 16 <= end:  # an entry: index (0: what is free), 6 more bytes, length; then the text, to 8 bytes
+                index, length = content[at : at + 2], int.from_bytes(content[at + 8 : at + 16], "little")
+                step = 16 + (length + 7) // 8 * 8 if any(index) else length
+                if step < 16 or at + step > min(end, len(content)):
+                    raise CorruptFile(f"{path} is truncated or damaged (its heap of texts): fetch it again.")
+                at += step
 
 
 def _datasets(file: Any, path: str | Path) -> Iterator[tuple[str, Any]]:
