@@ -136,23 +136,34 @@ class Sequence(keras.utils.PyDataset):
         return IMAGES[part], self.labels[part]
 
 
+def tiny() -> keras.Model:
+    """A network whose graphs are made at once."""
+    layers = keras.layers
+    image = keras.Input((16, 16, 3), name="stem_image")
+    x = layers.Conv2D(4, 3, 4, name="stem_conv")(layers.Rescaling(1 / 255, name="stem_scale")(image))
+    x = layers.GlobalAveragePooling2D(name="head_pool")(x)
+    return keras.Model(image, layers.Dense(2, "softmax", name="head_logits")(x))
+
+
+@BOTH
 @pytest.mark.parametrize("form", ["tf.data", "PyDataset"])
-def test_labels_of_later_batches_do_not_pass_either(net, form):
+def test_labels_of_later_batches_do_not_pass_either(call, form):
     late = np.where(np.arange(16) < 15, LABELS, 7)
-    data = given("data set", IMAGES, late) if form == "tf.data" else Sequence(late)
-    for call in OPTIONS:
-        with pytest.raises(BadData, match="a label of the training images is 7, the head has 2 classes"):
-            call(net, data, **OPTIONS[call])
-        good = given("data set", IMAGES, LABELS)
-        with pytest.raises(BadData, match="a label of the validation images is 7, the head has 2 classes"):
-            call(net, good, data, **OPTIONS[call])
+    data, good = given("data set", IMAGES, late), given("data set", IMAGES, LABELS)
+    data = data if form == "tf.data" else Sequence(late)
+    told = {**OPTIONS[call], **({"bn": "frozen"} if call is kc.fine_tune else {})}
+    with pytest.raises(BadData, match="a label of the training images is 7, the head has 2 classes"):
+        call(tiny(), data, **told)
+    with pytest.raises(BadData, match="a label of the validation images is 7, the head has 2 classes"):
+        call(tiny(), good, data, **told)
 
 
-def test_faint_pixels_are_warned_of_once():
+def test_faint_pixels_are_warned_of_once(net):
     def told(images, labels=LABELS):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            kc.fine_tune(make(), images, labels, schedule="head", head_epochs=1, probe=False, cache=False, verbose=0)
+            with pytest.raises(BadData, match="patience"):  # said after the images were looked at
+                kc.fine_tune(net, images, labels, patience=1, verbose=0)
         return [warning for warning in caught if warning.category is PixelWarning]
 
     (warning,) = told(IMAGES.astype("float32") / 255)
@@ -164,6 +175,6 @@ def test_one_hot_labels_and_columns_are_labels():
     found = []
     for labels in (LABELS, HOT, LABELS[:, None]):
         keras.utils.set_random_seed(0)
-        history = kc.fine_tune(make(), IMAGES, labels, schedule="head", head_epochs=1, cache=False, verbose=0)
+        history = kc.train(tiny(), IMAGES, labels, epochs=1, verbose=0)
         found.append(history.history["loss"])
     assert found[0] == found[1] == found[2]
