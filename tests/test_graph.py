@@ -256,7 +256,7 @@ def test_dropout_and_stochastic_depth():
 
 def test_efficientnets_have_the_dropout_of_the_paper():
     assert kc.build("efficientnet_lite0", input_shape=(64, 64, 3)).get_layer("head_drop").rate == 0.2
-    assert catalog.default_config("", catalog.get("efficientnet_b7")).head.dropout == 0.5
+    assert catalog.default_config("net", catalog.get("efficientnet_b7")).head.dropout == 0.5
     assert not layers(kc.build("efficientnet_lite0", input_shape=(64, 64, 3), drop_rate=0.0), keras.layers.Dropout)
 
 

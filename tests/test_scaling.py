@@ -28,7 +28,7 @@ PUBLISHED = {
 
 
 def macs(spec) -> int:
-    return tally.macs(tally.tally(catalog.default_config("", spec)))
+    return tally.macs(tally.tally(catalog.default_config("net", spec)))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
