@@ -103,13 +103,13 @@ class Store:
         """Keep features; all of them or, after a fault, none."""
         if not self.usable:
             return
-        packed = [(key, _pack(key, value)) for key, value in values.items()]
         mended = None
         while mended != self.mended:  # again, into a new file, where the old one turns out to be damaged
             mended = self.mended
             with self._or_without():
                 self._make_room(sum(value.nbytes for value in values.values()))
                 with self._rows() as rows:
+                    packed = [(key, _pack(key, value)) for key, value in values.items()]
                     rows.executemany("INSERT OR REPLACE INTO features VALUES (?, ?)", packed)
 
     @contextlib.contextmanager
@@ -139,6 +139,8 @@ class Store:
             if code == sqlite3.SQLITE_READONLY_DBMOVED:
                 return  # it made room amid the transaction: these rows are not kept, the next ones are
             damaged = isinstance(error, _Damaged) or code in DAMAGE or (code or 0) & 0xFF in DAMAGE
+            # A header that claims a later format makes a file read-only that is none.
+            damaged = damaged or (code == sqlite3.SQLITE_READONLY and os.access(self.path, os.W_OK))
             if damaged and not self.mended and self._put_aside():
                 self.mended = True
                 text = f"{self.path} was damaged ({error}): it was put aside, and its features are computed anew."

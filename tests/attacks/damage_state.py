@@ -26,7 +26,7 @@ import numpy as np
 
 import keras_cnn as kc
 from keras_cnn import state
-from keras_cnn.errors import KerasCnnError
+from keras_cnn.errors import KerasCnnError, WeightsMismatch
 from keras_cnn.hub import directory
 from keras_cnn.transfer import cache
 
@@ -150,7 +150,8 @@ def attack(kind: str, count: int, seed: int = 0) -> Counter[str]:
             try:
                 outcome = target.read(folder)
             except KerasCnnError as error:
-                outcome = "refused" if "\n" not in str(error) else "REFUSED IN MORE THAN A SENTENCE"
+                short = "\n" not in str(error) or isinstance(error, WeightsMismatch)  # that one has a list
+                outcome = "refused" if short else "REFUSED IN MORE THAN A SENTENCE"
             except Exception as error:
                 outcome = f"{type(error).__name__.upper()}: {error}"[:100]
             outcomes[outcome] += 1
