@@ -84,28 +84,39 @@ def driver() -> str | None:
         return None
 
 
-def settings(flags: Collection[str], cores: int, limit: int | None = None) -> dict[str, str]:
+def settings(flags: Collection[str], cores: int, limit: int | None = None, *, training: bool = True) -> dict[str, str]:
     """Environment variables for TensorFlow on a processor with these instruction sets.
 
     cores: that the process may run on; limit: how many cores' worth of time it is given, which TensorFlow does not see.
+    training: whether the process is for more than prediction.
     """
     chosen = {}
-    # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. Batches of predictions take no
-    # more of the processor's time; a single image takes more, which a process that also trains has to bear.
-    if "avx2" in flags and not BY_ITSELF & set(flags):
+    # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. Predictions of single images,
+    # and on Zen 3 of batches, take longer, which a process that also trains has to bear.
+    if training and "avx2" in flags and not BY_ITSELF & set(flags):
         chosen[ONEDNN] = "1"
     if limit is not None and limit < cores:  # more threads than that are stopped amid an operation, and all wait
         chosen |= dict.fromkeys(THREADS, str(limit))
     return chosen
 
 
-def prepare() -> dict[str, str]:
-    """Make the settings that are not made yet; returns those. Where TensorFlow runs already, say what that costs."""
-    missing = {
-        name: value for name, value in settings(instructions(), allowed(), quota()).items() if name not in os.environ
-    }
-    if "tensorflow" not in sys.modules:
+made: dict[str, str] = {}  # settings that are ours, not the user's
+
+
+def prepare(training: bool = True) -> dict[str, str]:
+    """Make the settings that are not made yet; returns those. Where TensorFlow runs already, say what that costs.
+
+    training: False where the process only predicts, as a command may know that the import could not.
+    """
+    wanted = settings(instructions(), allowed(), quota(), training=training)
+    early = "tensorflow" not in sys.modules
+    for name in made.keys() - wanted.keys() if early else ():
+        if os.environ.get(name) == made.pop(name):
+            del os.environ[name]
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    if early:
         os.environ.update(missing)
+        made.update(missing)
     elif missing:
         from keras_cnn.errors import SlowStart
 

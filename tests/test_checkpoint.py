@@ -318,7 +318,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(saved, monkeypatch):
         kc.save_pretrained(make(classes=3), saved.parent / "new")
     assert not (saved.parent / "new").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(directory.card, "card", lambda *_, **__: full({}, saved.parent / "half", {}))  # at the last file
+    monkeypatch.setattr(
+        directory.card, "card", lambda *_, **__: full({}, saved.parent / "half", {})
+    )  # at the last file
     with pytest.raises(OSError, match="No space left"):
         kc.save_pretrained(make(classes=3), saved)
     monkeypatch.undo()

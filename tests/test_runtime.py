@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +83,18 @@ def test_tensorflow_first_is_told_once_with_the_mend_and_changes_nothing(started
     assert category == "SlowStart" and "TF_ENABLE_ONEDNN_OPTS=1" in sentence and "before keras_cnn" in sentence
     assert not any(settings.values())
     assert not started(ZEN4, tensorflow_first=True)[1]  # where it costs nothing, nothing is said
+
+
+def test_a_command_that_only_predicts_leaves_onednn_to_tensorflow(monkeypatch):
+    for name, value in {"instructions": ZEN3.split, "allowed": lambda: 2, "quota": lambda: None}.items():
+        monkeypatch.setattr(runtime, name, value)
+    monkeypatch.setattr(runtime, "made", {})
+    monkeypatch.setattr(runtime, "sys", SimpleNamespace(modules={}))  # before TensorFlow
+    monkeypatch.delenv(runtime.ONEDNN, raising=False)
+    assert runtime.prepare() == {runtime.ONEDNN: "1"} and os.environ[runtime.ONEDNN] == "1"
+    assert runtime.prepare(training=False) == {} and runtime.ONEDNN not in os.environ
+    monkeypatch.setenv(runtime.ONEDNN, "1")  # the user's own
+    assert runtime.prepare(training=False) == {} and os.environ[runtime.ONEDNN] == "1"
 
 
 def test_a_container_gets_as_many_threads_as_it_has_time_for(started):

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn import bars
+from keras_cnn import bars, runtime
 from keras_cnn.errors import BadImage, KerasCnnError, WeightsMismatch
 from keras_cnn.texts import plain
 
@@ -83,8 +83,9 @@ class _Notes(logging.Handler):
         note(record.getMessage())
 
 
-def framework(seed: int | None = None) -> Any:
-    """Import Keras and its backend with their start-up chatter kept off the terminal."""
+def framework(seed: int | None = None, training: bool = True) -> Any:
+    """Import Keras and its backend, set up for what the command does, with their chatter kept off the terminal."""
+    runtime.prepare(training)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with quiet():
         import keras

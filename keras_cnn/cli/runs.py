@@ -29,7 +29,7 @@ def network(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
             f"note: {name} has random weights, so its answers mean nothing: a tag or directory brings trained ones."
         )
     spec = found.config.spec
-    kc = console.framework()
+    kc = console.framework(training=False)
     from keras_cnn.hub.directory import config_of
 
     net = kc.build(name, weights=weights, input_shape=shape_at(spec.input_shape, size))
