@@ -60,7 +60,7 @@ def learning_rates(found: Any, path: str | Path) -> Path:
     """The smoothed loss over the rate (a `transfer.finder.Finding`), and the suggested rate."""
     figure, (axis,) = _figure(1, 1, (5.5, 3.6))
     axis.plot(found.rates, found.losses)
-    axis.set_ylim(top=2 * found.losses[0] - 0.9 * min(found.losses))  # the rise at the end would hide the fall
+    axis.set_ylim(0, 2 * found.losses[0] - 0.9 * min(found.losses))  # the rise at the end would hide the fall
     at, loss = found.suggestion, found.losses[found.index]
     axis.plot([at], [loss], marker="o", color="C1", linestyle="", label=f"suggestion {at:.2g}")
     axis.axvline(at, color="gray", linestyle=":")

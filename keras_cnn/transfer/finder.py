@@ -29,20 +29,21 @@ class Finding:
 
     @property
     def index(self) -> int:
-        """The step whose rate is suggested: the middle of the longest fall of the loss that ends at its minimum.
+        """The step whose rate is suggested: the middle of the fall of the loss to its minimum.
 
-        The rule of fastai's `valley`, but that nothing behind the minimum counts: a rate at which the loss is least is
-        about to be too high, and the fall of a curve that has risen before says nothing.
+        In the spirit of fastai's `valley`: a rate at which the loss is least is about to be too high, and what lies
+        behind it says nothing. The fall is what lies between its first and its last tenth, since a curve may be flat
+        for long on either side.
         """
-        end = int(np.argmin(self.losses))
-        falls = [1] * (end + 1)  # of each step, the length of the longest falling subsequence that ends there
-        for i in range(1, end + 1):
-            falls[i] += max((falls[j] for j in range(i) if self.losses[j] > self.losses[i]), default=0)
-        return end - falls[end] // 2
+        down = np.array(self.losses[: int(np.argmin(self.losses)) + 1])
+        tenth = 0.1 * (down.max() - down[-1])
+        begin = int(np.flatnonzero(down >= down.max() - tenth)[-1])
+        finish = begin + int(np.flatnonzero(down[begin:] <= down[-1] + tenth)[0])
+        return (begin + finish) // 2
 
     @property
     def suggestion(self) -> float:
-        """A rate that trains: about a tenth of that at which the loss is least."""
+        """A rate that trains: a good deal lower than that at which the loss is least."""
         return self.rates[self.index]
 
 
