@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from keras_cnn import catalog, runtime, tally
+from keras_cnn.checks import known_options
 
 PATIENCE = 3.0  # seconds that the hub is given to answer
 LEAST_FREE = 5 << 30  # bytes: a few networks and the features of a few thousand images
@@ -37,6 +38,7 @@ class Finding(NamedTuple):
         return f"{self.name}: {self.value}" + (f"\n    -> {self.mend}" if self.mend else "")
 
 
+@known_options
 def doctor(verbose: bool = True) -> list[Finding]:
     """Look this machine over, in a few seconds: versions, devices, settings, hub, folders, speed.
 

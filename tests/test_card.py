@@ -144,7 +144,7 @@ def test_a_licence_in_words_is_quoted():
 def test_a_fine_tuned_network_names_its_base_with_licence_and_limits(tmp_path):
     model = kc.build("resnet18.tiny_in200", classes=["ant", "bee"], input_shape=(32, 32, 3))
     limits = kc.info("resnet18.tiny_in200")["provenance"]["limits"]
-    path = kc.save_pretrained(model, tmp_path / "net", limits="Two insects.")
+    path = kc.save_pretrained(model, tmp_path / "net", provenance={"limits": "Two insects."})
     facts = directory.read(path).config.provenance
     assert (facts["base"], facts["base_license"], facts["license"]) == ("resnet18.tiny_in200", "other", "other")
     assert facts["base_limits"] == limits and "metrics" not in facts
@@ -166,7 +166,7 @@ def test_pictures_beside_a_card_are_shown(tmp_path):
     kc.save_pretrained(model, tmp_path)
     assert "![" not in (tmp_path / "README.md").read_text()
     (tmp_path / "curves.png").write_bytes(b"\x89PNG")
-    kc.save_pretrained(model, tmp_path, command="keras-cnn finetune /home/ann/photos")
+    kc.save_pretrained(model, tmp_path, provenance={"command": "keras-cnn finetune /home/ann/photos"})
     assert "![Learning curves](curves.png)" in (tmp_path / "README.md").read_text()
     assert directory.read(tmp_path).config.provenance["command"] == "keras-cnn finetune photos"
 

@@ -1,6 +1,7 @@
 """Random parts of whole photographs: which, how they are resized, that a key gives them; what is left as it was."""
 
 import dataclasses
+import io
 
 import keras
 import numpy as np
@@ -13,8 +14,8 @@ from PIL import Image
 import keras_cnn as kc
 from keras_cnn import data
 from keras_cnn.data import crops, index
+from keras_cnn.data.files import Source
 from keras_cnn.data.images import FILTERS
-from keras_cnn.data.index import Source
 from keras_cnn.spec import Preprocess
 
 tf = pytest.importorskip("tensorflow")
@@ -56,9 +57,9 @@ def equal(some, others):
     ],
 )
 def test_photos_are_held_at_up_to_twice_the_networks_size(sizes, expected):
-    sources = [Source("", "", lambda size=size: encode(noise(*size))) for size in sizes]
+    sources = [Source("", "", lambda size=size: io.BytesIO(encode(noise(*size)))) for size in sizes]
     assert crops.canvas(sources, SMALL) == expected
-    assert crops.canvas([*sources, Source("", "", lambda: b"no photo")], SMALL) == expected
+    assert crops.canvas([*sources, Source("", "", lambda: io.BytesIO(b"no photo"))], SMALL) == expected
     assert crops.canvas(sources, dataclasses.replace(SMALL, interpolation="nearest")) is None
 
 

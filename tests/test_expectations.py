@@ -40,7 +40,7 @@ def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tm
     ran = []
     tune = expectations.fine_tune
     monkeypatch.setattr(expectations, "fine_tune", lambda *args, **kwargs: ran.append(kwargs) or tune(*args, **kwargs))
-    monkeypatch.setattr(expectations, "train", None)  # nothing is to be trained from scratch again
+    monkeypatch.setattr(expectations.training, "train", None)  # nothing is to be trained from scratch again
     more = kc.study(build, data, out, sizes=[2, 0], seeds=[0, 1], **{**told, "methods": ["linear probe", "default"]})
     assert more[: len(rows)] == rows and len(ran) == 2
     assert {row.images for row in more[len(rows) :]} == {12}

@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    return kc.save_pretrained(make(), tmp_path_factory.mktemp("weights") / "net", data="noise")
+    return kc.save_pretrained(make(), tmp_path_factory.mktemp("weights") / "net", provenance={"data": "noise"})
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_what_is_written_follows_the_umask_and_is_utf8(tmp_path):
     before = os.umask(0o027)
     try:
         files.write_text(tmp_path / "text", "naïve\n")
-        out = kc.save_pretrained(make(), tmp_path / "net", data="naïve")
+        out = kc.save_pretrained(make(), tmp_path / "net", provenance={"data": "naïve"})
     finally:
         os.umask(before)
     assert (tmp_path / "text").read_bytes() == "naïve\n".encode()
@@ -267,7 +267,7 @@ def test_what_is_written_follows_the_umask_and_is_utf8(tmp_path):
 @pytest.mark.parametrize("renames", [1, 2])
 def test_a_save_that_is_cut_short_is_whole_all_the_same(tmp_path, monkeypatch, renames):
     out, replace, done = tmp_path / "net", os.replace, []
-    kc.save_pretrained(make(), out, number=1)
+    kc.save_pretrained(make(), out, provenance={"number": 1})
 
     def cut(source, target):
         if Path(target).parent == out:
@@ -279,7 +279,7 @@ def test_a_save_that_is_cut_short_is_whole_all_the_same(tmp_path, monkeypatch, r
     monkeypatch.setattr(os, "replace", cut)
     new = make(hidden=(4,))
     with pytest.raises(OSError, match="as if killed"):
-        kc.save_pretrained(new, out, number=2)
+        kc.save_pretrained(new, out, provenance={"number": 2})
     again = kc.build(out)
     assert directory.config_of(again).provenance["number"] == 2 == kc.info(str(out))["provenance"]["number"]
     for key, value in checkpoint.arrays(again).items():

@@ -119,7 +119,7 @@ def save(model: Any, values: checkpoint.Arrays, out: Path, first: int) -> None:
     """Save for ever; each save has another number, in its arrays and in its configuration."""
     for number in range(first, first + 10**6):
         checkpoint.arrays = lambda _, number=number: {**values, "head_logits/bias": np.full(2, number, "float32")}
-        kc.save_pretrained(model, out, number=number)
+        kc.save_pretrained(model, out, provenance={"number": number})
 
 
 def readable(out: Path) -> tuple[int, str]:
@@ -139,7 +139,7 @@ def attack_save(count: int, rng: random.Random, outcomes: Counter[str]) -> None:
     values = checkpoint.arrays(model)  # children compute nothing: TensorFlow does not outlive a fork
     with tempfile.TemporaryDirectory() as place:
         out, number = Path(place) / "net", 0
-        kc.save_pretrained(model, out, number=0)
+        kc.save_pretrained(model, out, provenance={"number": 0})
         for _ in range(count):
             child = FORK.Process(daemon=True, target=save, args=(model, values, out, number + 1))
             child.start()
@@ -154,7 +154,7 @@ def attack_save(count: int, rng: random.Random, outcomes: Counter[str]) -> None:
             outcomes[wrong or "whole after a kill"] += 1
             number = max(number, found)
         checkpoint.arrays = lambda _: values
-        kc.save_pretrained(model, out, number=0)
+        kc.save_pretrained(model, out, provenance={"number": 0})
         names = sorted(file.name for file in out.iterdir())
         outcomes["nothing left behind" if len(names) == 3 else f"LEFT BEHIND: {names}"] += 1
 
