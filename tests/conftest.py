@@ -93,20 +93,6 @@ def two_outputs():
     return Model(image, [head, aux], name="two_outputs")
 
 
-@pytest.fixture
-def tiny():
-    """Makes a network of 2 classes for images (16, 16, 3) whose graphs are traced at once; not one of ours."""
-    from keras import Input, Model, layers
-
-    def tiny() -> Model:
-        image = Input((16, 16, 3), name="stem_image")
-        x = layers.Conv2D(4, 3, 4, name="stem_conv")(layers.Rescaling(1 / 255, name="stem_scale")(image))
-        x = layers.GlobalAveragePooling2D(name="head_pool")(x)
-        return Model(image, layers.Dense(2, "softmax", name="head_logits")(x), name="tiny")
-
-    return tiny
-
-
 # --- the hub; test_hub_server.py has its own ------------------------------------------------------------------------
 
 

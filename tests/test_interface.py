@@ -106,23 +106,22 @@ def test_provenance_is_one_dict_of_facts(tmp_path):
 
 
 @pytest.mark.parametrize("call", [kc.fine_tune, kc.train])
-def test_arrays_as_keras_has_them(call, tiny):
-    of_tuning = {"head_epochs": 0, "probe": False, "bn": "frozen"}
-    told = {"epochs": 1, "verbose": 0, **(of_tuning if call is kc.fine_tune else {})}
-    weights = tiny().get_weights()
+def test_arrays_as_keras_has_them(call):
+    told = {"epochs": 1, "verbose": 0, **({"head_epochs": 0, "probe": False} if call is kc.fine_tune else {})}
+    weights = net().get_weights()
     losses = []
     for given, held_out in (((data(),), {"val": data(16)}), (data(), {"validation_data": data(16)})):
-        model = tiny()
+        model = net()
         model.set_weights(weights)
         keras.utils.set_random_seed(0)
         losses.append(call(model, *given, **held_out, **told).history["val_loss"])
     assert losses[0] == losses[1]
 
 
-def test_train_takes_data(tmp_path, tiny):
+def test_train_takes_data(tmp_path):
     folder = images.folder(tmp_path / "pets", {"dark": 6, "light": 6}, size=(16, 16))
-    data = kc.load_data(folder, kc.Preprocess(size=(16, 16)), batch_size=4)
-    history = kc.train(tiny(), data, epochs=1, verbose=0).history
+    model = net()
+    history = kc.train(model, kc.load_data(folder, model, batch_size=4), epochs=1, verbose=0).history
     assert "val_accuracy" in history
 
 
@@ -139,9 +138,9 @@ def test_stages_that_were_frozen_stay_frozen(capsys):
     assert moved == {"stage3", "head"}
 
 
-def test_a_backbone_that_was_frozen_as_a_whole_follows_the_schedule(capsys, tiny):
-    model = kc.freeze(tiny())
-    kc.fine_tune(model, data(), head_epochs=0, epochs=1, probe=False, bn="frozen", verbose=2)
+def test_a_backbone_that_was_frozen_as_a_whole_follows_the_schedule(capsys):
+    model = net(freeze="stage3")
+    kc.fine_tune(model, data(), head_epochs=0, epochs=1, probe=False, batch_size=16, verbose=2)
     assert "schedule='two-phase' decides when it learns: 'head' keeps it frozen" in capsys.readouterr().out
     assert model.get_layer("stem_conv").trainable
 
