@@ -70,11 +70,14 @@ def last_name(value: str) -> str:
         return value
     scheme, address, rest = value.partition("://")
     if address and scheme != "file":  # without what may follow a name there, such as a signature
-        rest = re.split(r"[?#]", rest)[0].rpartition("/")[2]
+        place = re.split(r"[?#]", rest)[0]
+        if place != rest and place.endswith(("/", "\\")):  # it follows a folder: there is no name
+            return LEFT_OUT
+        rest = place.rpartition("/")[2]
     path = rest if address else re.sub(r"^[A-Za-z]:", "", value)
     parts = [part for part in re.split(r"[\\/]+", path) if part]
     last = parts[-1] if parts else "." if value else ""
-    return "~" if last.startswith("~") and len(parts) == 1 else last
+    return "~" if last.startswith("~") else last  # it may be somebody's name
 
 
 def _told(name: str, value: Any) -> str | None:
