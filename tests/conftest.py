@@ -93,6 +93,25 @@ def two_outputs():
     return Model(image, [head, aux], name="two_outputs")
 
 
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        from keras_cnn import cli
+
+        monkeypatch.setattr(sys, "argv", ["keras-cnn", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            code = stopped.code or 0
+        return (int(code), *capsys.readouterr())
+
+    return call
+
+
 # --- the hub; test_hub_server.py has its own ------------------------------------------------------------------------
 
 

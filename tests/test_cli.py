@@ -16,7 +16,7 @@ from images import folder
 from PIL import Image
 
 import keras_cnn as kc
-from keras_cnn import catalog, checkpoint, cli
+from keras_cnn import catalog, checkpoint
 from keras_cnn.hub.directory import config_of
 from keras_cnn.spec import Preprocess
 
@@ -38,23 +38,6 @@ def net(tmp_path_factory):
 @pytest.fixture
 def pets(tmp_path):
     return folder(tmp_path / "pets", {"cat": 6, "dog": 6})
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["keras-cnn", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stopped:
-            code = stopped.code or 0
-        return (code, *capsys.readouterr())
-
-    return call
 
 
 def values(answer: tuple[int, str, str]):

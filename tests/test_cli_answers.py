@@ -16,7 +16,7 @@ from images import encode, folder, noise, zipped
 from PIL import Image
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, cli, evaluation, seen
+from keras_cnn import checkpoint, evaluation, seen
 from keras_cnn.cli import console, tables
 from keras_cnn.hub.directory import config_of
 from keras_cnn.spec import Preprocess
@@ -43,23 +43,6 @@ def small(classes, path: Path) -> Path:
 @pytest.fixture(scope="module")
 def net(tmp_path_factory) -> Path:
     return small(["cat", "dog"], tmp_path_factory.mktemp("weights") / "net")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["keras-cnn", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stopped:
-            code = stopped.code or 0
-        return (int(code), *capsys.readouterr())
-
-    return call
 
 
 def values(answer: tuple[int, str, str]):

@@ -23,23 +23,6 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.no_keras
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["keras-cnn", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stopped:
-            code = stopped.code or 0
-        return (int(code), *capsys.readouterr())
-
-    return call
-
-
 # --- help and options of all ----------------------------------------------------------------------------------------
 
 

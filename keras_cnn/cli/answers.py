@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from keras_cnn.bars import progress
-from keras_cnn.checkpoint import write_beside
 from keras_cnn.cli import console, runs, tables
 from keras_cnn.cli.options import BATCH, DATA, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS
 from keras_cnn.errors import BadData
+from keras_cnn.files import write_beside
 
 Answer = Mapping[str, Any]
 

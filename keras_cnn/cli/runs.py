@@ -84,7 +84,7 @@ def finetune(
             overwrite=overwrite,
             seed=seed,
             verbose=console.verbosity(as_json),
-            provenance={"command": command(), "data": data_name(data)},
+            provenance={"command": command(), "data": commands.last_name(data)},
             **options,
         )
         found = history.baselines
@@ -230,17 +230,13 @@ def _more(loaded: Any) -> str:
     from keras_cnn.data import survey
 
     side = max(loaded.preprocess.size)
-    found = survey.sizes(loaded.splits.train.sources[:24])
+    found = survey.sizes(survey.spread(loaded.splits.train.sources, 24))
     large = found and statistics.median(map(min, found)) >= 1.5 * side
     return f" (--size {2 * side} shows more)" if large else ""
 
 
 def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int | None, int | None, int]:
     return (size, size, shape[-1]) if size else shape
-
-
-def data_name(data: str) -> str:
-    return commands.last_name(data)
 
 
 def _stored_half(out: str) -> bool:

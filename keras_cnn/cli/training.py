@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from keras_cnn import commands
 from keras_cnn.cli import console, runs, tables
 from keras_cnn.cli.options import (
     AUGMENT,
@@ -185,7 +186,7 @@ def train(
             overwrite=overwrite,
             half=half,
             verbose=console.verbosity(as_json),
-            provenance={"command": runs.command(), "data": runs.data_name(data)},
+            provenance={"command": runs.command(), "data": commands.last_name(data)},
         )
         results = runs.score(net, loaded, history.history, out)
     _finish(results, out, as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from keras_cnn.data import survey
 from keras_cnn.data.augment import tensorflow
 from keras_cnn.data.files import Source
-from keras_cnn.data.images import FILTERS, FORMATS, PLAIN_MODES
+from keras_cnn.data.images import FILTERS, PLAIN_MODES
 from keras_cnn.spec import Preprocess
 
 LEAST = 0.35  # share of a photo's area that a part has at least; 0.08, as for ImageNet, is too little for few epochs
@@ -32,13 +32,7 @@ def canvas(sources: Sequence[Source], preprocess: Preprocess) -> tuple[int, int]
     if preprocess.interpolation not in KERNELS:
         return None
     height, width = preprocess.size
-    room = []
-    for source in sources[:: math.ceil(len(sources) / SAMPLE)]:
-        try:
-            with Image.open(io.BytesIO(source.read()), formats=FORMATS) as photo:  # reads no pixel yet
-                room.append(min(photo.height / height, photo.width / width))
-        except Exception:  # from damaged files, anything: told, or skipped, when they are decoded
-            continue
+    room = [min(tall / height, wide / width) for wide, tall in survey.sizes(survey.spread(sources, SAMPLE))]
     times = min(float(np.median(room)), MOST) if room else 0.0
     return (round(times * height), round(times * width)) if times >= ENOUGH else None
 

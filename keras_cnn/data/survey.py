@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -43,7 +43,7 @@ def window(splits: Splits, used: Collection[str], of_weights: Window | None) -> 
     shows are told of by `read_image`. Either way a DataWarning says what was understood.
     """
     split = next((split for name, split in splits.items() if name in used), splits.items()[0][1])
-    top = _brightest(_sample(split.sources))
+    top = _brightest(spread(split.sources))
     if top is None:
         return of_weights
     if of_weights:
@@ -64,7 +64,7 @@ def summary(data: Any) -> str:
     images = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     lines = [f"{images} images of {len(data.class_names):,} classes ({_some(next(iter(data.counts.values())))})"]
     height, width = data.preprocess.size
-    if found := sizes(_sample(data.splits.items()[0][1].sources)):
+    if found := sizes(spread(data.splits.items()[0][1].sources)):
         wide, tall = (round(statistics.median(side)) for side in zip(*found, strict=True))
         about = "" if len(set(found)) == 1 else "about "
         lines.append(f"images of {about}{wide}x{tall} pixels are seen at {width}x{height}")
@@ -80,9 +80,9 @@ def _some(counts: Mapping[str, int]) -> str:
     return ", ".join([*some, "..."] if len(counts) > PER_CLASS else some)
 
 
-def _sample(sources: tuple[Source, ...]) -> tuple[Source, ...]:
-    """Evenly over all, and so over the classes."""
-    return sources[:: max(1, math.ceil(len(sources) / SAMPLE))]
+def spread(sources: Sequence[Source], most: int = SAMPLE) -> Sequence[Source]:
+    """At most so many, evenly over all, and so over the classes."""
+    return sources[:: max(1, math.ceil(len(sources) / most))]
 
 
 def _brightest(sources: Iterable[Source], bar: str = "") -> int | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import checkpoint
+from keras_cnn import files
 from keras_cnn.errors import CorruptFile, HubWarning, NotFound, Offline
 from keras_cnn.hub import api, client
 from keras_cnn.hub.api import COMMIT
@@ -161,12 +161,9 @@ def _ask(repo: str, revision: str) -> Snapshot:
         raise NotFound(f"{repo} has no {CONFIG} at {revision}: it holds no network that keras_cnn reads.")
     with contextlib.suppress(OSError):  # a read-only cache serves what it has
         record = {name: {"hash": one.hash, "size": one.size} for name, one in told.files.items()}
-        checkpoint.write_beside(
-            _record(repo, told.commit), lambda path: Path(path).write_text(json.dumps(record), "utf-8")
-        )
+        files.write_text(_record(repo, told.commit), json.dumps(record))
         if not COMMIT.fullmatch(revision):  # as the client does it, for itself and for others
-            ref = _storage(repo) / "refs" / revision
-            checkpoint.write_beside(ref, lambda path: Path(path).write_text(told.commit, "utf-8"))
+            files.write_text(_storage(repo) / "refs" / revision, told.commit)
     return _cached(repo, told.commit, told.files, remote=True)
 
 
