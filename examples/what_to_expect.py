@@ -11,7 +11,7 @@ command goes on after a crash. `keras-cnn finetune --study` is the same.
 import argparse
 
 import keras_cnn as kc
-from keras_cnn.transfer.expectations import METHODS, summarise
+from keras_cnn.training.study import METHODS, summarise
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data")

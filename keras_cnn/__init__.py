@@ -13,24 +13,25 @@ from keras_cnn import runtime
 
 if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
-    from keras_cnn.checkup import doctor
+    from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import load_data, load_image
-    from keras_cnn.describe import info, list_models
-    from keras_cnn.hub import config_of, publish, pull, save_pretrained
+    from keras_cnn.hub import publish, pull
+    from keras_cnn.hub.info import info, list_models
     from keras_cnn.insight import profile
-    from keras_cnn.scaling import compound_scale, search_coefficients
-    from keras_cnn.spec import Head, Preprocess
-    from keras_cnn.training import train
+    from keras_cnn.models.config import Head, Preprocess
+    from keras_cnn.models.scaling import compound_scale, search_coefficients
+    from keras_cnn.training.doctor import doctor
+    from keras_cnn.training.finetune import fine_tune
+    from keras_cnn.training.lr_range import lr_find
+    from keras_cnn.training.scratch import train
+    from keras_cnn.training.study import study
     from keras_cnn.transfer import (
         features,
-        fine_tune,
         freeze,
-        lr_find,
         probe,
         recalibrate_batchnorm,
         replace_head,
         stages,
-        study,
         trainable_table,
         unfreeze,
     )
@@ -69,27 +70,28 @@ __all__ = [
     "unfreeze",
 ]
 
-# Where each public name lives. No module has the name of a public function: importing it would hide the function.
+# Where each public name lives. No module here has the name of a public function: importing it would hide the function.
 _HOME = {
     "building": ["build"],
-    "checkup": ["doctor"],
+    "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["load_data", "load_image"],
-    "describe": ["info", "list_models"],
-    "hub": ["config_of", "publish", "pull", "save_pretrained"],
+    "hub": ["publish", "pull"],
+    "hub.info": ["info", "list_models"],
     "insight": ["profile"],
-    "scaling": ["compound_scale", "search_coefficients"],
-    "spec": ["Head", "Preprocess"],
-    "training": ["train"],
+    "models.config": ["Head", "Preprocess"],
+    "models.scaling": ["compound_scale", "search_coefficients"],
+    "training.doctor": ["doctor"],
+    "training.finetune": ["fine_tune"],
+    "training.lr_range": ["lr_find"],
+    "training.scratch": ["train"],
+    "training.study": ["study"],
     "transfer": [
         "features",
-        "fine_tune",
         "freeze",
-        "lr_find",
         "probe",
         "recalibrate_batchnorm",
         "replace_head",
         "stages",
-        "study",
         "trainable_table",
         "unfreeze",
     ],

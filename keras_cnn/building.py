@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn import checkpoint, selection
-from keras_cnn.checks import known_options
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadSpec, WeightsMismatch
-from keras_cnn.graph import assemble
 from keras_cnn.hub import resolve
 from keras_cnn.hub.resolve import tags
-from keras_cnn.spec import Config, Head, Preprocess, Spec
-from keras_cnn.tally import check_size
+from keras_cnn.models import naming
+from keras_cnn.models.assemble import assemble, sizes
+from keras_cnn.models.config import Config, Head, Preprocess, Spec
+from keras_cnn.models.fields import known_options
+from keras_cnn.models.shapes import check_size, tally
 
 
 @known_options
@@ -100,9 +101,9 @@ def build(
     if values is not None:
         _load(model, values, keep_head)
     if freeze is not None:
-        from keras_cnn.transfer import freeze as freeze_part
-
-        freeze_part(model, **selection.parse(freeze))
+        frozen = naming.lower(sizes(model, tally(config)), **naming.parse(freeze))
+        for layer in model.layers:
+            layer.trainable = layer.trainable and layer.name not in frozen
     return model
 
 
@@ -127,19 +128,19 @@ def _same_arrays(head: Head, other: Head | None) -> bool:
 
 
 def _load(model: Any, values: dict[str, np.ndarray], keep_head: bool) -> None:
-    targets = checkpoint.variables(model)
-    values = {k: v for k, v in values.items() if keep_head or not k.startswith(checkpoint.OF_CLASSES)}
+    targets = arrays.variables(model)
+    values = {k: v for k, v in values.items() if keep_head or not k.startswith(arrays.OF_CLASSES)}
     if not any(k.startswith("aux_") for k in targets):
         values = {k: v for k, v in values.items() if not k.startswith("aux_")}
     # A new head starts afresh, an auxiliary classifier too where the weights have none; where sums became
     # concatenations, the fusing kernels start as the sums they replace.
-    new_head = () if keep_head else checkpoint.OF_CLASSES
+    new_head = () if keep_head else arrays.OF_CLASSES
     fresh = [k for k in targets if k.startswith(new_head) or (_optional(k) and k not in values)]
     stem = next((k for k in targets if k.startswith("stem_conv") and k.endswith("/kernel")), None)
     if stem and stem in values and values[stem].shape[2] != targets[stem].shape[2]:
         values[stem] = adapt_stem(values[stem], targets[stem].shape[2])
     try:
-        checkpoint.assign(model, values, skip=fresh)
+        arrays.assign(model, values, skip=fresh)
     except WeightsMismatch as mismatch:
         raise WeightsMismatch(f"{model.name}: {mismatch}") from None
 

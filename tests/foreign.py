@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import seeded
 
-from keras_cnn import checkpoint
-from keras_cnn.convert import keras_applications
-from keras_cnn.graph import assemble
-from keras_cnn.spec import IMAGENET_MEAN, Config, Spec
+from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.convert import keras_applications
+from keras_cnn.models.assemble import assemble
+from keras_cnn.models.config import IMAGENET_MEAN, Config, Spec
 
 
 def lively(values: dict[str, np.ndarray], config: Config, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -22,15 +22,15 @@ def lively(values: dict[str, np.ndarray], config: Config, sizes: tuple[int, ...]
     No variance is under 0.01, else another image might explode; an epsilon of 1e-3 still shows.
     """
     model = assemble(config.with_(spec=config.spec.with_(input_shape=(None, None, 3))))
-    checkpoint.assign(model, values)
+    arrays.assign(model, values)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for n, size in enumerate(sizes):
         for norm in norms:
             norm.momentum = n / (n + 1)  # the mean over all sizes
         model(_unlike(size), training=True)
-    found = checkpoint.arrays(model)
+    found = arrays.arrays(model)
     found = {k: np.maximum(v, 0.01) if k.endswith("/moving_variance") else v for k, v in found.items()}
-    checkpoint.assign(model, found)
+    arrays.assign(model, found)
     largest = max(np.abs(model(_unlike(size), training=False)).max() for size in sizes)
     return found | {"head_logits/kernel": found["head_logits/kernel"] / largest}
 
@@ -59,14 +59,14 @@ def fill(
     pixel_mean: tuple[float, ...] = IMAGENET_MEAN,
 ) -> None:
     """Give a network of keras.applications its arrays, all of them; pixel_*: of an EfficientNet V1's pixels."""
-    targets = dict(keras_applications.by_order(checkpoint.variables(model), spec))
+    targets = dict(keras_applications.by_order(arrays.variables(model), spec))
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
             layer.adapt_mean.assign(pixel_mean)
             layer.adapt_variance.assign(pixel_variance)
             layer.finalize_state()
             targets = {key: v for key, v in targets.items() if not key.startswith(f"{layer.name}/")}
-    checkpoint.check({key: tuple(v.shape) for key, v in targets.items()}, state)
+    arrays.check({key: tuple(v.shape) for key, v in targets.items()}, state)
     for key, variable in targets.items():
         variable.assign(state[key])
 
@@ -83,7 +83,7 @@ def published(model: keras.Model) -> dict[str, np.ndarray]:
         names |= {numbers[key]: f"{kind}_{n}" for n, key in enumerate(mine, 1)}
     depthwise = {layer.name for layer in model.layers if isinstance(layer, keras.layers.DepthwiseConv2D)}
     state = {}
-    for key, value in checkpoint.arrays(model).items():
+    for key, value in arrays.arrays(model).items():
         layer, variable = key.split("/")
         variable = f"depthwise_{variable}" if layer in depthwise else variable
         state[f"{names.get(layer, layer)}/{variable}"] = value

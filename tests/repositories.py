@@ -11,11 +11,11 @@ import seeded
 from huggingface_hub import constants
 from safetensors.numpy import save
 
-from keras_cnn import catalog, tally
-from keras_cnn.convert import timm
-from keras_cnn.convert.rename import to_theirs
-from keras_cnn.hub import card, directory
-from keras_cnn.spec import Config, Head, Preprocess
+from keras_cnn.checkpoints import card, directory
+from keras_cnn.checkpoints.convert import timm
+from keras_cnn.checkpoints.convert.rename import to_theirs
+from keras_cnn.models import registry, shapes
+from keras_cnn.models.config import Config, Head, Preprocess
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("ant", "bee", "cow")
@@ -25,16 +25,16 @@ LFS, INFO = r"^/lfs/", r"^/api/models/me/net/revision/"
 
 
 def config(name: str = "resnet20", **facts) -> Config:
-    spec = catalog.get(name).with_(classes=len(NAMES))
+    spec = registry.get(name).with_(classes=len(NAMES))
     facts = {"license": "mit", "data": "three animals", "metrics": {"val accuracy": 0.75}, **facts}
     facts = {key: value for key, value in facts.items() if value is not None}
-    return catalog.default_config(name, spec).with_(
+    return registry.default_config(name, spec).with_(
         head=Head(classes=len(NAMES)), preprocess=PREPROCESS, class_names=NAMES, provenance=facts
     )
 
 
 def arrays(conf: Config, factor: float = 1.0) -> dict[str, np.ndarray]:
-    values = seeded.arrays(tally.variables(tally.tally(conf)))
+    values = seeded.arrays(shapes.variables(shapes.tally(conf)))
     return {key: np.float32(factor) * value for key, value in values.items()}
 
 
@@ -52,8 +52,8 @@ def ours(name: str = "resnet20", factor: float = 1.0, values=None, **facts) -> d
 
 def theirs(name: str, classes: int = 10, gain: float = 1.0) -> dict[str, bytes]:
     """The files of a repository of timm's, as its `save_for_hf` writes them."""
-    conf = catalog.default_config(name, catalog.get(name)).with_(head=Head(classes=classes))
-    state = to_theirs(seeded.arrays(tally.variables(tally.tally(conf)), gain), conf.spec, timm.FORMAT)
+    conf = registry.default_config(name, registry.get(name)).with_(head=Head(classes=classes))
+    state = to_theirs(seeded.arrays(shapes.variables(shapes.tally(conf)), gain), conf.spec, timm.FORMAT)
     pre = conf.preprocess
     described = {
         "architecture": name,

@@ -21,7 +21,7 @@ from keras_cnn import data
 from keras_cnn.data import augment
 from keras_cnn.data.augment import AUGMENTS, Level
 from keras_cnn.errors import BadSpec
-from keras_cnn.spec import Preprocess
+from keras_cnn.models.config import Preprocess
 
 tf = pytest.importorskip("tensorflow")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadData
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype="uint8")
@@ -64,24 +64,24 @@ def test_data_is_taken_as_at_prediction(tmp_path, held):
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
     data = kc.load_data(folder, model, augment="heavy", batch_size=5, **({} if held else {"cache_bytes": 0}))
     kc.recalibrate_batchnorm(model, data)
-    found = checkpoint.arrays(model)
+    found = arrays.arrays(model)
     kc.recalibrate_batchnorm(model, data.arrays("train").images)
-    for key, value in checkpoint.arrays(model).items():
+    for key, value in arrays.arrays(model).items():
         np.testing.assert_allclose(found[key], value, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
 def test_batches_do_not_matter(model):
     kc.recalibrate_batchnorm(model, IMAGES, batch_size=24)
-    whole = checkpoint.arrays(model)
+    whole = arrays.arrays(model)
     kc.recalibrate_batchnorm(model, [(IMAGES[:5], None), (IMAGES[5:], None)])
-    for key, value in checkpoint.arrays(model).items():
+    for key, value in arrays.arrays(model).items():
         np.testing.assert_allclose(value, whole[key], rtol=1e-4, atol=1e-5, err_msg=key)
 
 
 def test_only_statistics_change(model):
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     kc.recalibrate_batchnorm(model, (IMAGES, np.zeros(24)))
-    after = checkpoint.arrays(model)
+    after = arrays.arrays(model)
     changed = {key.rpartition("/")[2] for key in before if (before[key] != after[key]).any()}
     assert changed == {"moving_mean", "moving_variance"}
 
@@ -98,9 +98,9 @@ def test_a_domain_shift_is_undone(model):
 
 def test_a_network_without_batch_norm_is_left_alone():
     model = kc.build("resnet20", classes=3, norm="group:8")
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     kc.recalibrate_batchnorm(model, IMAGES)
-    assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())
+    assert all((value == before[key]).all() for key, value in arrays.arrays(model).items())
 
 
 def test_no_images_is_an_error(model):

@@ -13,10 +13,11 @@ from markdown_it import MarkdownIt
 from repositories import config, ours, write
 
 import keras_cnn as kc
-from keras_cnn import catalog, tally
+from keras_cnn.checkpoints import card, directory, licences
 from keras_cnn.errors import BadSpec, CorruptFile
-from keras_cnn.hub import card, directory, licences
-from keras_cnn.spec import Head
+from keras_cnn.hub import resolve
+from keras_cnn.models import registry, shapes
+from keras_cnn.models.config import Head
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -101,7 +102,7 @@ def test_facts_of_strangers_are_text(word):
 def test_the_hub_is_shown_a_card_that_it_accepts(hub, home, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "hf_me")
     conf = hostile(license="mit")
-    values = seeded.arrays(tally.variables(tally.tally(conf)))
+    values = seeded.arrays(shapes.variables(shapes.tally(conf)))
     monkeypatch.setattr("repositories.config", lambda *_, **__: conf)
     kc.publish(write(ours(values=values), tmp_path / "run"), "me/net")
     read = ModelCard(hub.files("me/net")["README.md"].decode())
@@ -157,8 +158,9 @@ def test_a_fine_tuned_network_names_its_base_with_licence_and_limits(tmp_path):
 
 @pytest.mark.no_keras
 def test_a_tag_leads_to_its_repository():
-    assert card.base_model("resnet50.a1_in1k") == "timm/resnet50.a1_in1k"
-    assert card.base_model("resnet18.tiny_in200") is None
+    base = lambda tag: resolve(tag).config.as_base(tag).provenance  # noqa: E731
+    assert card.base_model(base("resnet50.a1_in1k")) == "timm/resnet50.a1_in1k"
+    assert card.base_model(base("resnet18.tiny_in200")) is None
 
 
 def test_pictures_beside_a_card_are_shown(tmp_path):
@@ -178,4 +180,4 @@ def test_a_configuration_beyond_every_size_is_not_read(tmp_path):
         file.write(" " * directory.LARGEST_CONFIG)
     with pytest.raises(CorruptFile, match=r"config\.json has \d+ bytes, and no configuration has more than"):
         directory.read(run)
-    assert catalog.architectures()
+    assert registry.architectures()

@@ -17,11 +17,10 @@ import seeded
 from safetensors.numpy import load_file, save_file
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays, directory
+from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec, CorruptFile, KerasCnnError, UnknownModel, WeightsMismatch
-from keras_cnn.hub import directory
-from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import Head, Preprocess
+from keras_cnn.models.config import Head, Preprocess
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 def make(**keywords):
     """A seeded resnet20 for small images."""
     model = kc.build("resnet20", **{"input_shape": (16, 16, 3), "classes": ["ant", "bee"], **keywords})
-    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+    arrays.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in arrays.variables(model).items()}))
     return model
 
 
@@ -78,7 +77,7 @@ def edit(path: Path, change) -> None:
 def test_a_directory_gives_back_the_same_network(keywords, tmp_path):
     model = make(**keywords)
     again = kc.build(kc.save_pretrained(model, tmp_path / "net"))
-    assert same(checkpoint.arrays(again), checkpoint.arrays(model))
+    assert same(arrays.arrays(again), arrays.arrays(model))
     assert config_of(again).with_(provenance={}) == config_of(model).with_(provenance={})
     image = seeded.image(16, model.input_shape[-1])
     np.testing.assert_array_equal(again.predict_on_batch(image), model.predict_on_batch(image))
@@ -86,18 +85,18 @@ def test_a_directory_gives_back_the_same_network(keywords, tmp_path):
 
 def test_half_precision_rounds_kernels_only(model, tmp_path):
     path = kc.save_pretrained(model, tmp_path / "net", half=True)
-    exact, stored = checkpoint.arrays(model), load_file(path / "model.safetensors")
+    exact, stored = arrays.arrays(model), load_file(path / "model.safetensors")
     assert exact.keys() == stored.keys()
     for key, value in stored.items():
         assert value.dtype == ("float16" if key.endswith("/kernel") else "float32"), key
         np.testing.assert_array_equal(value, exact[key].astype(value.dtype))
-    loaded = checkpoint.arrays(kc.build(path))
+    loaded = arrays.arrays(kc.build(path))
     assert same(loaded, {k: v.astype("float32") for k, v in stored.items()})
     assert {v.dtype.name for v in loaded.values()} == {"float32"}
 
 
 def test_the_file_is_plain_safetensors_and_the_directory_complete(model, saved):
-    assert same(load_file(saved / "model.safetensors"), checkpoint.arrays(model))
+    assert same(load_file(saved / "model.safetensors"), arrays.arrays(model))
     assert sorted(p.name for p in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert {(p.stat().st_mode & 0o777) for p in saved.iterdir()} == {0o644}
     facts = json.loads((saved / "config.json").read_text())["keras_cnn"]
@@ -118,7 +117,7 @@ def test_what_is_known_adds_up_over_saves(saved, tmp_path):
 
 def test_a_bare_file_of_ours_is_a_checkpoint_too(model, saved, tmp_path):
     again = kc.build("resnet20", weights=saved / "model.safetensors", input_shape=(16, 16, 3))
-    assert same(checkpoint.arrays(again), checkpoint.arrays(model))
+    assert same(arrays.arrays(again), arrays.arrays(model))
     assert again.output_shape == (None, 2)
 
 
@@ -164,13 +163,13 @@ def test_only_models_of_ours_can_be_saved(tmp_path):
 
 def test_a_mismatch_lists_every_key_and_assigns_nothing():
     model = make()
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     values = {k: v + 1 for k, v in before.items()}
     del values["stem_conv/kernel"]
     values["stem_extra/bias"] = np.zeros(3, "float32")
     values["head_logits/bias"] = np.zeros(7, "float32")
     with pytest.raises(WeightsMismatch) as caught:
-        checkpoint.assign(model, values)
+        arrays.assign(model, values)
     assert str(caught.value).splitlines() == [
         "the weights do not fit the network (- the network has, + the file has):",
         "- stem_conv/kernel (3, 3, 3, 16)",
@@ -178,21 +177,21 @@ def test_a_mismatch_lists_every_key_and_assigns_nothing():
         "- head_logits/bias (2,)",
         "+ head_logits/bias (7,)",
     ]
-    assert same(checkpoint.arrays(model), before)
+    assert same(arrays.arrays(model), before)
 
 
 def test_skipped_keys_keep_what_the_model_has_and_may_not_be_given():
     model = make()
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     values = {k: v + 1 for k, v in before.items() if k != "head_logits/bias"}
-    checkpoint.assign(model, values, skip=["head_logits/bias"])
-    assert same(checkpoint.arrays(model), {**values, "head_logits/bias": before["head_logits/bias"]})
+    arrays.assign(model, values, skip=["head_logits/bias"])
+    assert same(arrays.arrays(model), {**values, "head_logits/bias": before["head_logits/bias"]})
     with pytest.raises(WeightsMismatch, match=r"\+ head_logits/bias \(2,\)"):
-        checkpoint.assign(model, before, skip=["head_logits/bias"])
+        arrays.assign(model, before, skip=["head_logits/bias"])
 
 
 def test_a_long_report_is_cut():
-    lines = checkpoint.report([f"- key{i}" for i in range(50)]).splitlines()
+    lines = arrays.report([f"- key{i}" for i in range(50)]).splitlines()
     assert len(lines) == 22 and lines[-1] == "  and 30 more"
 
 
@@ -263,7 +262,7 @@ def test_a_broken_directory_is_told(saved, harm, sentence):
 def test_a_broken_file_is_told(saved, harm, sentence):
     file = saved / "model.safetensors"
     harm(file)
-    for read in (checkpoint.load, lambda path: kc.build("resnet20", weights=path)):
+    for read in (arrays.load, lambda path: kc.build("resnet20", weights=path)):
         with pytest.raises(CorruptFile, match=rf"model\.safetensors.* {sentence}") as caught:
             read(file)
         assert str(caught.value).startswith(str(file))
@@ -282,8 +281,8 @@ def test_weights_for_a_spec_are_its_own(tmp_path):
     spec = kc.compound_scale("resnet20", 1)
     saved = kc.save_pretrained(kc.build(spec, classes=3, input_shape=(16, 16, 3)), tmp_path / "net")
     model = kc.build(spec, weights=saved, classes=3, input_shape=(16, 16, 3))
-    for key, value in checkpoint.arrays(kc.build(saved)).items():
-        np.testing.assert_array_equal(checkpoint.arrays(model)[key], value, err_msg=key)
+    for key, value in arrays.arrays(kc.build(saved)).items():
+        np.testing.assert_array_equal(arrays.arrays(model)[key], value, err_msg=key)
     with pytest.raises(WeightsMismatch, match="the network has, "):
         kc.build(kc.compound_scale("resnet20", 2), weights=saved)
 
@@ -330,14 +329,14 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(saved, monkeypatch):
 
 def test_an_interrupt_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "deep" / "file"
-    checkpoint.write_beside(path, lambda name: Path(name).write_text("old"))
+    arrays.write_beside(path, lambda name: Path(name).write_text("old"))
 
     def stopped(name):
         Path(name).write_text("ne")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.write_beside(path, stopped)
+        arrays.write_beside(path, stopped)
     assert contents(path.parent) == {"file": b"old"}
 
 
@@ -359,7 +358,7 @@ def test_threads_that_save_into_one_directory_leave_a_readable_one(tmp_path):
         thread.join()
     assert not failures
     last = kc.build(tmp_path / "net")
-    assert same(checkpoint.arrays(last), checkpoint.arrays(models[last.output_shape[-1] - 2]))
+    assert same(arrays.arrays(last), arrays.arrays(models[last.output_shape[-1] - 2]))
     assert len(list((tmp_path / "net").iterdir())) == 3
 
 
@@ -380,7 +379,7 @@ def test_processes_that_write_one_file_never_show_half_of_one(tmp_path):
         subprocess.Popen([sys.executable, "-c", WRITER, str(file), str(value)], env=environment) for value in (1, 2)
     ]
     while any(writer.poll() is None for writer in writers):
-        value = checkpoint.load(file)["a/kernel"]
+        value = arrays.load(file)["a/kernel"]
         assert value.shape == (200, 200) and len(np.unique(value)) == 1
     assert [writer.returncode for writer in writers] == [0, 0]
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]

@@ -16,9 +16,10 @@ from images import folder
 from PIL import Image
 
 import keras_cnn as kc
-from keras_cnn import catalog, checkpoint
-from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import Preprocess
+from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.directory import config_of
+from keras_cnn.models import registry
+from keras_cnn.models.config import Preprocess
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +30,7 @@ def net(tmp_path_factory):
     model = kc.build(
         "resnet20", input_shape=(16, 16, 3), classes=["cat", "dog"], preprocess=Preprocess(size=(16, 16), crop=1.0)
     )
-    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+    arrays.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in arrays.variables(model).items()}))
     return kc.save_pretrained(
         model, tmp_path_factory.mktemp("weights") / "net", provenance={"source": "a test", "license": "mit"}
     )
@@ -55,7 +56,7 @@ def test_list(run):
     names = [line.split()[0] for line in out.splitlines()[1:]]
     assert (code, err) == (0, "") and names == kc.list_models("resnet1*")
     rows = values(run("list", "--json"))
-    assert [row["name"] for row in rows] == kc.list_models() and len(rows) == len(catalog.architectures())
+    assert [row["name"] for row in rows] == kc.list_models() and len(rows) == len(registry.architectures())
     assert next(row["parameters"] for row in rows if row["name"] == "resnet50") == 25557032
     assert [row["name"] for row in values(run("list", "--pretrained", "--json"))] == kc.list_models(pretrained=True)
 
@@ -337,7 +338,7 @@ def test_bad_usage_is_exit_code_2(run, arguments, word):
 
 
 def test_a_bug_of_ours_is_no_usage_error(run, monkeypatch):
-    monkeypatch.setattr("keras_cnn.describe.info", lambda *_: 1 / 0)
+    monkeypatch.setattr("keras_cnn.hub.info.info", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("info", "resnet50")
 
@@ -346,7 +347,7 @@ def test_a_full_disk_is_told(run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "model.safetensors")
 
-    monkeypatch.setattr("keras_cnn.describe.info", full)
+    monkeypatch.setattr("keras_cnn.hub.info.info", full)
     code, _, err = run("info", "resnet50")
     assert (code, err.startswith("error: the disk is full (model.safetensors)")) == (2, True)
 
@@ -407,7 +408,7 @@ def test_defaults_of_the_command_are_those_of_the_function():
     import inspect
 
     from keras_cnn.cli.training import fine_tune as command_
-    from keras_cnn.transfer import fine_tune
+    from keras_cnn.training.finetune import fine_tune
 
     command, function = (inspect.signature(f).parameters for f in (command_, fine_tune))
     shared = command.keys() & function.keys() - {"out"}
@@ -416,7 +417,7 @@ def test_defaults_of_the_command_are_those_of_the_function():
 
 
 def test_a_bar_shows_on_a_terminal_whether_or_not_the_steps_have_a_length(monkeypatch, capsys):
-    from keras_cnn.bars import progress
+    from keras_cnn.terminal import progress
 
     assert progress(steps := [1, 2, 3], "counting") is steps  # no terminal
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

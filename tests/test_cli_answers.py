@@ -16,11 +16,13 @@ from images import encode, folder, noise, zipped
 from PIL import Image
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, evaluation, seen
+from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.cli import console, tables
-from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import Preprocess
-from keras_cnn.texts import plain
+from keras_cnn.data import seen
+from keras_cnn.models.config import Preprocess
+from keras_cnn.terminal import plain
+from keras_cnn.training import evaluation
 
 HOSTILE = (
     "fox [red]",
@@ -36,7 +38,7 @@ HOSTILE = (
 def small(classes, path: Path) -> Path:
     pre = Preprocess(size=(16, 16), crop=1.0)
     model = kc.build("resnet20", input_shape=(16, 16, 3), classes=classes, preprocess=pre)
-    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+    arrays.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in arrays.variables(model).items()}))
     return kc.save_pretrained(model, path, provenance={"source": "a test", "license": "mit"})
 
 

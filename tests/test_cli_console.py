@@ -58,7 +58,7 @@ def test_verbose_shows_where_an_error_arose(run):
 
 
 def test_quiet_shows_no_progress(run, monkeypatch, capsys):
-    from keras_cnn.bars import progress
+    from keras_cnn.terminal import progress
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run("info", "resnet18", "-q")[0] == 0
@@ -69,7 +69,7 @@ def test_quiet_shows_no_progress(run, monkeypatch, capsys):
 
 
 def test_results_stay_on_stdout_while_a_bar_shows(monkeypatch, capsys):
-    from keras_cnn.bars import progress
+    from keras_cnn.terminal import progress
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     for step in progress([1, 2], "counting"):

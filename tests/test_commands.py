@@ -9,7 +9,7 @@ import typer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keras_cnn import commands
+from keras_cnn.checkpoints import commands
 from keras_cnn.cli import app
 
 pytestmark = pytest.mark.no_keras

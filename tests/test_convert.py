@@ -21,10 +21,11 @@ from keras.src.utils import file_utils
 from safetensors.numpy import load_file, save_file
 
 import keras_cnn as kc
-from keras_cnn import catalog, checkpoint, convert, tally
 from keras_cnn.building import adapt_stem
-from keras_cnn.convert import cifar, keras_applications, timm, torchvision
-from keras_cnn.convert.rename import from_torch, to_ours, to_theirs, to_torch
+from keras_cnn.checkpoints import arrays, convert
+from keras_cnn.checkpoints.convert import cifar, keras_applications, timm, torchvision
+from keras_cnn.checkpoints.convert.rename import from_torch, to_ours, to_theirs, to_torch
+from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import (
     BadSpec,
     CorruptFile,
@@ -35,29 +36,29 @@ from keras_cnn.errors import (
     WeightsMismatch,
     WeightsWarning,
 )
-from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import IMAGENET_MEAN, IMAGENET_STD, Head, Preprocess
+from keras_cnn.models import registry, shapes
+from keras_cnn.models.config import IMAGENET_MEAN, IMAGENET_STD, Head, Preprocess
 
 NAMES = ["ant", "bee", "cow"]
 
 
 def config(name: str, classes: int = 3):
-    return catalog.default_config(name, catalog.get(name)).with_(head=Head(classes=classes))
+    return registry.default_config(name, registry.get(name)).with_(head=Head(classes=classes))
 
 
 def ours(name: str, classes: int = 3) -> dict[str, np.ndarray]:
-    return seeded.arrays(tally.variables(tally.tally(config(name, classes))))
+    return seeded.arrays(shapes.variables(shapes.tally(config(name, classes))))
 
 
 def theirs(name: str, fmt=timm.FORMAT, classes: int = 3) -> dict[str, np.ndarray]:
     """Seeded weights as the source would store them."""
-    values = to_theirs(ours(name, classes), catalog.get(name), fmt)
+    values = to_theirs(ours(name, classes), registry.get(name), fmt)
     return {key: np.ascontiguousarray(value) for key, value in values.items()}
 
 
 def check(model, expected: dict[str, np.ndarray]) -> None:
     """The model has these arrays, a head that they lack aside."""
-    found = checkpoint.arrays(model)
+    found = arrays.arrays(model)
     assert {k for k in found if not k.startswith("head_")} == {k for k in expected if not k.startswith("head_")}
     for key in expected.keys() & found.keys():
         np.testing.assert_array_equal(found[key], expected[key], err_msg=key)
@@ -108,7 +109,7 @@ def test_a_timm_directory(timm_dir, values):
 def test_a_timm_directory_round_trips_through_ours(timm_dir, tmp_path):
     model = kc.build(timm_dir)
     again = kc.build(kc.save_pretrained(model, tmp_path / "ours"))
-    check(again, checkpoint.arrays(model))
+    check(again, arrays.arrays(model))
     assert config_of(again) == config_of(model)
 
 
@@ -125,7 +126,7 @@ def test_batch_counters_are_ignored_and_other_keys_are_not(timm_dir):
 def test_torchvisions_auxiliary_classifier_is_read_where_it_is_wanted(tmp_path):
     with_aux = config("inception_v3")
     with_aux = with_aux.with_(spec=with_aux.spec.with_(aux=True))
-    values = seeded.arrays(tally.variables(tally.tally(with_aux)))
+    values = seeded.arrays(shapes.variables(shapes.tally(with_aux)))
     state = {k: np.ascontiguousarray(v) for k, v in to_theirs(values, with_aux.spec, timm.FORMAT).items()}
     assert state["AuxLogits.conv1.conv.weight"].shape == (768, 128, 5, 5) and "AuxLogits.fc.bias" in state
     save_file(state, tmp_path / "w.safetensors")
@@ -138,16 +139,16 @@ def test_torchvisions_auxiliary_classifier_is_read_where_it_is_wanted(tmp_path):
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet26d", "resnetv2_50", "resnet50_gn", "resnext50_32x4d"])
 def test_names_and_layouts_invert(name):
-    shapes = tally.variables(tally.tally(config(name)))
+    wanted = shapes.variables(shapes.tally(config(name)))
     state = theirs(name)
-    again = to_ours(state, catalog.get(name), shapes, timm.FORMAT)
-    assert again.keys() == shapes.keys() and len(state) == len(shapes)
+    again = to_ours(state, registry.get(name), wanted, timm.FORMAT)
+    assert again.keys() == wanted.keys() and len(state) == len(wanted)
     assert all(np.array_equal(again[key], value) for key, value in ours(name).items())
 
 
 def test_layouts_of_torch():
     """Convolution (O,I,H,W); linear (O,I), also as a 1x1 convolution; depthwise (C,1,H,W) to (H,W,C,1)."""
-    spec, rng = catalog.get("resnet18"), np.random.default_rng(0)
+    spec, rng = registry.get("resnet18"), np.random.default_rng(0)
     kernel = rng.random((3, 5, 2, 4))
     assert to_torch(kernel, "a/kernel", spec).shape == (4, 2, 3, 5)
     assert to_torch(kernel, "a/kernel", spec)[3, 1, 2, 4] == kernel[2, 4, 1, 3]
@@ -233,10 +234,10 @@ def raw_safetensors(path: Path, kind: str, value: np.ndarray) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", list(checkpoint.NARROW))
+@pytest.mark.parametrize("kind", list(arrays.NARROW))
 def test_narrow_floats_are_read_exactly(tmp_path, kind):
     expected = np.float32([[0, 1, -2.5], [0.0625, 3, 448]])
-    stored = expected.astype(getattr(ml_dtypes, checkpoint.NARROW[kind]))
+    stored = expected.astype(getattr(ml_dtypes, arrays.NARROW[kind]))
     found = convert.read_state(raw_safetensors(tmp_path / "w.safetensors", kind, stored))["x"]
     assert found.dtype == "float32" and np.array_equal(found, stored.astype("float32"))
 
@@ -291,7 +292,7 @@ def test_numbers_that_are_infinite_in_float32_are_warned_of(timm_dir):
 def test_the_head_is_kept_where_the_classes_are_the_same(timm_dir, keywords, kept, names):
     model = kc.build(timm_dir, input_shape=(32, 32, 3), **keywords)
     expected = ours("resnet18")
-    head = checkpoint.arrays(model)["head_logits/kernel"]
+    head = arrays.arrays(model)["head_logits/kernel"]
     assert (head.shape == (512, 3) and np.array_equal(head, expected["head_logits/kernel"])) == kept
     check(model, {k: v for k, v in expected.items() if not k.startswith("head_")})
     assert config_of(model).class_names == names
@@ -464,7 +465,7 @@ def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
 )
 def test_a_legacy_h5_file_gives_the_outputs_of_keras_applications(tmp_path, name, make, module, size):
     theirs = make(weights=None, classes=10, input_shape=(size, size, 3))
-    checkpoint.assign(theirs, to_theirs(ours(name, 10), catalog.get(name), keras_applications.FORMAT))
+    arrays.assign(theirs, to_theirs(ours(name, 10), registry.get(name), keras_applications.FORMAT))
     with h5py.File(tmp_path / "w.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
     model = kc.build(name, weights=tmp_path / "w.h5", input_shape=(size, size, 3))
@@ -474,7 +475,7 @@ def test_a_legacy_h5_file_gives_the_outputs_of_keras_applications(tmp_path, name
     np.testing.assert_allclose(model(image, training=False), expected, atol=1e-4)
     assert np.ptp(expected) > 1e-3
     known = config_of(model).preprocess
-    assert known == keras_applications.preprocess(catalog.get(name), {}).at_size((size, size))
+    assert known == keras_applications.preprocess(registry.get(name), {}).at_size((size, size))
     with h5py.File(tmp_path / "nested.h5", "w") as file:  # a whole saved model keeps its weights one level down
         legacy_h5_format.save_weights_to_hdf5_group(file.create_group("model_weights"), theirs)
     assert convert.read_state(tmp_path / "nested.h5").keys() == convert.read_state(tmp_path / "w.h5").keys()
@@ -607,7 +608,7 @@ SLOW = pytest.mark.slow
 def test_a_published_h5_file_gives_the_logits_of_weights_imagenet(tmp_path, monkeypatch, name, make, module):
     """The file that keras.applications would download, read by it and by us: by order the one, by names the other."""
     make, module = getattr(keras.applications, make), getattr(keras.applications, module)
-    spec, fmt = catalog.get(name), keras_applications.FORMAT
+    spec, fmt = registry.get(name), keras_applications.FORMAT
     _ = keras.layers.Conv2D(1, 1), keras.layers.BatchNormalization()  # so that Keras' own numbers do not start at 0
     source = make(weights=None)
     size = source.input_shape[1]
@@ -679,7 +680,7 @@ def test_the_pool_of_a_timm_network_is_kept(timm_dir, place):
 
 def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Path:
     """Our seeded weights as a file of keras.applications, pixel statistics included."""
-    spec, fmt = catalog.get(name), keras_applications.FORMAT
+    spec, fmt = registry.get(name), keras_applications.FORMAT
     values = ours(name, classes)
     state = to_theirs(foreign.without_gammas(values) if "gamma" in fmt.constants(spec) else values, spec, fmt)
     state = {k: v for k, v in state.items() if top or not k.startswith(("predictions/", "dense:"))}
@@ -691,7 +692,7 @@ def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Pat
 @pytest.mark.parametrize("variance", [(0.05, 0.06, 0.07), (1.0, 1.0, 1.0)], ids=["measured", "never adapted"])
 def test_an_efficientnet_h5_file_brings_the_statistics_that_it_was_trained_on(tmp_path, variance):
     """As Keras reads it: weights=FILE builds the network without the scale that the published files need."""
-    mean, size, spec = (0.2, 0.5, 0.7), 64, catalog.get("tf_efficientnet_b0")
+    mean, size, spec = (0.2, 0.5, 0.7), 64, registry.get("tf_efficientnet_b0")
     source = keras.applications.EfficientNetB0(weights=None, classes=3, input_shape=(size, size, 3))
     sees = config("tf_efficientnet_b0").with_(preprocess=Preprocess(mean=mean, std=(0.25,) * 3))
     values = foreign.lively(ours("tf_efficientnet_b0"), sees.with_(head=Head(classes=3, activation=None)), (size,))
@@ -795,15 +796,15 @@ def test_an_inception_with_other_layers(tmp_path):
 
 
 def test_what_keras_does_not_store_is_its_constant_and_nothing_else():
-    state, shapes = theirs(*KERAS_B0), tally.variables(tally.tally(config("inception_v3")))
+    state, wanted = theirs(*KERAS_B0), shapes.variables(shapes.tally(config("inception_v3")))
     with pytest.raises(WeightsMismatch, match=r"^keras\.applications has no place for stem_norm1/gamma: there it is 1"):
-        to_theirs(ours("inception_v3"), catalog.get("inception_v3"), keras_applications.FORMAT)
+        to_theirs(ours("inception_v3"), registry.get("inception_v3"), keras_applications.FORMAT)
     del state["stem_bn/gamma"]
     with pytest.raises(WeightsMismatch, match=r"\n- stem_bn/gamma \(for stem_norm/gamma\)$"):
         convert.convert(state, config("tf_efficientnet_b0"), source="w")
     values = foreign.without_gammas(ours("inception_v3"))
     found = to_ours(
-        to_theirs(values, catalog.get("inception_v3"), KERAS_V3[1]), catalog.get("inception_v3"), shapes, KERAS_V3[1]
+        to_theirs(values, registry.get("inception_v3"), KERAS_V3[1]), registry.get("inception_v3"), wanted, KERAS_V3[1]
     )
     assert found.keys() == values.keys() and all(np.array_equal(found[k], values[k]) for k in values)
 
@@ -838,14 +839,14 @@ def test_the_public_cifar_checkpoints_agree_in_both_formats(shared, depth):
     pytest.importorskip("torch")
     [pickled] = (shared / "weights").glob(f"resnet{depth}-*.th")
     tensors = shared / "weights" / f"resnet{depth}_cifar10_idelbayev.safetensors"
-    one, other = (checkpoint.arrays(kc.build(f"resnet{depth}", weights=file)) for file in (pickled, tensors))
+    one, other = (arrays.arrays(kc.build(f"resnet{depth}", weights=file)) for file in (pickled, tensors))
     assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
 def test_the_tiny_imagenet_checkpoint(shared):
     path = shared / "weights" / "resnet18_tiny_imagenet_timm"
     model = kc.build(path)
-    state, found = load_file(path / "model.safetensors"), checkpoint.arrays(model)
+    state, found = load_file(path / "model.safetensors"), arrays.arrays(model)
     np.testing.assert_array_equal(found["stem_conv/kernel"], state["conv1.weight"].transpose(2, 3, 1, 0))
     np.testing.assert_array_equal(found["head_logits/kernel"], state["fc.weight"].T)
     np.testing.assert_array_equal(found["stage4_block2_norm2/moving_variance"], state["layer4.1.bn2.running_var"])

@@ -16,7 +16,7 @@ from keras_cnn import data
 from keras_cnn.data import crops, index
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import FILTERS
-from keras_cnn.spec import Preprocess
+from keras_cnn.models.config import Preprocess
 
 tf = pytest.importorskip("tensorflow")
 

@@ -17,7 +17,7 @@ from PIL import Image
 from keras_cnn import data
 from keras_cnn.data import images as image_files
 from keras_cnn.errors import BadData, BadImage, BadSpec
-from keras_cnn.spec import Preprocess
+from keras_cnn.models.config import Preprocess
 
 SMALL = Preprocess(size=(8, 8), crop=1.0)
 

@@ -11,8 +11,8 @@ import pytest
 
 import keras_cnn as kc
 from keras_cnn.errors import BadSpec
-from keras_cnn.transfer import expectations
-from keras_cnn.transfer.expectations import Row, summarise
+from keras_cnn.training import study
+from keras_cnn.training.study import Row, summarise
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tm
     assert (out / "study.png").read_bytes().startswith(b"\x89PNG")
 
     ran = []
-    tune = expectations.fine_tune
-    monkeypatch.setattr(expectations, "fine_tune", lambda *args, **kwargs: ran.append(kwargs) or tune(*args, **kwargs))
-    monkeypatch.setattr(expectations.training, "train", None)  # nothing is to be trained from scratch again
+    tune = study.fine_tune
+    monkeypatch.setattr(study, "fine_tune", lambda *args, **kwargs: ran.append(kwargs) or tune(*args, **kwargs))
+    monkeypatch.setattr(study.training, "train", None)  # nothing is to be trained from scratch again
     more = kc.study(build, data, out, sizes=[2, 0], seeds=[0, 1], **{**told, "methods": ["linear probe", "default"]})
     assert more[: len(rows)] == rows and len(ran) == 2
     assert {row.images for row in more[len(rows) :]} == {12}
@@ -59,7 +59,7 @@ def test_gains_are_what_transfer_has_over_random_weights():
         *(Row(10, 50, 0, "default", i, value) for i, value in enumerate([0.5, 0.5, 0.7], 1)),
         Row(0, 900, 0, "default", 1, 0.9),
     ]
-    assert expectations.gains(summarise(rows)) == [expectations.Gain(10, 50, 0.3, -0.1, 0.1)]
+    assert study.gains(summarise(rows)) == [study.Gain(10, 50, 0.3, -0.1, 0.1)]
 
 
 def test_summaries_are_means_over_the_seeds():

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import keras_cnn as kc
+from keras_cnn.data.examples import Batches, Examples
 from keras_cnn.errors import CacheWarning
-from keras_cnn.transfer import cache, frozen
-from keras_cnn.transfer.examples import Batches, Examples
+from keras_cnn.transfer import cache, split
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 255, (20, 16, 16, 3), "uint8")
@@ -31,7 +31,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def lower(net):
-    return frozen.divide(net)[0]
+    return split.divide(net)[0]
 
 
 class Counting:
@@ -61,7 +61,7 @@ class Counting:
 def test_a_network_is_cut_as_high_as_it_is_frozen(name, freeze, last):
     size = 96 if name == "inception_v3" else 32
     model = kc.build(name, input_shape=(size, size, 3), classes=3, freeze=freeze)
-    lower, upper = frozen.divide(model)
+    lower, upper = split.divide(model)
     assert lower.output._keras_history.operation.name.startswith(last)
     images = RNG.integers(0, 255, (2, size, size, 3), "uint8")
     expected = np.asarray(model(images, training=False))
@@ -72,16 +72,16 @@ def test_a_network_is_cut_as_high_as_it_is_frozen(name, freeze, last):
 
 
 def test_nothing_is_cut_where_the_stem_learns_or_chance_rules():
-    assert frozen.divide(kc.build("resnet20", **SHAPE)) is None
-    assert frozen.divide(kc.freeze(kc.build("resnet20", drop_path_rate=0.5, **SHAPE), upto="stem"))
+    assert split.divide(kc.build("resnet20", **SHAPE)) is None
+    assert split.divide(kc.freeze(kc.build("resnet20", drop_path_rate=0.5, **SHAPE), upto="stem"))
     model = kc.build("resnet20", drop_path_rate=0.5, freeze="stage3", **SHAPE)
-    low = frozen.divide(model)[0].output._keras_history.operation.name
+    low = split.divide(model)[0].output._keras_history.operation.name
     assert low.startswith("stage1_block1")  # the first block's rate is 0, the next one's is not
 
 
 def test_the_backbone_ends_below_the_whole_head():
     model = kc.build("resnet20", input_shape=(16, 16, 3), head=kc.Head(classes=3, hidden=(8,), dropout=0.5))
-    lower, upper = frozen.backbone(model)
+    lower, upper = split.backbone(model)
     assert lower.output_shape == (None, 64) and [v.path for v in upper.weights] == [
         v.path for v in model.weights if v.path.startswith("head")
     ]
@@ -153,17 +153,17 @@ def test_each_image_is_computed_once(lower, tmp_path):
 
 def test_other_pixels_weights_numerics_or_cuts_are_other_features(net, lower, tmp_path):
     digests = {cache.digest(lower)}
-    digests.add(cache.digest(frozen.divide(kc.build("resnet20", freeze="stage2", **SHAPE))[0]))
+    digests.add(cache.digest(split.divide(kc.build("resnet20", freeze="stage2", **SHAPE))[0]))
     other = kc.build("resnet20", freeze="stage3", **SHAPE)
     other.set_weights(net.get_weights())
-    assert cache.digest(frozen.divide(other)[0]) in digests  # the same network, built again
+    assert cache.digest(split.divide(other)[0]) in digests  # the same network, built again
     kernel = other.get_layer("stem_conv").kernel
     kernel.assign(kernel * np.float32(1 + 1e-6))
-    digests.add(cache.digest(frozen.divide(other)[0]))
+    digests.add(cache.digest(split.divide(other)[0]))
     pixels = kc.Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, size=(16, 16))
     other = kc.build("resnet20", freeze="stage3", preprocess=pixels, **SHAPE)
     other.set_weights(net.get_weights())
-    digests.add(cache.digest(frozen.divide(other)[0]))
+    digests.add(cache.digest(split.divide(other)[0]))
     assert len(digests) == 4
     one = IMAGES[:1].copy()
     one[0, 3, 3, 1] ^= 1
@@ -241,7 +241,7 @@ def test_a_damaged_file_is_put_aside_and_made_anew(lower, tmp_path, harm):
 def test_the_networks_used_longest_ago_make_room(lower, tmp_path):
     stores = {}
     for upto in ("stage1", "stage2"):
-        network = frozen.divide(kc.build("resnet20", freeze=upto, **SHAPE))[0]
+        network = split.divide(kc.build("resnet20", freeze=upto, **SHAPE))[0]
         stores[upto] = cache.Store(network, tmp_path)
         cache.features(network, [IMAGES[:2]], stores[upto])
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
@@ -302,7 +302,7 @@ def test_rows_whose_file_is_removed_amid_the_writing_are_computed_but_later_ones
 
 
 def test_a_file_that_is_in_use_does_not_make_room(lower, tmp_path):
-    used, other = cache.Store(lower, tmp_path), frozen.divide(kc.build("resnet20", freeze="stage2", **SHAPE))[0]
+    used, other = cache.Store(lower, tmp_path), split.divide(kc.build("resnet20", freeze="stage2", **SHAPE))[0]
     cache.features(lower, [IMAGES[:2]], used)
     idle = cache.Store(other, tmp_path)
     cache.features(other, [IMAGES], idle)
@@ -310,7 +310,7 @@ def test_a_file_that_is_in_use_does_not_make_room(lower, tmp_path):
         os.utime(store.path, (seconds, seconds))
     cache.features(lower, [IMAGES[:2]], used)  # all of them are read
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
-    third = frozen.divide(kc.build("resnet20", freeze="stage1", **SHAPE))[0]
+    third = split.divide(kc.build("resnet20", freeze="stage1", **SHAPE))[0]
     cache.features(third, [IMAGES[:2]], cache.Store(third, tmp_path, limit=size))
     assert used.path.exists() and not idle.path.exists()
 

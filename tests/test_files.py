@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from keras_cnn import data
 from keras_cnn.data import images as image_files
 from keras_cnn.errors import BadData, BadImage, KerasCnnError
-from keras_cnn.spec import Preprocess
+from keras_cnn.models.config import Preprocess
 
 sys.path.insert(0, str(Path(__file__).parent / "attacks"))
 import damage_images

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, recipe
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadData, BadSpec
-from keras_cnn.transfer.finder import Finding
+from keras_cnn.training import recipe
+from keras_cnn.training.lr_range import Finding
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(64) % 2
@@ -88,17 +89,17 @@ def test_a_model_that_is_not_compiled_and_empty_data_are_told():
 
 
 def test_a_schedule_is_replaced_in_the_copy_only(model):
-    from keras_cnn.recipe import OneCycle
+    from keras_cnn.training.recipe import OneCycle
 
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     model.compile(keras.optimizers.SGD(OneCycle(0.1, 10)), "sparse_categorical_crossentropy")
     assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5
-    assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())
+    assert all((value == before[key]).all() for key, value in arrays.arrays(model).items())
 
 
 def test_half_precision_hides_no_optimiser(precision):
     """Keras wraps what is compiled under this policy in a LossScaleOptimizer."""
-    from keras_cnn.transfer.finder import _copy
+    from keras_cnn.training.lr_range import _copy
 
     precision("mixed_float16")
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
@@ -108,16 +109,16 @@ def test_half_precision_hides_no_optimiser(precision):
 
 
 def test_rates_by_stage_keep_their_proportions(model):
-    from keras_cnn.recipe import OneCycle
-    from keras_cnn.transfer.finder import _copy
+    from keras_cnn.training.lr_range import _copy
+    from keras_cnn.training.recipe import OneCycle
 
     adams = {"stage2_.*": keras.optimizers.SGD(OneCycle(0.2, 10)), "stage3_.*": keras.optimizers.SGD(0.1)}
     optimizer = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.4), adams))
     model.compile(optimizer, "sparse_categorical_crossentropy")
     assert sorted(share for _, share in _copy(model)[1]) == pytest.approx([0.25, 0.5, 1.0])
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     assert len(kc.lr_find(model, (IMAGES, LABELS), steps=5, high=1e-2).rates) == 5
-    assert all((value == before[key]).all() for key, value in checkpoint.arrays(model).items())
+    assert all((value == before[key]).all() for key, value in arrays.arrays(model).items())
 
 
 # --- the suggestion -------------------------------------------------------------------------------------------------

@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, evaluation, recipe
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
+from keras_cnn.training import evaluation, recipe
+from keras_cnn.training.phases import SCHEDULES, Phase, StageOptimizers, plan
 from keras_cnn.transfer import probing
-from keras_cnn.transfer.phases import SCHEDULES, Phase, StageOptimizers, plan
 
 NAMES = ["stem", "stage1", "stage2", "stage3", "head"]
 QUIET = {"verbose": 0, "batch_size": 16, "cache": False}
@@ -46,7 +47,7 @@ def net(weights):
 
 
 def moved(before, model) -> set[str]:
-    return {key for key, value in checkpoint.arrays(model).items() if not np.array_equal(value, before[key])}
+    return {key for key, value in arrays.arrays(model).items() if not np.array_equal(value, before[key])}
 
 
 # --- schedules ------------------------------------------------------------------------------------------------------
@@ -103,15 +104,15 @@ def test_gradual_unfreezing_goes_down_a_stage_an_epoch():
     ],
 )
 def test_bad_options_name_the_choices_before_anything_moves(net, told, names):
-    before = checkpoint.arrays(net)
+    before = arrays.arrays(net)
     with pytest.raises(BadSpec) as error:
         kc.fine_tune(net, pair(), pair(), **told, **QUIET)
     assert all(name in str(error.value) for name in names) and moved(before, net) == set()
 
 
 def test_stages_learn_when_their_phase_comes(net):
-    states = [checkpoint.arrays(net)]
-    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: states.append(checkpoint.arrays(net)))
+    states = [arrays.arrays(net)]
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: states.append(arrays.arrays(net)))
     kc.fine_tune(net, pair(), schedule="gradual", head_epochs=1, epochs=4, probe=False, callbacks=[watch], **QUIET)
     changed = [
         {key.partition("_")[0] for key, value in after.items() if not np.array_equal(value, before[key])}
@@ -193,18 +194,18 @@ def test_a_model_that_was_fine_tuned_is_saved_and_loaded_with_its_optimisers(net
 @pytest.mark.parametrize("above", ["stage2", "stage3"])
 def test_features_computed_once_come_to_the_same_as_the_whole_network(weights, tmp_path, above, monkeypatch):
     """The same epochs, batches and weights, whether the frozen part is run once or in every epoch."""
-    from keras_cnn.transfer import frozen
+    from keras_cnn.transfer import split
 
     found = []
     for divided in (True, False):
         keras.utils.set_random_seed(3)
         model = kc.build(weights, classes=["dark", "light"])
         if not divided:
-            monkeypatch.setattr(frozen, "divide", lambda model: None)
+            monkeypatch.setattr(split, "divide", lambda model: None)
         history = kc.fine_tune(
             model, pair(), pair(24, seed=1), above=above, head_epochs=2, epochs=2, schedule="two-phase", **QUIET
         )
-        found.append((history.history, checkpoint.arrays(model)))
+        found.append((history.history, arrays.arrays(model)))
     (one, weights_one), (two, weights_two) = found
     assert one["phase"] == two["phase"]
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-4)
@@ -228,7 +229,7 @@ def test_a_frozen_backbone_is_run_once(net, tmp_path, monkeypatch):
 
         return real(network, count(), store)
 
-    monkeypatch.setattr("keras_cnn.transfer.given.features", counting)
+    monkeypatch.setattr("keras_cnn.training.scratch.given.features", counting)
     kc.fine_tune(net, pair(48), pair(20), head_epochs=6, epochs=0, **{**QUIET, "cache": tmp_path})
     assert counted == [48, 20]
     assert len(list(tmp_path.glob("*.sqlite"))) == 1
@@ -243,11 +244,11 @@ def test_views_are_augmented_and_as_many_as_wanted(weights, tmp_path):
     watch.on_epoch_begin = lambda epoch, logs=None: seen.append(watch.model.input.shape[1:])
     history = kc.fine_tune(model, data, views=2, head_epochs=4, epochs=0, cache=tmp_path, callbacks=[watch], verbose=0)
     assert seen == [(64,)] * 4 and len(history.epoch) == 4
-    from keras_cnn.transfer import frozen
+    from keras_cnn.transfer import split
     from keras_cnn.transfer.given import Given
 
     kc.freeze(model)
-    lower = frozen.divide(model)[0]
+    lower = split.divide(model)[0]
     train, _ = Given(data, None, 4, 0).features(lower, tmp_path, 2)
     for number, (features, labels) in enumerate(train):
         data.seek(number)
@@ -302,11 +303,11 @@ def test_the_network_never_ends_worse_than_its_probe(net, tmp_path):
     assert (history.baselines.linear, history.baselines.knn) == (found.linear, found.knn)
     accuracy = float((net.predict(pair(32, seed=1)[0], verbose=0).argmax(1) == pair(32, seed=1)[1]).mean())
     assert accuracy >= found.linear
-    assert moved(checkpoint.arrays(kc.build(tmp_path / "out")), net) == set()
+    assert moved(arrays.arrays(kc.build(tmp_path / "out")), net) == set()
 
 
 def test_a_network_with_an_auxiliary_classifier_is_probed_by_its_head(two_outputs):
-    before = checkpoint.arrays(two_outputs)
+    before = arrays.arrays(two_outputs)
     plain = keras.Model(two_outputs.input, two_outputs.outputs[0])
     found, expected = (kc.probe(net, pair(64), pair(32, seed=1), cache=False) for net in (two_outputs, plain))
     assert (found.linear, found.knn) == (expected.linear, expected.knn) and found.linear > 0.9
@@ -321,7 +322,7 @@ def test_a_network_with_an_auxiliary_classifier_is_probed_by_its_head(two_output
 def test_a_network_that_was_better_before_is_kept(weights):
     model, held_out = kc.build(weights, classes=["dark", "light"]), pair(32, seed=1)
     kc.fine_tune(model, pair(64), held_out, head_epochs=3, epochs=2, **QUIET)
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     right = (model.predict(held_out[0], verbose=0).argmax(1) == held_out[1]).mean()
     wrong = pair(64)[0], 1 - pair(64)[1]
     told = {"schedule": "all", "epochs": 1, "rate": 3e-2, "class_weight": {0: 1.0, 1: 0.0}}
@@ -337,11 +338,11 @@ def test_l2sp_pulls_to_the_pretrained_weights_and_leaves_no_trace(weights):
     for strength in (0.0, 10.0):
         keras.utils.set_random_seed(0)
         model = kc.build(weights, classes=["dark", "light"])
-        before = checkpoint.arrays(model)
+        before = arrays.arrays(model)
         told = {"schedule": "all", "epochs": 4, "l2sp": strength, "weight_decay": 0.0, "probe": False, "rate": 1e-2}
         kc.fine_tune(model, pair(64), **told, **QUIET)
         kernels = [key for key in before if key.endswith("/kernel") and not key.startswith("head")]
-        after = checkpoint.arrays(model)
+        after = arrays.arrays(model)
         distances[strength] = sum(float(((after[key] - before[key]) ** 2).sum()) for key in kernels)
         assert model.losses == []
     assert distances[10.0] < 0.3 * distances[0.0]
@@ -352,7 +353,7 @@ def test_mean_weights_are_what_is_validated_and_kept(weights, tmp_path):
     told = {"schedule": "two-phase", "head_epochs": 1, "epochs": 5, "ema": 0.5, "probe": False, "out": tmp_path / "out"}
     history = kc.fine_tune(model, pair(64), pair(), **told, **QUIET).history
     kept = kc.build(tmp_path / "out")
-    assert moved(checkpoint.arrays(kept), model) == set()
+    assert moved(arrays.arrays(kept), model) == set()
     accuracy = float((model.predict(pair()[0], verbose=0).argmax(1) == pair()[1]).mean())
     assert accuracy == pytest.approx(max(history["val_accuracy"]))
     means = [v for o in model.optimizer.optimizers for v in o.variables if v.path.endswith("average")]
@@ -387,8 +388,8 @@ def test_a_network_that_gives_logits_learns_too(weights):
 
 
 def test_rare_classes_weigh_as_much_as_common_ones():
+    from keras_cnn.training.options import class_weights
     from keras_cnn.transfer.given import Given
-    from keras_cnn.transfer.options import class_weights
 
     net = kc.build("resnet20", classes=4)
     labels = np.array([0] * 6 + [1] * 2 + [3] * 4)
@@ -420,14 +421,14 @@ def test_recalibrated_statistics_are_those_of_the_training_images(weights):
 
 @pytest.mark.parametrize("told, kept", [({"schedule": "head"}, NAMES), ({"above": "stage1"}, NAMES[:2])])
 def test_frozen_stages_keep_their_statistics_when_others_are_recalibrated(net, told, kept):
-    before = checkpoint.arrays(net)
+    before = arrays.arrays(net)
     kc.fine_tune(net, pair(), pair(), head_epochs=1, epochs=1, bn="recalibrate", **told, **QUIET)
     changed = {key.partition("_")[0] for key in moved(before, net) if "moving" in key}
     assert changed == set(NAMES[:-1]) - set(kept)
 
 
 def test_frozen_batch_norm_is_bit_equal_after_all_phases(net):
-    before = checkpoint.arrays(net)
+    before = arrays.arrays(net)
     kc.fine_tune(net, pair(), pair(), schedule="gradual", head_epochs=1, epochs=4, rate=1e-2, **QUIET)
     assert not {key for key in moved(before, net) if "_norm" in key}
     assert {key.partition("_")[0] for key in moved(before, net)} == set(NAMES)
@@ -450,7 +451,7 @@ def test_one_image_a_class_is_enough_where_there_is_something_to_validate_on(wei
 def test_a_head_for_other_classes_is_told_before_anything_moves(weights, tmp_path):
     folder = images.folder(tmp_path / "pets", {name: 3 for name in "abcdef"}, size=(16, 16))
     model = kc.build(weights, classes=5)
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     with pytest.raises(BadData, match=r"the data has 6 classes, the network's head 5: .*classes=data\.class_names"):
         kc.fine_tune(model, kc.load_data(folder, model), **QUIET)
     with pytest.raises(BadData, match="a label of the training images is 5, the head has 5 classes"):
@@ -506,7 +507,7 @@ def test_a_loss_that_is_no_number_leaves_the_state_of_the_last_good_epoch(weight
     told = {"schedule": "two-phase", "head_epochs": 1, "epochs": 2, "rate": 1e30, "out": out}
     with pytest.raises(NotFinite, match="last good weights are in"):
         kc.fine_tune(model, pair(), pair(), **told, **QUIET)
-    assert all(np.isfinite(value).all() for value in checkpoint.arrays(kc.build(out)).values())
+    assert all(np.isfinite(value).all() for value in arrays.arrays(kc.build(out)).values())
 
 
 def test_weights_that_are_no_numbers_after_the_last_batch_are_not_a_result(net):
@@ -594,7 +595,7 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
 
 def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
     """From epoch to epoch, over a crash, and from phase to phase: what has overflowed once would again."""
-    from keras_cnn import state
+    from keras_cnn.training import state
 
     class Scales(keras.callbacks.Callback):
         """Sets the scale in the first epoch, and stops in the second until it is told not to."""

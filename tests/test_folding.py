@@ -8,8 +8,8 @@ import pytest
 import seeded
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
-from keras_cnn.deploy import fold
+from keras_cnn.checkpoints import arrays
+from keras_cnn.deploy.fold import fold
 
 RNG = np.random.default_rng(0)
 
@@ -24,8 +24,8 @@ def norms(model):
 )
 def test_a_folded_network_gives_the_same(name, size, left):
     model = kc.build(name, input_shape=(size, size, 3), classes=5, classifier_activation=None)
-    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
-    before = checkpoint.arrays(model)
+    arrays.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in arrays.variables(model).items()}))
+    before = arrays.arrays(model)
     folded = fold(model)
     images = RNG.integers(0, 255, (3, size, size, 3), "uint8")
     expected, found = (np.asarray(m(images, training=False)) for m in (model, folded))
@@ -34,7 +34,7 @@ def test_a_folded_network_gives_the_same(name, size, left):
         len(norms(folded)) if left is None else left
     )
     folded.layers[-1].set_weights([value + 1 for value in folded.layers[-1].get_weights()])
-    after = checkpoint.arrays(model)
+    after = arrays.arrays(model)
     assert all((after[key] == value).all() for key, value in before.items())
 
 

@@ -17,9 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, cli, selection
+from keras_cnn import cli
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadSpec
-from keras_cnn.spec import Head
+from keras_cnn.models import naming
+from keras_cnn.models.config import Head
 from keras_cnn.transfer.freeze import TrainableRow
 
 
@@ -81,8 +83,8 @@ def held(sizes: dict[str, int], names) -> int:
 def test_a_share_is_the_longest_run_of_layers_within_it(sizes, fraction):
     layers = backbone(sizes)
     most = fraction * held(sizes, layers)
-    lower = selection.lower(sizes, fraction=fraction)
-    upper = selection.upper(sizes, fraction=fraction)
+    lower = naming.lower(sizes, fraction=fraction)
+    upper = naming.upper(sizes, fraction=fraction)
     assert upper >= sizes.keys() - set(layers)
     for run, order in ((lower, layers), (upper & set(layers), layers[::-1])):
         assert run == set(order[: len(run)]) and held(sizes, run) <= most
@@ -92,20 +94,20 @@ def test_a_share_is_the_longest_run_of_layers_within_it(sizes, fraction):
 @given(sizes=sizes(), one=SHARES, other=SHARES)
 def test_a_greater_share_selects_no_less(sizes, one, other):
     less, more = sorted((one, other))
-    for select in (selection.lower, selection.upper):
+    for select in (naming.lower, naming.upper):
         assert select(sizes, fraction=less) <= select(sizes, fraction=more)
 
 
 @given(sizes=sizes())
 def test_the_whole_share_is_the_default(sizes):
-    assert selection.lower(sizes, fraction=1) == selection.lower(sizes) == set(backbone(sizes))
-    assert selection.upper(sizes, fraction=1) == selection.upper(sizes) == set(sizes)
+    assert naming.lower(sizes, fraction=1) == naming.lower(sizes) == set(backbone(sizes))
+    assert naming.upper(sizes, fraction=1) == naming.upper(sizes) == set(sizes)
 
 
 @given(sizes=sizes(), data=st.data())
 def test_below_and_above_a_stage_are_all_and_do_not_overlap(sizes, data):
-    stage = data.draw(st.sampled_from(selection.stages(sizes)))
-    below, above = selection.lower(sizes, stage), selection.upper(sizes, stage)
+    stage = data.draw(st.sampled_from(naming.stages(sizes)))
+    below, above = naming.lower(sizes, stage), naming.upper(sizes, stage)
     assert below | above == set(sizes) and not below & above
     assert any(name.startswith(f"{stage}_") for name in below)
 
@@ -167,14 +169,14 @@ def test_batch_norm_of_what_is_unfrozen_may_stay(way):
 @pytest.mark.parametrize("way", [{"upto": "stage2"}, {"match": "stage[12]_.*"}, {"fraction": 0.5}], ids=str)
 def test_what_is_frozen_does_not_move_by_a_bit(way):
     model = make()
-    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+    arrays.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in arrays.variables(model).items()}))
     still = frozen(kc.freeze(model, **way))
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     labels = np.arange(16) % 2
     images = (labels[:, None, None, None] * 200 + np.zeros((16, 16, 16, 3))).astype("uint8")
     model.compile(keras.optimizers.SGD(0.01), "sparse_categorical_crossentropy")
     model.fit(images, labels, batch_size=8, epochs=1, verbose=0)
-    moved = {key for key, value in checkpoint.arrays(model).items() if not np.array_equal(value, before[key])}
+    moved = {key for key, value in arrays.arrays(model).items() if not np.array_equal(value, before[key])}
     layer = lambda key: key.partition("/")[0]  # noqa: E731
     assert not still & set(map(layer, moved))
     norms = {f"{name}/{part}" for name in still for part in ("gamma", "beta", "moving_mean", "moving_variance")}
@@ -187,7 +189,7 @@ def test_what_is_frozen_does_not_move_by_a_bit(way):
 
 @pytest.mark.parametrize("what", ["stage1", "head", "stage[12]_.*conv.*", 0.6])
 def test_the_table_counts_what_keras_counts(what):
-    model = kc.freeze(fresh(), **selection.parse(what))
+    model = kc.freeze(fresh(), **naming.parse(what))
     table = kc.trainable_table(model)
     assert [row.stage for row in table] == list(kc.stages(model))
     for row, layers in zip(table, kc.stages(model).values(), strict=True):
@@ -229,7 +231,7 @@ WHATS = [None, "stem", "stage3", "head", "stage[12]_.*", ".*_norm.*", *[round(0.
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "inception_v3"])
 def test_info_tells_what_would_learn(name):
     for what in WHATS:
-        model = fresh(name) if what is None else kc.freeze(fresh(name), **selection.parse(what))
+        model = fresh(name) if what is None else kc.freeze(fresh(name), **naming.parse(what))
         table, facts = kc.trainable_table(model), kc.info(name, what)
         assert {row.stage: row.trainable for row in table} == {k: v["trainable"] for k, v in facts["profile"].items()}
         assert {row.stage: row.parameters for row in table} == {k: v["parameters"] for k, v in facts["profile"].items()}
@@ -306,7 +308,7 @@ def test_a_bad_value_is_one_sentence(info, what):
     code, out, err = info("resnet20", "--freeze", what)
     assert (code, out) == (2, "") and err.startswith(f"error: {BAD[what]}") and err.count("\n") == 1
     for change in (kc.freeze, kc.unfreeze):
-        way = selection.parse(what)
+        way = naming.parse(what)
         with pytest.raises(BadSpec, match=re.escape(BAD[what])):
             change(fresh(), way.pop("upto", None), **way)
     assert not frozen(fresh())

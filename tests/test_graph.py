@@ -11,11 +11,12 @@ import seeded
 from variants import VARIANTS
 
 import keras_cnn as kc
-from keras_cnn import catalog, checkpoint, graph, tally
+from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
-from keras_cnn.hub.directory import config_of
-from keras_cnn.layers import Pad, Preprocessing
-from keras_cnn.spec import NORMS, Head, Preprocess
+from keras_cnn.models import assemble, registry, shapes
+from keras_cnn.models.config import NORMS, Head, Preprocess
+from keras_cnn.models.layers import Pad, Preprocessing
 
 SMALL = (32, 32, 3)
 # One of each kind of block, the smallest.
@@ -23,12 +24,12 @@ RESNETS = ["resnet18", "resnet26d", "resnetv2_18", "keras_resnet50v2", "resnet20
 KINDS = [*RESNETS, "efficientnet_b0", "tf_efficientnetv2_b0"]
 
 
-def shapes(model) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(v.shape) for key, v in checkpoint.variables(model).items()}
+def shapes_of(model) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(v.shape) for key, v in arrays.variables(model).items()}
 
 
 def seed(model):
-    checkpoint.assign(model, seeded.arrays(shapes(model)))
+    arrays.assign(model, seeded.arrays(shapes_of(model)))
     return model
 
 
@@ -43,7 +44,7 @@ def layers(model, kind) -> list:
 @pytest.fixture
 def blank(monkeypatch):
     """Kernels of zeros: where only shapes matter, drawing millions of numbers is a waste."""
-    monkeypatch.setitem(graph.STARTS, "he", keras.initializers.Zeros)
+    monkeypatch.setitem(assemble.STARTS, "he", keras.initializers.Zeros)
 
 
 # --- the graph and the tally ----------------------------------------------------------------------------------------
@@ -52,12 +53,12 @@ def blank(monkeypatch):
 @pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_tally_is_the_graph(name):
-    config = catalog.default_config(name, catalog.get(name))
-    model, rows = kc.build(name), tally.tally(config)
-    assert shapes(model) == tally.variables(rows)
+    config = registry.default_config(name, registry.get(name))
+    model, rows = kc.build(name), shapes.tally(config)
+    assert shapes_of(model) == shapes.variables(rows)
     outputs = {layer.name: tuple(layer.output.shape) for layer in model.layers}
     assert {row.layer: row.output for row in rows} == {k: outputs[k] for k in outputs if k[:10] not in OUTSIDE}
-    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == tally.parameters(rows)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == shapes.parameters(rows)
     assert all(kc.stages(model)) and list(kc.stages(model)) == [*config.spec.stages, "head"]
 
 
@@ -68,11 +69,11 @@ OUTSIDE = ("stem_image", "stem_prepr")  # the input and the preprocessing are no
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("pad", ["torch", "same"])
 def test_tally_is_the_graph_at_an_odd_size_and_dilated(name, pad):
-    spec = catalog.get(name).with_(input_shape=(75, 50, 3), pad=pad)
+    spec = registry.get(name).with_(input_shape=(75, 50, 3), pad=pad)
     spec = spec if getattr(spec, "stride_last", False) else spec.with_(output_stride=8)
-    config = catalog.default_config(name, spec)
-    outputs = {layer.name: tuple(layer.output.shape) for layer in graph.assemble(config).layers}
-    for row in tally.tally(config):
+    config = registry.default_config(name, spec)
+    outputs = {layer.name: tuple(layer.output.shape) for layer in assemble.assemble(config).layers}
+    for row in shapes.tally(config):
         assert outputs[row.layer] == row.output, row.layer
 
 
@@ -101,7 +102,7 @@ def test_open_height_and_width(name):
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])
 def test_other_numbers_of_channels(channels):
     model = kc.build("resnet20", input_shape=(16, 16, channels))
-    assert checkpoint.variables(model)["stem_conv/kernel"].shape == (3, 3, channels, 16)
+    assert arrays.variables(model)["stem_conv/kernel"].shape == (3, 3, channels, 16)
     assert len(config_of(model).preprocess.mean) == channels
     assert run(model, seeded.image(16, channels)).shape == (1, 10)
 
@@ -157,7 +158,7 @@ def test_heads(head, output, names):
     model = kc.build("resnet20", input_shape=(16, 16, 3), head=head)
     assert model.output_shape == output
     assert [layer.name for layer in model.layers if layer.name.startswith("head_")] == names
-    assert shapes(model) == tally.variables(tally.tally(config_of(model)))
+    assert shapes_of(model) == shapes.variables(shapes.tally(config_of(model)))
     again = kc.build("resnet20", input_shape=(16, 16, 3), classes=head.classes)
     assert config_of(model).head == head and again.output_shape[-1] == output[-1]
 
@@ -190,9 +191,9 @@ def test_every_norm_builds_and_is_alone(norm, name):
     kinds = {"batch": "BatchNormalization", "none": None}
     found = {type(layer).__name__ for layer in model.layers if "Normalization" in type(layer).__name__}
     assert found == {kinds.get(norm, "GroupNormalization")} - {None}
-    assert np.isfinite(run(model)).all() and shapes(model) == tally.variables(tally.tally(config_of(model)))
+    assert np.isfinite(run(model)).all() and shapes_of(model) == shapes.variables(shapes.tally(config_of(model)))
     # Without a normalisation after it, a convolution needs its own bias.
-    assert checkpoint.variables(model).keys() >= ({"stage1_block1_conv1/bias"} if norm == "none" else set())
+    assert arrays.variables(model).keys() >= ({"stage1_block1_conv1/bias"} if norm == "none" else set())
 
 
 @pytest.mark.parametrize(("norm", "axes"), [("layer", (1, 2, 3)), ("instance", (1, 2))])
@@ -215,7 +216,7 @@ def test_output_stride(name, stride, sides):
     model = kc.build(name, input_shape=(64, 64, 3), output_stride=stride)
     maps = kc.features(model, [f"stage{s}" for s in range(1, 5)]).outputs
     assert [f.shape[1] for f in maps] == sides
-    assert shapes(model) == shapes(kc.build(name, input_shape=(64, 64, 3)))
+    assert shapes_of(model) == shapes_of(kc.build(name, input_shape=(64, 64, 3)))
 
 
 def test_dilation_computes_the_same_features_more_densely():
@@ -233,7 +234,7 @@ def test_dilation_computes_the_same_features_more_densely():
 def test_concatenation_starts_as_the_sum(name, tmp_path):
     added = seed(kc.build(name, input_shape=SMALL, classes=5, classifier_activation=None))
     merged = kc.build(kc.save_pretrained(added, tmp_path / "net"), merge="concat")
-    fuses = shapes(merged).keys() - shapes(added).keys()
+    fuses = shapes_of(merged).keys() - shapes_of(added).keys()
     assert fuses and all(key.split("/")[0].endswith("_fuse") for key in fuses)
     np.testing.assert_allclose(run(merged), run(added), rtol=1e-4, atol=1e-4)
     fuse = next(layer for layer in merged.layers if layer.name.endswith("_fuse"))
@@ -256,7 +257,7 @@ def test_dropout_and_stochastic_depth():
 
 def test_efficientnets_have_the_dropout_of_the_paper():
     assert kc.build("efficientnet_lite0", input_shape=(64, 64, 3)).get_layer("head_drop").rate == 0.2
-    assert catalog.default_config("net", catalog.get("efficientnet_b7")).head.dropout == 0.5
+    assert registry.default_config("net", registry.get("efficientnet_b7")).head.dropout == 0.5
     assert not layers(kc.build("efficientnet_lite0", input_shape=(64, 64, 3), drop_rate=0.0), keras.layers.Dropout)
 
 
@@ -276,7 +277,7 @@ def test_act():
 
 def test_a_residual_branch_starts_as_the_identity():
     model = kc.build("resnet20")
-    gammas = {k: v for k, v in checkpoint.arrays(model).items() if k.endswith("_norm2/gamma")}
+    gammas = {k: v for k, v in arrays.arrays(model).items() if k.endswith("_norm2/gamma")}
     assert len(gammas) == 9 and not any(v.any() for v in gammas.values())
 
 
@@ -323,6 +324,6 @@ def test_a_model_of_another_maker_has_no_configuration():
 
 
 def test_build_from_a_spec():
-    spec = catalog.get("resnet20").with_(depths=(1, 1, 1), widths=(4, 8, 16), classes=3)
+    spec = registry.get("resnet20").with_(depths=(1, 1, 1), widths=(4, 8, 16), classes=3)
     model = kc.build(spec)
     assert model.output_shape == (None, 3) and config_of(model).spec == spec

@@ -16,7 +16,7 @@ from PIL import Image
 from repositories import theirs
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import WeightsMismatch
 
 GOLDENS = json.loads((Path(__file__).parent / "goldens" / "logits.json").read_text())
@@ -49,8 +49,8 @@ def test_round_trip_by_tag_commit_and_branch(hub, home, tmp_path, monkeypatch):
     places = {"@v1": first, f"@{one.commit}": first, "": second, "@main": second, f"@{two.commit}": second}
     for revision, model in places.items():
         again = kc.build(f"hf://me/lights{revision}")
-        expected = checkpoint.arrays(model)
-        found = checkpoint.arrays(again)
+        expected = arrays.arrays(model)
+        found = arrays.arrays(again)
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             np.testing.assert_array_equal(found[key], value, err_msg=key)

@@ -23,15 +23,9 @@ from repositories import (
 )
 
 import keras_cnn as kc
-from keras_cnn.errors import (
-    CorruptFile,
-    NotFound,
-    Offline,
-    UnknownModel,
-    WeightsMismatch,
-)
+from keras_cnn.errors import CorruptFile, NotFound, Offline, UnknownModel, WeightsMismatch
 from keras_cnn.hub import resolve
-from keras_cnn.hub.known import Known, known
+from keras_cnn.hub.tags import Known, known
 
 pytestmark = pytest.mark.no_keras
 

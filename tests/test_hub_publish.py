@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from repositories import LFS, NAMES, PREPROCESS, arrays, config, ours, theirs, write
 
 import keras_cnn as kc
+from keras_cnn.checkpoints import card, directory
 from keras_cnn.cli import console
 from keras_cnn.errors import (
     BadSpec,
@@ -25,7 +26,7 @@ from keras_cnn.errors import (
     UnsafeFile,
     WeightsWarning,
 )
-from keras_cnn.hub import card, directory, publishing, resolve
+from keras_cnn.hub import publishing, resolve
 
 pytestmark = pytest.mark.no_keras
 

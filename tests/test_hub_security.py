@@ -15,15 +15,7 @@ from repositories import (
     theirs,
 )
 
-from keras_cnn.errors import (
-    BadSpec,
-    CorruptFile,
-    HubError,
-    MissingPackage,
-    NotFound,
-    UnsafeFile,
-    WeightsMismatch,
-)
+from keras_cnn.errors import BadSpec, CorruptFile, HubError, MissingPackage, NotFound, UnsafeFile, WeightsMismatch
 from keras_cnn.hub import resolve
 
 pytestmark = pytest.mark.no_keras

@@ -7,9 +7,10 @@ import pytest
 import seeded
 
 import keras_cnn as kc
-from keras_cnn import catalog, checkpoint, tally
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadSpec
-from keras_cnn.transfer import frozen
+from keras_cnn.models import registry, shapes
+from keras_cnn.transfer import split
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,11 @@ def test_auxiliary_classifier_is_left_out_for_prediction(trained):
     plain = kc.build(out, aux=False)
     image = seeded.image(299)
     np.testing.assert_array_equal(plain.predict_on_batch(image), model.predict_on_batch(image)[0])
-    assert not [key for key in checkpoint.variables(plain) if key.startswith("aux_")]
+    assert not [key for key in arrays.variables(plain) if key.startswith("aux_")]
 
 
 def test_auxiliary_classifier_is_left_out_of_the_features(trained):
-    lower, head = frozen.backbone(trained[2])
+    lower, head = split.backbone(trained[2])
     assert lower.output_shape == (None, 2048) and head.output_shape == (None, 3)
     assert not [layer.name for layer in (*lower.layers, *head.layers) if layer.name.startswith("aux_")]
 
@@ -48,15 +49,15 @@ def test_auxiliary_classifier_follows_new_classes(trained):
     out, _, model = trained
     new = kc.build(out, classes=5)
     assert [tuple(o.shape) for o in new.outputs] == [(None, 5), (None, 5)]
-    ours, theirs = checkpoint.arrays(new), checkpoint.arrays(model)
+    ours, theirs = arrays.arrays(new), arrays.arrays(model)
     np.testing.assert_array_equal(ours["aux_conv2/kernel"], theirs["aux_conv2/kernel"])
     assert ours["aux_logits/kernel"].shape == (768, 5)
 
 
 def test_auxiliary_classifier_is_torchvisions():
     """27,161,264 parameters with it, as torchvision's inception_v3(aux_logits=True)."""
-    config = catalog.default_config("inception_v3", catalog.get("inception_v3").with_(aux=True))
-    assert tally.parameters(tally.tally(config)) == 27_161_264
+    config = registry.default_config("inception_v3", registry.get("inception_v3").with_(aux=True))
+    assert shapes.parameters(shapes.tally(config)) == 27_161_264
 
 
 def test_only_inception_has_one():

@@ -11,7 +11,7 @@ import pytest
 
 import keras_cnn as kc
 from keras_cnn.errors import BadSpec, KerasCnnError, UnknownModel, UnknownOption
-from keras_cnn.hints import HINTS, VALUES
+from keras_cnn.models.hints import HINTS, VALUES
 
 QUIET = {"verbose": 0, "batch_size": 16, "probe": False}
 

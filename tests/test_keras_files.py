@@ -11,7 +11,7 @@ import pytest
 import seeded
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import CorruptFile, KerasCnnError, UnsafeFile, WeightsMismatch
 from keras_cnn.transfer.freeze import pretrained
 
@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype("uint8
 @pytest.fixture(scope="module")
 def model():
     model = kc.build("resnet20", input_shape=(16, 16, 3), classes=["cat", "dog"])
-    checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+    arrays.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in arrays.variables(model).items()}))
     return model
 
 
@@ -42,7 +42,7 @@ def test_a_network_comes_back_with_all_it_knows(model, file):
 def test_it_brings_weights_to_a_new_head_or_an_architecture(model, file):
     for again in (kc.build(file, classes=5), kc.build("resnet20", weights=file, classes=5)):
         assert again.output_shape == (None, 5)
-        ours, theirs = checkpoint.arrays(model), checkpoint.arrays(again)
+        ours, theirs = arrays.arrays(model), arrays.arrays(again)
         assert all(np.array_equal(theirs[key], ours[key]) for key in ours if not key.startswith("head_"))
     with pytest.raises(WeightsMismatch, match=r"net\.keras holds weights of resnet20, not of resnet32"):
         kc.build("resnet32", weights=file)

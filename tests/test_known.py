@@ -8,8 +8,8 @@ import re
 import pytest
 
 import keras_cnn as kc
-from keras_cnn import catalog
-from keras_cnn.hub.known import _known, embedded, known
+from keras_cnn.hub.tags import _known, embedded, known
+from keras_cnn.models import registry
 
 # Figures of timm's results files, keras.applications' table and torchvision's documentation.
 TOP1 = {
@@ -30,7 +30,7 @@ TOP1 = {
 def test_every_line_is_complete(tag):
     line = known()[tag]
     config = line.config
-    assert config.architecture == tag.partition(".")[0] in catalog.architectures()
+    assert config.architecture == tag.partition(".")[0] in registry.architectures()
     assert re.fullmatch(r"hf://timm/[\w.]+|https://[\w./-]+", line.source)
     assert line.source.startswith("hf://") or re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64}", line.hash)
     assert config.provenance["license"]

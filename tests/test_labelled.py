@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 import keras_cnn as kc
-from keras_cnn import recipe
 from keras_cnn.errors import BadData, BadSpec, PixelWarning
+from keras_cnn.training import recipe
 
 LABELS = np.arange(16) % 2
 IMAGES = np.random.default_rng(0).integers(0, 60, (16, 16, 16, 3)).astype("uint8")

@@ -14,12 +14,13 @@ import seeded
 from variants import VARIANTS
 
 import keras_cnn as kc
-from keras_cnn import catalog, checkpoint, convert, tally
-from keras_cnn.convert import keras_applications, timm, torchvision
-from keras_cnn.convert.rename import to_theirs
-from keras_cnn.graph import assemble
-from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import IMAGENET_STD, Head
+from keras_cnn.checkpoints import arrays, convert
+from keras_cnn.checkpoints.convert import keras_applications, timm, torchvision
+from keras_cnn.checkpoints.convert.rename import to_theirs
+from keras_cnn.checkpoints.directory import config_of
+from keras_cnn.models import registry, shapes
+from keras_cnn.models.assemble import assemble
+from keras_cnn.models.config import IMAGENET_STD, Head
 
 pytestmark = pytest.mark.large_graphs
 
@@ -57,14 +58,14 @@ def assert_logits(model, name: str, golden: dict):
 
 
 def test_every_variant_has_a_reference():
-    assert GOLDENS.keys() | KERAS.keys() == catalog.architectures().keys()
+    assert GOLDENS.keys() | KERAS.keys() == registry.architectures().keys()
 
 
 @pytest.mark.parametrize("name", [v for v in VARIANTS if (v if isinstance(v, str) else v.values[0]) in GOLDENS])
 def test_logits_equal_torch(name):
     model = kc.build(name, input_shape=(None, None, 3), head=seeded.head(name, 10))
-    shapes = {key: tuple(v.shape) for key, v in checkpoint.variables(model).items()}
-    checkpoint.assign(model, seeded.arrays(shapes, GOLDENS[name]["gain"]))
+    shapes = {key: tuple(v.shape) for key, v in arrays.variables(model).items()}
+    arrays.assign(model, seeded.arrays(shapes, GOLDENS[name]["gain"]))
     assert_logits(model, name, GOLDENS[name])
 
 
@@ -78,22 +79,22 @@ def test_golden_logits_hang_on_the_image(name):
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_parameter_count_equals_torch(name):
-    config = catalog.default_config(name, catalog.get(name)).with_(head=seeded.head(name, catalog.get(name).classes))
-    assert tally.parameters(tally.tally(config)) == GOLDENS[name]["parameters"]
+    config = registry.default_config(name, registry.get(name)).with_(head=seeded.head(name, registry.get(name).classes))
+    assert shapes.parameters(shapes.tally(config)) == GOLDENS[name]["parameters"]
 
 
 def undecided(name, gain=1.0):
     """A variant's configuration for any size, and its seeded weights."""
-    spec = catalog.get(name).with_(input_shape=(None, None, 3))
-    config = catalog.default_config(name, spec).with_(head=Head(classes=10, activation=None))
-    return config, seeded.arrays(tally.variables(tally.tally(config)), gain)
+    spec = registry.get(name).with_(input_shape=(None, None, 3))
+    config = registry.default_config(name, spec).with_(head=Head(classes=10, activation=None))
+    return config, seeded.arrays(shapes.variables(shapes.tally(config)), gain)
 
 
 def through_a_file(state, config):
     """Our network as it comes out of a source's arrays, which say themselves whose they are."""
     found, values = convert.convert(state, config, source=config.architecture)
     model = assemble(found.with_(head=config.head))
-    checkpoint.assign(model, values)
+    arrays.assign(model, values)
     return model
 
 
@@ -130,5 +131,5 @@ def test_logits_and_counts_equal_torchvision(name):
     fmt = torchvision.FORMAT if config.spec.family == "EfficientNet" else timm.FORMAT
     ours = through_a_file(to_theirs(values, config.spec, fmt), config)
     assert_logits(ours, name, golden)
-    config = catalog.default_config(name, catalog.get(name))
-    assert tally.parameters(tally.tally(config)) == golden["parameters"]
+    config = registry.default_config(name, registry.get(name))
+    assert shapes.parameters(shapes.tally(config)) == golden["parameters"]

@@ -6,8 +6,8 @@ import keras
 import pytest
 
 import keras_cnn as kc
-from keras_cnn import catalog, tally
 from keras_cnn.errors import BadSpec
+from keras_cnn.models import registry, shapes
 
 pytestmark = pytest.mark.large_graphs
 
@@ -56,8 +56,8 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("name", "size"), PUBLISHED)
 def test_macs_are_within_one_percent_of_the_published(name, size):
-    spec = catalog.get(name).with_(input_shape=(size, size, 3))
-    measured = tally.macs(tally.tally(catalog.default_config(name, spec))) / 1e9
+    spec = registry.get(name).with_(input_shape=(size, size, 3))
+    measured = shapes.macs(shapes.tally(registry.default_config(name, spec))) / 1e9
     assert round(measured, 2) == pytest.approx(PUBLISHED[name, size], rel=0.01)
 
 
@@ -65,10 +65,10 @@ def test_macs_are_within_one_percent_of_the_published(name, size):
     "name", ["resnet18", "resnetv2_18", "resnet20", "efficientnet_b0", "inception_v3", "resnet50_gn"]
 )
 def test_profile_of_the_model_is_the_tally_of_its_spec(name):
-    rows = tally.tally(catalog.default_config(name, catalog.get(name)))
+    rows = shapes.tally(registry.default_config(name, registry.get(name)))
     measured = [row for group in kc.profile(kc.build(name)).values() for row in group]
-    assert tally.parameters(measured) == tally.parameters(rows)
-    assert tally.macs(measured) == tally.macs(rows)
+    assert shapes.parameters(measured) == shapes.parameters(rows)
+    assert shapes.macs(measured) == shapes.macs(rows)
     outputs = {row.layer: row.output for row in measured}
     assert {row.layer: row.output for row in rows}.items() <= outputs.items()
 
@@ -88,15 +88,15 @@ def test_profile_of_any_keras_model():
     )
     stages = kc.profile(model)
     assert list(stages) == ["one", "two", "three", "four"]
-    costs = {stage: tally.macs(rows) for stage, rows in stages.items()}
+    costs = {stage: shapes.macs(rows) for stage, rows in stages.items()}
     assert costs == {
         "one": 64 * (9 * 2 + 2 * 4),
         "two": 64 * (4 * 4 * 3) + 5 * 16 * 16 * 3,
         "three": 256 * 15,
         "four": 35,
     }
-    assert sum(map(tally.parameters, stages.values())) == model.count_params()
-    assert tally.activations(stages["four"]) == 4 * (5 + 7)
+    assert sum(map(shapes.parameters, stages.values())) == model.count_params()
+    assert shapes.activations(stages["four"]) == 4 * (5 + 7)
 
 
 def test_profile_agrees_with_keras_applications():
@@ -109,7 +109,7 @@ def test_an_open_size_is_asked_for():
     model = kc.build("resnet20", input_shape=(None, None, 3))
     with pytest.raises(BadSpec, match="give input_shape"):
         kc.profile(model)
-    assert sum(map(tally.macs, kc.profile(model, (32, 32, 3)).values())) == kc.info("resnet20")["macs"]
+    assert sum(map(shapes.macs, kc.profile(model, (32, 32, 3)).values())) == kc.info("resnet20")["macs"]
 
 
 def test_a_layer_of_unknown_cost_is_told():

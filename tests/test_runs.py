@@ -16,9 +16,11 @@ import pytest
 from attacks import damage_state
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, cli, files, recipe, seen, state
+from keras_cnn import cli, files
+from keras_cnn.checkpoints import arrays, directory
+from keras_cnn.data import seen
 from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, KerasCnnError, RunExists, RunInUse, RunWarning
-from keras_cnn.hub import directory
+from keras_cnn.training import recipe, state
 
 QUIET = {"verbose": 0, "batch_size": 16}
 RUN = {"epochs": 2, "rate": 0.02, **QUIET}
@@ -52,7 +54,7 @@ def whole(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "whole"
     model = make(dropout=0.3)
     history = kc.train(model, pair(), pair(16, 1), out=out, **RUN)
-    return out, checkpoint.arrays(model), history
+    return out, arrays.arrays(model), history
 
 
 class Crash(RuntimeError):
@@ -138,7 +140,7 @@ def test_two_runs_at_once_and_one_that_was_killed(tmp_path):
 
 
 def test_a_run_of_an_earlier_version_is_told(tmp_path):
-    checkpoint.write_arrays({"network/0": np.zeros(3)}, tmp_path / state.STATE, {"state": json.dumps({"options": {}})})
+    arrays.write_arrays({"network/0": np.zeros(3)}, tmp_path / state.STATE, {"state": json.dumps({"options": {}})})
     with pytest.raises(RunExists, match="another version of keras_cnn"):
         kc.train(make(), pair(), out=tmp_path, resume=True, **RUN)
     (tmp_path / state.STATE).unlink()
@@ -159,7 +161,7 @@ def test_training_that_crashed_ends_as_if_nothing_had_happened(whole, tmp_path, 
         kc.train(make(dropout=0.3), pair(), pair(16, 1), out=tmp_path / "run", **RUN)
     model = make(7, dropout=0.3)
     again = kc.train(model, pair(), pair(16, 1), out=tmp_path / "run", resume=True, **RUN)
-    for key, value in checkpoint.arrays(model).items():
+    for key, value in arrays.arrays(model).items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
     assert again.history == history.history and again.epoch == history.epoch
     assert (tmp_path / "run" / "log.csv").read_bytes() == (out / "log.csv").read_bytes()
@@ -172,7 +174,7 @@ def test_a_run_that_is_complete_is_not_run_again(whole):
     model = make(7, dropout=0.3)
     again = kc.train(model, pair(), pair(16, 1), out=out, resume=True, **RUN)
     assert again.history == history.history and contents(out) == before
-    for key, value in checkpoint.arrays(model).items():
+    for key, value in arrays.arrays(model).items():
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
@@ -217,8 +219,8 @@ def test_fine_tuning_that_is_cut_short_after_its_last_epoch_repeats_none(saved, 
         model = kc.build(saved, classes=2)
         history = run_of("fine_tune", model, tmp_path / "run", resume=True, callbacks=[watch], **told)
         assert history.history["phase"] == ["head", "head"] and not epochs
-        for key, value in checkpoint.arrays(kc.build(tmp_path / "run")).items():
-            np.testing.assert_array_equal(value, checkpoint.arrays(model)[key], err_msg=key)
+        for key, value in arrays.arrays(kc.build(tmp_path / "run")).items():
+            np.testing.assert_array_equal(value, arrays.arrays(model)[key], err_msg=key)
     assert model.evaluate(*pair(), verbose=0)  # compiled
 
 
@@ -282,8 +284,8 @@ def test_a_save_that_is_cut_short_is_whole_all_the_same(tmp_path, monkeypatch, r
         kc.save_pretrained(new, out, provenance={"number": 2})
     again = kc.build(out)
     assert directory.config_of(again).provenance["number"] == 2 == kc.info(str(out))["provenance"]["number"]
-    for key, value in checkpoint.arrays(again).items():
-        np.testing.assert_array_equal(value, checkpoint.arrays(new)[key], err_msg=key)
+    for key, value in arrays.arrays(again).items():
+        np.testing.assert_array_equal(value, arrays.arrays(new)[key], err_msg=key)
 
 
 def test_the_weights_alone_are_complete_and_vouch_for_themselves(saved, tmp_path):

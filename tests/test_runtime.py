@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from keras_cnn import describe, runtime
+from keras_cnn import runtime
+from keras_cnn.hub import info
 
 pytestmark = pytest.mark.no_keras
 ROOT = Path(__file__).parents[1]
@@ -108,8 +109,8 @@ def test_a_machine_that_tells_nothing_is_left_alone(started):
 
 
 def test_counts_on_file_are_the_real_ones():
-    names = [*describe.list_models(), *describe.list_models(pretrained=True)]
-    assert describe.counted() == {name: describe.count(name) for name in names}, "run: python -m keras_cnn.describe"
+    names = [*info.list_models(), *info.list_models(pretrained=True)]
+    assert info.counted() == {name: info.count(name) for name in names}, "run: python -m keras_cnn.hub.info"
 
 
 # --- doctor ---------------------------------------------------------------------------------------------------------
@@ -141,24 +142,24 @@ def test_doctor_looks_at_everything_whatever_is_broken(tmp_path):
 
 def test_a_failing_check_is_a_finding(monkeypatch, capsys):
     import keras_cnn as kc
-    from keras_cnn import checkup
+    from keras_cnn.training import doctor
 
     def broken():
         raise RuntimeError("no such sensor")
         yield
 
-    monkeypatch.setattr(checkup, "CHECKS", {"sensor": broken, "processor": checkup.CHECKS["processor"]})
+    monkeypatch.setattr(doctor, "CHECKS", {"sensor": broken, "processor": doctor.CHECKS["processor"]})
     found = kc.doctor()
     assert [finding.name for finding in found] == ["sensor", "processor"] and "no such sensor" in found[0].value
     assert capsys.readouterr().out.splitlines()[0] == str(found[0])
 
 
 def test_a_gpu_that_is_not_seen_is_told_with_the_reason(monkeypatch):
-    from keras_cnn import checkup
+    from keras_cnn.training import doctor
 
     monkeypatch.setattr(runtime, "gpus", lambda: ["/dev/nvidia0"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    (found,) = checkup.CHECKS["GPU"]()
+    (found,) = doctor.CHECKS["GPU"]()
     assert "/dev/nvidia0" in found.value and ("keras-cnn[gpu]" in found.mend or "driver" in found.mend)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert "unset" in next(checkup.CHECKS["GPU"]()).mend
+    assert "unset" in next(doctor.CHECKS["GPU"]()).mend

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_cnn as kc
-from keras_cnn import catalog, scaling, tally
 from keras_cnn.errors import BadSpec, CorruptFile
+from keras_cnn.models import registry, scaling, shapes
 
 # Published (width, depth, resolution) of 1905.11946 and its code; the phi whose rule comes nearest; what the pure rule
 # of section 3.3 gives there. The published ones were rounded to a tenth, and from B4 on they leave the rule: up to 16 %
@@ -28,15 +28,15 @@ PUBLISHED = {
 
 
 def macs(spec) -> int:
-    return tally.macs(tally.tally(catalog.default_config("net", spec)))
+    return shapes.macs(shapes.tally(registry.default_config("net", spec)))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("prefix", ["", "tf_"])
 def test_published_coefficients_on_b0_are_the_catalogue(prefix, name):
     (width, depth, size), _, _ = PUBLISHED[name]
-    published = catalog.get(f"{prefix}efficientnet_{name}")
-    scaled = catalog.get(f"{prefix}efficientnet_b0").scaled(depth, width, size / 224)
+    published = registry.get(f"{prefix}efficientnet_{name}")
+    scaled = registry.get(f"{prefix}efficientnet_b0").scaled(depth, width, size / 224)
     assert scaled.with_(drop_rate=published.drop_rate) == published
 
 
@@ -52,14 +52,14 @@ def test_where_the_published_networks_leave_the_rule(name):
 
 def test_phi_zero_changes_nothing():
     for name in ("efficientnet_b0", "resnet50", "resnet18d", "tf_efficientnetv2_s"):
-        assert kc.compound_scale(name, 0) == catalog.get(name)
+        assert kc.compound_scale(name, 0) == registry.get(name)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(["efficientnet_b0", "resnet50", "resnetv2_50", "resnext50_32x4d"]), st.floats(0.5, 4))
 def test_cost_grows_about_as_two_to_the_phi(name, phi):
     """Within the rounding of depths: one block more in a stage of one is twice the stage."""
-    assert 0.7 * 1.92**phi < macs(kc.compound_scale(name, phi)) / macs(catalog.get(name)) < 1.6 * 1.92**phi
+    assert 0.7 * 1.92**phi < macs(kc.compound_scale(name, phi)) / macs(registry.get(name)) < 1.6 * 1.92**phi
 
 
 def test_a_scaled_resnet_is_built():
@@ -103,7 +103,7 @@ def test_search_measures_the_cost_and_goes_on_after_a_crash(tmp_path):
     assert [t.score for t in trials] == sorted((t.score for t in trials), reverse=True)
     for t in trials:
         assert abs(t.cost / 2 - 1) <= 0.1
-        measured = macs(catalog.get("resnet18").scaled(t.alpha, t.beta, t.gamma)) / macs(catalog.get("resnet18"))
+        measured = macs(registry.get("resnet18").scaled(t.alpha, t.beta, t.gamma)) / macs(registry.get("resnet18"))
         assert t.cost == pytest.approx(measured, abs=1e-4)
 
 

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_cnn as kc
-from keras_cnn import catalog, errors, tally
+from keras_cnn import errors
 from keras_cnn.errors import BadSpec, CorruptFile, UnknownModel
 from keras_cnn.hub.resolve import tags
-from keras_cnn.spec import (
+from keras_cnn.models import registry, shapes
+from keras_cnn.models.config import (
     NORMS,
     Config,
     Head,
@@ -29,7 +30,7 @@ from keras_cnn.spec import (
     stage_plan,
 )
 
-ARCHITECTURES = catalog.architectures()
+ARCHITECTURES = registry.architectures()
 R50 = ARCHITECTURES["resnet50"]
 
 
@@ -232,16 +233,16 @@ configs = st.builds(
 @settings(max_examples=60, deadline=None)
 @given(config=configs)
 def test_config_survives_json(config):
-    again = catalog.config_from_dict(json.loads(json.dumps(config.to_dict())))
+    again = registry.config_from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config and type(again.spec) is type(config.spec)
 
 
-@pytest.mark.parametrize("key", [*catalog.default_config("resnet50", R50).to_dict()])
+@pytest.mark.parametrize("key", [*registry.default_config("resnet50", R50).to_dict()])
 def test_a_configuration_without_a_key_names_it(key):
-    values = catalog.default_config("resnet50", R50).to_dict()
+    values = registry.default_config("resnet50", R50).to_dict()
     del values[key]
     with pytest.raises(CorruptFile, match=f"lacks '{key}'"):
-        catalog.config_from_dict(values)
+        registry.config_from_dict(values)
 
 
 @pytest.mark.parametrize(
@@ -259,18 +260,18 @@ def test_a_configuration_without_a_key_names_it(key):
     ],
 )
 def test_a_configuration_of_another_kind_is_refused(place, value, sentence):
-    values = catalog.default_config("resnet50", R50).to_dict()
+    values = registry.default_config("resnet50", R50).to_dict()
     inner = values
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
     with pytest.raises(CorruptFile, match=re.escape(sentence)):
-        catalog.config_from_dict(values)
+        registry.config_from_dict(values)
 
 
 def configuration(name: str, **parts: object) -> dict:
     """A configuration as its file has it, with fields of its parts changed."""
-    values = json.loads(json.dumps(catalog.default_config(name, ARCHITECTURES[name]).to_dict()))
+    values = json.loads(json.dumps(registry.default_config(name, ARCHITECTURES[name]).to_dict()))
     return values | {k: values[k] | v if isinstance(v, dict) else v for k, v in parts.items()}
 
 
@@ -348,7 +349,7 @@ def configuration(name: str, **parts: object) -> dict:
 )
 def test_values_of_another_kind_in_a_configuration_are_one_sentence(parts, sentence):
     with pytest.raises(BadSpec) as caught:
-        catalog.config_from_dict(configuration("resnet50", **parts))
+        registry.config_from_dict(configuration("resnet50", **parts))
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -380,8 +381,8 @@ def test_any_value_in_a_configuration_is_counted_at_once_or_refused(name, part):
     for field in configuration(name)[part]:
         for value in ODD:
             try:
-                config = catalog.config_from_dict(configuration(name, **{part: {field: value}}))
-                assert tally.parameters(tally.tally(config)) > 0 and json.dumps(config.to_dict())
+                config = registry.config_from_dict(configuration(name, **{part: {field: value}}))
+                assert shapes.parameters(shapes.tally(config)) > 0 and json.dumps(config.to_dict())
             except errors.KerasCnnError as error:
                 assert len(str(error)) < 300 and "\n" not in str(error)
 
@@ -419,15 +420,15 @@ BLOCK = ["ir", 2, 3, 2, 6, 24, 0.25]
 )
 def test_a_spec_is_bounded_before_it_is_counted(name, changes, sentence):
     with pytest.raises(BadSpec, match=re.escape(sentence)):
-        catalog.config_from_dict(configuration(name, spec=changes))
+        registry.config_from_dict(configuration(name, spec=changes))
 
 
 @pytest.mark.parametrize("name", ["resnet1202", "efficientnet_l2", "tf_efficientnetv2_l"])
 def test_the_deepest_and_widest_networks_scaled_by_ten_steps_are_within_the_bounds(name):
     spec = kc.compound_scale(name, 10)
-    assert catalog.spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    assert len(tally.tally(catalog.default_config(name, spec))) > 3 * len(
-        tally.tally(catalog.default_config(name, ARCHITECTURES[name]))
+    assert registry.spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert len(shapes.tally(registry.default_config(name, spec))) > 3 * len(
+        shapes.tally(registry.default_config(name, ARCHITECTURES[name]))
     )
 
 
@@ -460,14 +461,14 @@ def test_what_shows_only_when_a_network_is_written(name, changes, sentence):
     ],
 )
 def test_an_unknown_name_gives_the_nearest(name, near):
-    for look in (catalog.get, kc.build, kc.info):
+    for look in (registry.get, kc.build, kc.info):
         with pytest.raises(UnknownModel, match=rf"called '{name}'\. Did you mean .*\b{near}\b.*\?"):
             look(name)
 
 
 def test_a_name_like_no_other_points_to_the_list():
     with pytest.raises(UnknownModel, match="`keras-cnn list` shows all"):
-        catalog.get("xyzzy")
+        registry.get("xyzzy")
 
 
 def test_an_unknown_tag_and_a_missing_directory():
@@ -500,8 +501,8 @@ def test_list_is_the_catalogue_and_pretrained_is_what_has_weights():
 @pytest.mark.parametrize("name", ["resnet50", "resnet20", "keras_resnet50v2"])
 def test_info_is_the_tally(name):
     facts, spec = kc.info(name), ARCHITECTURES[name]
-    rows = tally.tally(catalog.default_config(name, spec))
-    assert (facts["parameters"], facts["macs"]) == (tally.parameters(rows), tally.macs(rows))
+    rows = shapes.tally(registry.default_config(name, spec))
+    assert (facts["parameters"], facts["macs"]) == (shapes.parameters(rows), shapes.macs(rows))
     assert (facts["classes"], facts["stages"]) == (spec.classes, list(spec.stages))
     assert facts["name"] == facts["architecture"] == name
     json.dumps(facts)
@@ -519,7 +520,7 @@ def test_macs_of_the_published_networks():
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_layer_names_keep_to_the_vocabulary(name):
     spec = ARCHITECTURES[name]
-    layers = [row.layer for row in tally.tally(catalog.default_config(name, spec))]
+    layers = [row.layer for row in shapes.tally(registry.default_config(name, spec))]
     assert len(set(layers)) == len(layers)
     assert not [layer for layer in layers if not re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)+", layer)]
     seen = list(dict.fromkeys(layer.partition("_")[0] for layer in layers))

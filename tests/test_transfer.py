@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_cnn as kc
-from keras_cnn import checkpoint, recipe, state
+from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec, NotFinite
-from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import Head
+from keras_cnn.models.config import Head
+from keras_cnn.training import recipe, state
 
 COLOURS = ["dark", "light"]
 STAGES = ["stem", "stage1", "stage2", "stage3", "head"]
@@ -23,7 +24,7 @@ QUIET = {"verbose": 0, "batch_size": 16}
 def make(name: str = "resnet20", seed: bool = False, **keywords):
     model = kc.build(name, **{"input_shape": (16, 16, 3), "classes": COLOURS, **keywords})
     if seed:
-        checkpoint.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in checkpoint.variables(model).items()}))
+        arrays.assign(model, seeded.arrays({k: tuple(v.shape) for k, v in arrays.variables(model).items()}))
     return model
 
 
@@ -47,7 +48,7 @@ def trainable(model) -> list[str]:
 
 
 def moved(before: dict[str, np.ndarray], model) -> set[str]:
-    return {key for key, value in checkpoint.arrays(model).items() if not np.array_equal(value, before[key])}
+    return {key for key, value in arrays.arrays(model).items() if not np.array_equal(value, before[key])}
 
 
 def fit(model, epochs: int = 1) -> None:
@@ -89,7 +90,7 @@ def test_bad_batch_norm_policy():
 @pytest.mark.parametrize(("bn", "statistics"), [("frozen", False), ("train", True), (None, False)])
 def test_batch_norm_policy_of_pretrained_weights(pretrained, bn, statistics):
     model = kc.unfreeze(kc.freeze(kc.build(pretrained, classes=COLOURS)), "stage2", bn=bn)
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     fit(model)
     changed = moved(before, model)
     assert {key.partition("_")[0] for key in changed} == {"stage3", "head"}
@@ -99,7 +100,7 @@ def test_batch_norm_policy_of_pretrained_weights(pretrained, bn, statistics):
 
 def test_batch_norm_of_random_weights_learns_by_default():
     model = kc.unfreeze(kc.freeze(make()))
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     fit(model)
     assert any(key.endswith("moving_variance") for key in moved(before, model))
 
@@ -115,7 +116,7 @@ def test_frozen_stages_do_not_move_by_a_bit(name):
     model = make(name, seed=True)
     last = list(kc.stages(model))[-2]
     kc.freeze(model, last)
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     fit(model)
     assert moved(before, model) == {"head_logits/kernel", "head_logits/bias"}
 
@@ -125,9 +126,9 @@ def test_frozen_stages_do_not_move_by_a_bit(name):
 
 def test_replace_head_keeps_all_else_and_shares_nothing():
     model = kc.freeze(make(seed=True), "stage1")
-    before, flags = checkpoint.arrays(model), {layer.name: layer.trainable for layer in model.layers}
+    before, flags = arrays.arrays(model), {layer.name: layer.trainable for layer in model.layers}
     new = kc.replace_head(model, Head(classes=4, hidden=(8,), dropout=0.5), ["a", "b", "c", "d"])
-    after = checkpoint.arrays(new)
+    after = arrays.arrays(new)
     assert {k for k in after if not k.startswith("head_")} == {k for k in before if not k.startswith("head_")}
     assert all(np.array_equal(after[k], v) for k, v in before.items() if not k.startswith("head_"))
     assert {layer.name: layer.trainable for layer in new.layers if layer.name[:5] != "head_"} == {
@@ -152,7 +153,7 @@ def test_features_are_the_maps_of_the_stages():
     outputs = maps(data(2)[0])
     assert [tuple(f.shape) for f in outputs] == [(2, 4, 4, 64), (2, 16, 16, 16), (2, 16, 16, 16)]
     pooled = kc.build("resnet20", input_shape=(16, 16, 3), classes=0)
-    checkpoint.assign(pooled, {k: v for k, v in checkpoint.arrays(model).items() if not k.startswith("head_")})
+    arrays.assign(pooled, {k: v for k, v in arrays.arrays(model).items() if not k.startswith("head_")})
     np.testing.assert_allclose(np.mean(outputs[0], (1, 2)), pooled(data(2)[0]), rtol=1e-5)
     names = ["stem", *[f"stage{s}" for s in range(1, 5)], "top"]
     shapes = [f.shape[1:] for f in kc.features(make("resnetv2_18", input_shape=(64, 64, 3)), names).outputs]
@@ -224,7 +225,7 @@ def test_fine_tune_learns_and_leaves_a_weights_directory(pretrained, tmp_path):
 @pytest.mark.parametrize("bad", [{"above": "stage7"}, {"bn": "on"}])
 def test_bad_options_are_told_before_anything_is_trained(pretrained, tmp_path, bad):
     model = kc.build(pretrained, classes=COLOURS)
-    before = checkpoint.arrays(model)
+    before = arrays.arrays(model)
     with pytest.raises(BadSpec):
         kc.fine_tune(model, data(), data(), head_epochs=1, epochs=1, out=tmp_path / "out", **bad, **QUIET)
     assert moved(before, model) == set() and not (tmp_path / "out").exists()
@@ -247,7 +248,7 @@ def test_the_best_epoch_is_restored_and_written(pretrained, tmp_path):
     model = kc.build(pretrained, classes=COLOURS)
     kept = []
     remember = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: kept.append((logs["val_accuracy"], checkpoint.arrays(model)))
+        on_epoch_end=lambda epoch, logs: kept.append((logs["val_accuracy"], arrays.arrays(model)))
     )
     callbacks = [remember, Spoil(2, by=-100.0)]
     kc.fine_tune(
@@ -271,7 +272,7 @@ def test_without_validation_data_the_last_epoch_counts(pretrained, tmp_path):
     model = kc.build(pretrained, classes=COLOURS)
     history = kc.fine_tune(model, data(), head_epochs=1, epochs=1, above="stage2", out=tmp_path, **QUIET)
     assert "val_loss" not in history.history
-    assert moved(checkpoint.arrays(kc.build(tmp_path)), model) == set()
+    assert moved(arrays.arrays(kc.build(tmp_path)), model) == set()
     assert trainable(model) == ["stage3", "head"]
 
 
@@ -334,7 +335,7 @@ def test_training_that_goes_on_keeps_its_best_epoch(tmp_path, monkeypatch):
     crashing(monkeypatch, 2, lambda epoch, logs: {**logs, "val_accuracy": 0.9 if epoch == 0 else 0.5})
     with pytest.raises(Crash):
         kc.train(make(), data(64), data(), **run)
-    best = checkpoint.arrays(kc.build(tmp_path / "out"))
+    best = arrays.arrays(kc.build(tmp_path / "out"))
     model = make()
     assert kc.train(model, data(64), data(), resume=True, **run).epoch == [0, 1, 2, 3]
     for found in (model, kc.build(tmp_path / "out")):

@@ -12,9 +12,10 @@ from images import encode, folder, noise
 from PIL import Image
 
 import keras_cnn as kc
-from keras_cnn import catalog, data
+from keras_cnn import data
 from keras_cnn.errors import BadImage, BadSpec, DataWarning
-from keras_cnn.spec import Preprocess
+from keras_cnn.models import registry
+from keras_cnn.models.config import Preprocess
 
 GRAY = Preprocess(size=(8, 8), crop=1.0).for_channels(1)
 
@@ -162,11 +163,11 @@ def test_weights_remember_the_window_that_they_learnt_in(tmp_path):
 
 @pytest.mark.no_keras
 def test_configurations_without_a_window_are_read():
-    values = json.loads(json.dumps(catalog.default_config("resnet20", catalog.get("resnet20")).to_dict()))
+    values = json.loads(json.dumps(registry.default_config("resnet20", registry.get("resnet20")).to_dict()))
     assert values["preprocess"].pop("window") is None
-    assert catalog.config_from_dict(values).preprocess.window is None
+    assert registry.config_from_dict(values).preprocess.window is None
     values["preprocess"]["window"] = [0, 4095]
-    assert catalog.config_from_dict(values).preprocess.window == (0, 4095)
+    assert registry.config_from_dict(values).preprocess.window == (0, 4095)
 
 
 # --- other kinds -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keras_cnn import catalog
+from keras_cnn.models import registry
 
 LARGE = {
     "resnet1202",
@@ -12,4 +12,4 @@ LARGE = {
     "tf_efficientnetv2_m",
     "tf_efficientnetv2_l",
 }
-VARIANTS = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in catalog.architectures()]
+VARIANTS = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in registry.architectures()]

@@ -7,15 +7,15 @@ Frameworks are imported inside the commands that need them, so that `list` and `
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from keras_cnn import __version__
+from keras_cnn.checkpoints.commands import PROGRAM
 from keras_cnn.cli import answers, console, hub, machine, networks, training
 from keras_cnn.cli.options import with_options_of_all
-from keras_cnn.commands import PROGRAM
 
 VERBS = {
     "list": networks.list_,
@@ -58,7 +58,7 @@ for alias, name in ALIASES.items():
 
 def _version(value: bool) -> None:
     if value:
-        print(f"{PROGRAM} {__version__}")
+        print(f"{PROGRAM} {version(PROGRAM)}")
         raise typer.Exit
 
 

@@ -13,11 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnn.bars import progress
 from keras_cnn.cli import console, runs, tables
 from keras_cnn.cli.options import BATCH, DATA, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS
 from keras_cnn.errors import BadData
 from keras_cnn.files import write_beside
+from keras_cnn.terminal import progress
 
 Answer = Mapping[str, Any]
 
@@ -41,9 +41,9 @@ def evaluate(
 
     Images that a run was trained on, as its directory knows them, are left out and told apart.
     """
-    from keras_cnn import evaluation, seen
     from keras_cnn.cli import scores
-    from keras_cnn.data import index, survey
+    from keras_cnn.data import index, seen, survey
+    from keras_cnn.training import evaluation
 
     found = index(data, val_split=0.0, training=False)
     splits = dict(found.items())  # train, val, test
@@ -119,8 +119,8 @@ def _answers(
     net: Any, config: Any, sources: Sequence[Any], top: int, batch_size: int, skip_bad: bool, bad: list[str]
 ) -> Iterator[Answer]:
     """What an image shows, for each in order; for one that cannot be read, why. Such are told, and named in `bad`."""
-    from keras_cnn import evaluation
     from keras_cnn.data.stream import decoded
+    from keras_cnn.training import evaluation
 
     names = config.class_names or tuple(f"class {i}" for i in range(config.head.classes))
     described = config.provenance.get("class_descriptions", {})

@@ -19,9 +19,9 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn import bars, runtime
+from keras_cnn import runtime, terminal
 from keras_cnn.errors import BadImage, KerasCnnError, WeightsMismatch
-from keras_cnn.texts import plain
+from keras_cnn.terminal import plain
 
 if TYPE_CHECKING:
     from keras_cnn.cli.tables import Table
@@ -49,7 +49,7 @@ def set_verbose(on: bool) -> None:
 
 
 def set_quiet(on: bool) -> None:
-    bars.shown = not on
+    terminal.shown = not on
 
 
 def show(*things: str | Table) -> None:
@@ -129,7 +129,7 @@ def quiet() -> Iterator[None]:
 
 def verbosity(as_json: bool) -> int:
     """Keras' progress: a bar on a terminal, a line an epoch in a file, nothing with --quiet or beside JSON."""
-    if as_json or not bars.shown:
+    if as_json or not terminal.shown:
         return 0
     return 1 if sys.stdout.isatty() else 2
 

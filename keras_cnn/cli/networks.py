@@ -20,7 +20,7 @@ def list_(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """List networks."""
-    from keras_cnn.describe import list_models, summary
+    from keras_cnn.hub.info import list_models, summary
 
     orders = {
         "name": lambda row: 0,
@@ -48,9 +48,9 @@ def info(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Show what is known of a network; nothing is built."""
-    from keras_cnn import scaling
-    from keras_cnn.describe import info as describe
     from keras_cnn.hub import resolve
+    from keras_cnn.hub.info import info as describe
+    from keras_cnn.models import scaling
 
     facts, spec = describe(name, freeze), resolve(name).config.spec
     if budget <= 1:
@@ -66,8 +66,8 @@ def info(
 
 
 def _plot_scaling(name: str, spec: Any, path: str) -> None:
-    from keras_cnn import scaling
     from keras_cnn.insight import plots
+    from keras_cnn.models import scaling
 
     if not scaling.scales(spec):
         raise KerasCnnError(f"{name} has no rule for scaling, so there is nothing to plot.")

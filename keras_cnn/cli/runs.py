@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import bars, commands, files, state
-from keras_cnn.bars import progress
+from keras_cnn import files, terminal
+from keras_cnn.checkpoints import commands
 from keras_cnn.cli import console
+from keras_cnn.terminal import progress
+from keras_cnn.training import state
 
 STATES = (state.STATE, "study.csv")  # what a run, or a study, goes on from
 
@@ -30,7 +32,7 @@ def network(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
         )
     spec = found.config.spec
     kc = console.framework(training=False)
-    from keras_cnn.hub.directory import config_of
+    from keras_cnn.checkpoints.directory import config_of
 
     net = kc.build(name, weights=weights, input_shape=shape_at(spec.input_shape, size))
     return net, config_of(net), kc
@@ -72,7 +74,7 @@ def finetune(
     state.check(out, resume, overwrite)
     net, loaded = pretrained(data, model, weights, size, augment, skip_bad, seed, batch_size)
     import keras_cnn as kc
-    from keras_cnn import evaluation
+    from keras_cnn.training import evaluation
 
     first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
     with stoppable(out, resume), files.holding(out):  # scores belong to the run
@@ -138,7 +140,7 @@ def study(
     """Learn the data from scratch and from pretrained weights, at several sizes."""
     net, loaded = pretrained(data, model, weights, size, augment, skip_bad, 0, batch_size)
     import keras_cnn as kc
-    from keras_cnn.transfer import expectations
+    from keras_cnn.training import study
 
     config = kc.config_of(net)
 
@@ -149,8 +151,8 @@ def study(
 
     told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": console.verbosity(as_json)}
     rows = kc.study(build, loaded, out, **told)
-    summary = expectations.summarise(rows)
-    found = {"methods": summary, "gains": expectations.gains(summary)}
+    summary = study.summarise(rows)
+    found = {"methods": summary, "gains": study.gains(summary)}
     return {part: [line._asdict() for line in lines] for part, lines in found.items()}
 
 
@@ -158,9 +160,10 @@ def score(
     net: Any, loaded: Any, history: dict[str, list[float]], out: str, before: float | None = None
 ) -> dict[str, Any]:
     """Score the best epoch on the held-out images, draw the pictures, put the figures on the card."""
-    from keras_cnn import evaluation
-    from keras_cnn.hub import directory, save_pretrained
+    from keras_cnn.checkpoints import directory
+    from keras_cnn.checkpoints.directory import save_pretrained
     from keras_cnn.insight import plots
+    from keras_cnn.training import evaluation
 
     scores = {
         name: evaluation.evaluate(net, progress(batches, f"evaluating {name}"))
@@ -212,7 +215,7 @@ def load(
         channels=shape[-1],
         seed=seed,
     )
-    if bars.shown:
+    if terminal.shown:
         console.note(f"{data}: {loaded.summary}{_more(loaded)}")
     tell_ignored(loaded.ignored)
     if loaded.canvas:
@@ -241,10 +244,10 @@ def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int 
 
 def _stored_half(out: str) -> bool:
     """Whether the run stored its kernels as float16."""
-    from keras_cnn import checkpoint
-    from keras_cnn.hub.directory import WEIGHTS as FILE
+    from keras_cnn.checkpoints import arrays
+    from keras_cnn.checkpoints.directory import WEIGHTS as FILE
 
-    return any(v.dtype == "float16" for v in checkpoint.load(Path(out) / FILE).values())
+    return any(v.dtype == "float16" for v in arrays.load(Path(out) / FILE).values())
 
 
 def command() -> str:

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn.bars import progress
 from keras_cnn.cli import console
+from keras_cnn.terminal import progress
 
 if TYPE_CHECKING:
     import numpy as np
 
     from keras_cnn.data.index import Split
-    from keras_cnn.evaluation import Result
+    from keras_cnn.training.evaluation import Result
 
 WORST = 10  # mistakes, and confused pairs, that are told
 
@@ -30,7 +30,7 @@ class Answers:
     def result(self) -> Result:
         import numpy as np
 
-        from keras_cnn.evaluation import Result
+        from keras_cnn.training.evaluation import Result
 
         return Result(np.array(self.labels), np.stack(self.rows))
 
@@ -42,8 +42,9 @@ def answers(
 
     labels: the network's number for each class of the split.
     """
-    from keras_cnn import evaluation, seen
+    from keras_cnn.data import seen
     from keras_cnn.data.stream import decoded
+    from keras_cnn.training import evaluation
 
     channels = config.spec.input_shape[-1]
     images = decoded(split.sources, config.preprocess, channels=channels, ahead=2 * batch_size, skip_bad=skip_bad)

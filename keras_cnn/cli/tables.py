@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_cnn.texts import cell as cell
-from keras_cnn.texts import plain
+from keras_cnn.terminal import cell as cell
+from keras_cnn.terminal import plain
 
 Facts = Mapping[str, Any]
 GAP = "  "

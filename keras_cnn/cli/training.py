@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnn import commands
+from keras_cnn.checkpoints import commands
 from keras_cnn.cli import console, runs, tables
 from keras_cnn.cli.options import (
     AUGMENT,
@@ -163,11 +163,13 @@ def train(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Train a network from random weights."""
-    from keras_cnn import catalog, files, state
+    from keras_cnn import files
+    from keras_cnn.models import registry
+    from keras_cnn.training import state
 
     state.check(out, resume, overwrite)
-    spec = catalog.get(model)
-    config = catalog.default_config(model, spec)
+    spec = registry.get(model)
+    config = registry.default_config(model, spec)
     shape = runs.shape_at(spec.input_shape, size)
     # Small images are seen whole: a crop would lose what little there is.
     preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
@@ -207,12 +209,13 @@ def lr_find(
 ) -> None:
     """Suggest a learning rate, and draw the loss at each."""
     net, loaded = runs.pretrained(data, model, weights, size, "light", skip_bad, seed, batch_size)
-    from keras_cnn import recipe, transfer
+    from keras_cnn import transfer
     from keras_cnn.insight import plots
+    from keras_cnn.training import lr_range, recipe
 
     (transfer.freeze if frozen else transfer.unfreeze)(net)
     recipe.compile_(net, recipe.adamw(1e-3))
-    found = transfer.lr_find(net, loaded.train, steps=steps)
+    found = lr_range.lr_find(net, loaded.train, steps=steps)
     plots.learning_rates(found, picture)
     if as_json:
         return console.print_json({**dataclasses.asdict(found), "suggestion": found.suggestion})

@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from keras_cnn.bars import progress
-from keras_cnn.checks import known_options, one_of
 from keras_cnn.data import crops, survey
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import MODES, decode, resize_and_crop
 from keras_cnn.data.index import Split, Splits, index
 from keras_cnn.errors import BadData, BadImage, BadSpec
-from keras_cnn.spec import Preprocess, check_window
+from keras_cnn.models.config import Preprocess, check_window
+from keras_cnn.models.fields import known_options, one_of
+from keras_cnn.terminal import progress
 
 log = logging.getLogger("keras_cnn")
 Seen = TypeVar("Seen")

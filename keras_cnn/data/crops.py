@@ -13,7 +13,7 @@ from keras_cnn.data import survey
 from keras_cnn.data.augment import tensorflow
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import FILTERS, PLAIN_MODES
-from keras_cnn.spec import Preprocess
+from keras_cnn.models.config import Preprocess
 
 LEAST = 0.35  # share of a photo's area that a part has at least; 0.08, as for ImageNet, is too little for few epochs
 RATIO = 4 / 3  # the most that a part is stretched, either way

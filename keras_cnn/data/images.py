@@ -20,9 +20,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from keras_cnn.checks import known_options
 from keras_cnn.errors import BadImage, BadSpec, DataWarning
-from keras_cnn.spec import Preprocess, check_window
+from keras_cnn.models.config import Preprocess, check_window
+from keras_cnn.models.fields import known_options
 
 # Only these decoders are tried: Pillow knows others that start foreign programs (EPS) or read exotic containers.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")

@@ -12,7 +12,7 @@ import numpy as np
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import decode, resize_and_crop
 from keras_cnn.errors import BadImage
-from keras_cnn.spec import Preprocess
+from keras_cnn.models.config import Preprocess
 
 
 def decoded(

@@ -9,11 +9,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from keras_cnn.bars import progress
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import bit_window, brightest, in_words, is_deep, open_image
 from keras_cnn.data.index import Splits
 from keras_cnn.errors import DataWarning
+from keras_cnn.terminal import progress
 
 SAMPLE = 200  # files whose headers are read
 PER_CLASS = 5  # classes that are named

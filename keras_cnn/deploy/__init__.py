@@ -1,5 +1,1 @@
-"""Networks made ready for prediction."""
-
-from keras_cnn.deploy.folding import fold
-
-__all__ = ["fold"]
+"""Networks for prediction only."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from keras_cnn.checkpoints.hashes import Print, safe_name
 from keras_cnn.hub import client, http
-from keras_cnn.hub.hashes import Print, safe_name
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")

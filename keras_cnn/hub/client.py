@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from keras_cnn.errors import CacheError, HubError, KerasCnnError, NoAccess, NotFound, Offline
@@ -67,9 +68,7 @@ def headers(token: str | None = None) -> dict[str, str]:
     """What a request to the hub carries: who asks, and the token."""
     from huggingface_hub.utils import build_hf_headers
 
-    from keras_cnn import __version__
-
-    return build_hf_headers(token=token, library_name="keras_cnn", library_version=__version__)
+    return build_hf_headers(token=token, library_name="keras_cnn", library_version=version("keras-cnn"))
 
 
 @contextlib.contextmanager

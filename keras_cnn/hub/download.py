@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from keras_cnn.checkpoints.hashes import Print, begin, fits
 from keras_cnn.errors import CorruptFile, HubError
 from keras_cnn.hub import client, http
-from keras_cnn.hub.hashes import Print, begin, fits
 
 LARGEST = 2 << 30  # bytes of a file whose size nobody states: the largest of the catalogue, efficientnet_l2, has 1.9e9
 PART = ".part"  # what has come so far; an interrupted download goes on from it

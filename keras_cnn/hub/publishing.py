@@ -11,16 +11,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from keras_cnn import __version__, commands
-from keras_cnn.checks import known_options
+from keras_cnn.checkpoints import card, commands, hashes, licences
+from keras_cnn.checkpoints.directory import CARD, CONFIG, WEIGHTS, Folder, config_text, read
 from keras_cnn.errors import BadSpec, Conflict, HubError, KerasCnnError, NoAccess, NotFound, UnsafeFile
-from keras_cnn.hub import api, card, client, hashes, http, licences
-from keras_cnn.hub.directory import CARD, CONFIG, WEIGHTS, Folder, config_text, read
+from keras_cnn.hub import api, client, http
 from keras_cnn.hub.resolve import parse
-from keras_cnn.spec import Config
+from keras_cnn.hub.tags import known
+from keras_cnn.models.config import Config
+from keras_cnn.models.fields import known_options
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def publish(
     told = {name: _record(content) for name, content in files.items()}
     if dry_run:
         return Published(repository, branch, None, tag, None, told)
-    message = message or f"Publish {config.architecture} with keras_cnn {__version__}"
+    message = message or f"Publish {config.architecture} with keras_cnn {version('keras-cnn')}"
     with client.patience(timeout), contextlib.ExitStack() as made:
         hub = _Hub(repository, token)
         refs = _refs(made, hub, private)
@@ -118,9 +120,15 @@ def _licensed(config: Config, folder: Folder, license: str | None) -> Config:
 
 
 def _public(config: Config, folder: Folder) -> Config:
-    """The configuration without where things lay on this machine: on the hub that says nothing, or too much."""
+    """The configuration without where things lay on this machine: on the hub that says nothing, or too much.
+
+    Earlier releases noted a base by its tag alone, which no card can link to.
+    """
     here = ("source", folder.path.resolve().name)  # read from a directory, a network is told to come from there
-    return config.with_(provenance=commands.public(dict(fact for fact in config.provenance.items() if fact != here)))
+    facts = dict(fact for fact in config.provenance.items() if fact != here)
+    if facts.get("base") in known():
+        facts.setdefault("base_source", known()[facts["base"]].source)
+    return config.with_(provenance=commands.public(facts))
 
 
 def _files(folder: Folder, config: Config, repository: str) -> dict[str, Path | bytes]:
@@ -173,7 +181,7 @@ class _Hub:
                 f"publishing to {name} needs a token that may write: make one at "
                 f"{client.endpoint()}/settings/tokens, then set HF_TOKEN or run `hf auth login`."
             )
-        self._api = HfApi(token=self.token, library_name="keras_cnn", library_version=__version__)
+        self._api = HfApi(token=self.token, library_name="keras_cnn", library_version=version("keras-cnn"))
 
     @property
     def url(self) -> str:

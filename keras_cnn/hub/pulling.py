@@ -6,12 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from keras_cnn.checks import known_options
-from keras_cnn.hub import client, hashes
-from keras_cnn.hub.directory import CARD, CONFIG, Folder, weights_name
+from keras_cnn.checkpoints import hashes
+from keras_cnn.checkpoints.directory import CARD, CONFIG, Folder, weights_name
+from keras_cnn.hub import client
 from keras_cnn.hub.remote_file import RemoteFile
 from keras_cnn.hub.resolve import place, source_at
 from keras_cnn.hub.snapshot import Snapshot
+from keras_cnn.models.fields import known_options
 
 
 @dataclass(frozen=True)

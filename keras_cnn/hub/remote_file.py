@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from keras_cnn.checkpoints.hashes import Print, fits
 from keras_cnn.errors import Offline
 from keras_cnn.hub.download import download, sweep
-from keras_cnn.hub.hashes import Print, fits
 
 
 @dataclass(frozen=True)

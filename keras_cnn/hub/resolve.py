@@ -8,14 +8,14 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from keras_cnn import catalog, checkpoint, convert
+from keras_cnn.checkpoints import arrays, convert, directory, keras_file
+from keras_cnn.checkpoints.directory import Folder, Source
 from keras_cnn.errors import CorruptFile, KerasCnnError, LicenceWarning, UnknownModel
-from keras_cnn.hub import directory, keras_file
-from keras_cnn.hub.directory import Folder, Source
-from keras_cnn.hub.known import embedded, known
 from keras_cnn.hub.remote_file import RemoteFile
 from keras_cnn.hub.snapshot import local_repository, repository
-from keras_cnn.spec import Config, Spec
+from keras_cnn.hub.tags import embedded, known
+from keras_cnn.models import registry
+from keras_cnn.models.config import Config, Spec
 
 NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
 # A revision is a path below refs/ in the cache, which it must not leave.
@@ -39,12 +39,12 @@ def resolve(source: str | os.PathLike[str] | Spec, weights: str | os.PathLike[st
     HubError where a hub refuses or cannot be reached.
     """
     if isinstance(source, Spec):
-        return _with_weights(catalog.default_config(source.family.lower(), source), weights, given=True)
+        return _with_weights(registry.default_config(source.family.lower(), source), weights, given=True)
     name = os.fspath(source)
-    if name in catalog.architectures():
-        return _with_weights(catalog.default_config(name, catalog.get(name)), weights)
+    if name in registry.architectures():
+        return _with_weights(registry.default_config(name, registry.get(name)), weights)
     if weights is not None:
-        raise UnknownModel(catalog.unknown(name, list(catalog.architectures())))
+        raise UnknownModel(registry.unknown(name, list(registry.architectures())))
     return weights_source(name)
 
 
@@ -98,11 +98,11 @@ def place(name: str) -> Folder | RemoteFile | Path:
         return Folder(path)
     if os.sep in name or name.startswith("."):
         raise UnknownModel(f"{name}: there is no such directory.")
-    if name.partition(".")[0] in catalog.architectures():
+    if name.partition(".")[0] in registry.architectures():
         arch, _, tag = name.partition(".")
-        there = catalog.match(f"{arch}.*", tags())
+        there = registry.match(f"{arch}.*", tags())
         raise UnknownModel(f"{arch} has no weights tagged {tag!r} here; known: {', '.join(there) or 'none'}.")
-    raise UnknownModel(catalog.unknown(name, [*catalog.architectures(), *tags()]))
+    raise UnknownModel(registry.unknown(name, [*registry.architectures(), *tags()]))
 
 
 def parse(address: str) -> tuple[str, str | None]:
@@ -128,7 +128,7 @@ def _warn_of_licence(name: str, licence: str) -> None:
     warnings.warn(f"{name}: its licence, {licence}, rules out commercial use.", LicenceWarning, stacklevel=3)
 
 
-def _load(source: Source) -> tuple[Config, checkpoint.Arrays]:
+def _load(source: Source) -> tuple[Config, arrays.Arrays]:
     assert source.load
     return source.load()
 
@@ -153,7 +153,7 @@ def _as_spec(source: Source, spec: Spec) -> Source:
     """Weights for a Spec: it says what the network is, they bring their numerics; shapes will tell whether they fit."""
     ours = lambda config: config.with_(spec=spec.with_numerics_of(config.spec))  # noqa: E731
 
-    def load() -> tuple[Config, checkpoint.Arrays]:
+    def load() -> tuple[Config, arrays.Arrays]:
         config, values = _load(source)
         return ours(config), values
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from keras_cnn import files
+from keras_cnn.checkpoints.directory import CONFIG, Folder, differs
+from keras_cnn.checkpoints.hashes import Print, fits
 from keras_cnn.errors import CorruptFile, HubWarning, NotFound, Offline
 from keras_cnn.hub import api, client
 from keras_cnn.hub.api import COMMIT
-from keras_cnn.hub.directory import CONFIG, Folder, differs
 from keras_cnn.hub.download import download, sweep
-from keras_cnn.hub.hashes import Print, fits
 
 LOCAL_HUB = "KERAS_CNN_HUB"  # a folder in the layout of the client's cache, looked into first and never written to
 DIGITS = {64: "sha256", 40: "git"}  # a link in the cache leads to a file that is named by its hash: which one

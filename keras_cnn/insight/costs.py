@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn.checks import known_options
 from keras_cnn.errors import BadSpec
-from keras_cnn.tally import NORM_COSTS, Row, by_stage
+from keras_cnn.models.fields import known_options
+from keras_cnn.models.shapes import NORM_COSTS, Row, by_stage
 
 if TYPE_CHECKING:
     import keras

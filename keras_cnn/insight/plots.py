@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn.texts import plain
+from keras_cnn.terminal import plain
 
 
 def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:

@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_cnn.checks import known_options
 from keras_cnn.data import Data
+from keras_cnn.data.examples import Batches
 from keras_cnn.errors import BadData
-from keras_cnn.selection import stage_of
-from keras_cnn.transfer.examples import Batches
+from keras_cnn.models.fields import known_options
+from keras_cnn.models.naming import stage_of
 from keras_cnn.transfer.given import Given
 
 Moments = tuple[int, np.ndarray, np.ndarray]  # elements of each channel; their mean and variance, (channels,)

@@ -15,14 +15,14 @@ import sqlite3
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-import keras_cnn
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import CacheWarning
 
 FORMAT = 2  # of the files and of how features are computed: raise it where either changes
@@ -59,7 +59,7 @@ def digest(network: Any) -> str:
             config.pop(forgotten, None)
         parts = [layer["class_name"], config, layer["inbound_nodes"]]
         whole.update(json.dumps(parts, sort_keys=True, default=str).encode())
-    whole.update(checkpoint.digest(checkpoint.arrays(network)).encode())
+    whole.update(arrays.digest(arrays.arrays(network)).encode())
     return whole.hexdigest()
 
 
@@ -67,7 +67,7 @@ def _releases() -> str:
     """What may compute the same network otherwise once it is another one."""
     backend = keras.backend.backend()
     library = import_module(backend).__version__
-    return f"{FORMAT} keras_cnn {keras_cnn.__version__} keras {keras.__version__} {backend} {library}"
+    return f"{FORMAT} keras_cnn {version('keras-cnn')} keras {keras.__version__} {backend} {library}"
 
 
 class Store:

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_cnn import selection
-from keras_cnn.checks import known_options
+from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
-from keras_cnn.hub.directory import config_of
-from keras_cnn.selection import CLASSIFIERS, stage_of
-from keras_cnn.tally import NON_TRAINABLE, tally
+from keras_cnn.models import naming
+from keras_cnn.models.assemble import learned, sizes
+from keras_cnn.models.fields import known_options
+from keras_cnn.models.naming import CLASSIFIERS, stage_of
+from keras_cnn.models.shapes import tally
 
 
 @known_options
@@ -24,7 +25,7 @@ def stages(model: Any) -> dict[str, list[Any]]:
     >>> list(kc.stages(kc.build("resnet20")))
     ['stem', 'stage1', 'stage2', 'stage3', 'head']
     """
-    groups: dict[str, list[Any]] = {name: [] for name in selection.stages(layer.name for layer in model.layers)}
+    groups: dict[str, list[Any]] = {name: [] for name in naming.stages(layer.name for layer in model.layers)}
     for layer in model.layers:
         groups[stage_of(layer.name)].append(layer)
     return groups
@@ -51,7 +52,7 @@ def freeze(
     >>> [layer.name for layer in model.layers if layer.trainable and layer.weights][:2]
     ['stage3_block2_conv1', 'stage3_block2_norm1']
     """
-    chosen = selection.lower(_sizes(model), **_either("upto", upto, match, fraction))
+    chosen = naming.lower(_sizes(model), **_either("upto", upto, match, fraction))
     for layer in model.layers:
         if layer.name in chosen:
             layer.trainable = False
@@ -79,7 +80,7 @@ def unfreeze(
     bn = bn or ("frozen" if pretrained(model) else "train")
     if bn not in ("frozen", "train"):
         raise BadSpec(f"bn={bn!r}: choose 'frozen' or 'train'.")
-    chosen = selection.upper(_sizes(model), **_either("above", above, match, fraction))
+    chosen = naming.upper(_sizes(model), **_either("above", above, match, fraction))
     for layer in model.layers:
         if layer.name in chosen:
             fixed = bn == "frozen" and stage_of(layer.name) not in CLASSIFIERS and _is_batchnorm(layer)
@@ -157,7 +158,7 @@ def trainable_table(model: Any) -> TrainableTable:
         TrainableRow(
             name,
             sum(bool(layer.weights) for layer in layers),
-            sum(map(_learned, layers)),
+            sum(map(learned, layers)),
             sum(math.prod(v.shape) for layer in layers for v in layer.trainable_weights),
             _agreed("train" if layer.trainable else "frozen" for layer in layers if _is_batchnorm(layer)),
         )
@@ -169,7 +170,7 @@ def _either(stage: str, what: str | float | None, match: str | None, fraction: f
     """The keywords of `selection`, of which the first may also stand for another."""
     if what is None or match is not None or fraction is not None:
         return {stage: what, "match": match, "fraction": fraction}
-    return {stage if key == "upto" else key: value for key, value in selection.parse(what).items()}
+    return {stage if key == "upto" else key: value for key, value in naming.parse(what).items()}
 
 
 def pretrained(model: Any) -> bool:
@@ -178,22 +179,10 @@ def pretrained(model: Any) -> bool:
 
 
 def _sizes(model: Any) -> dict[str, int]:
-    """Learned parameters of each layer, in the order in which the network is written, as `info` has them.
-
-    Keras lists the layers of parallel branches by their depth instead.
-    """
     try:
-        rows = tally(config_of(model))
+        return sizes(model, tally(config_of(model)))
     except BadSpec:  # not a network of ours: there is Keras' order only
-        rows = ()
-    place = {row.layer: i for i, row in enumerate(rows)}
-    layers = sorted(model.layers, key=lambda layer: place.get(layer.name, len(place)))
-    return {layer.name: _learned(layer) for layer in layers}
-
-
-def _learned(layer: Any) -> int:
-    """Parameters that learn where nothing is frozen: all but the statistics of batch norm."""
-    return sum(math.prod(v.shape) for v in layer.weights if v.name not in NON_TRAINABLE)
+        return sizes(model)
 
 
 def _is_batchnorm(layer: Any) -> bool:

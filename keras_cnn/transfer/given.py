@@ -13,15 +13,26 @@ from typing import Any, cast
 
 import numpy as np
 
-from keras_cnn import checkpoint, recipe, seen
-from keras_cnn.bars import progress
-from keras_cnn.data import Data, Split
-from keras_cnn.deploy import fold
-from keras_cnn.errors import BadImage, NotFinite
+from keras_cnn.checkpoints import arrays
+from keras_cnn.data import Data, Split, seen
+from keras_cnn.data.examples import Batches, Examples, Pair
+from keras_cnn.deploy.fold import fold
+from keras_cnn.errors import BadData, BadImage, NotFinite
+from keras_cnn.terminal import progress
 from keras_cnn.transfer.cache import Store, features
-from keras_cnn.transfer.examples import Batches, Examples, Pair
 
 MEMORY = 2 << 30  # bytes of features that are held at once
+
+
+def batches_of(data: Any) -> int:
+    """The length of a data set of batches; BadData where it has none."""
+    try:
+        return len(data)
+    except TypeError:
+        raise BadData(
+            "the training data has no length, which the learning rate needs: remove its unreadable images, or give the "
+            "data set one with tf.data.experimental.assert_cardinality."
+        ) from None
 
 
 class Given:
@@ -54,9 +65,7 @@ class Given:
     def fingerprint(self) -> dict[str, str]:
         """A hash of the training data, where it can be seen again: of arrays, or of the names of files and labels."""
         if isinstance(self.train, tuple):
-            return {
-                "data": checkpoint.digest(dict(zip(("images", "labels"), map(np.asarray, self.train), strict=True)))
-            }
+            return {"data": arrays.digest(dict(zip(("images", "labels"), map(np.asarray, self.train), strict=True)))}
         if isinstance(self.train, Data):
             split = cast(Split, self.train.splits.train)
             names = json.dumps([source.name for source in split.sources]).encode()
@@ -77,7 +86,7 @@ class Given:
         """Training images; for a data set, batches."""
         if isinstance(self.train, tuple):
             return len(self.train[0])
-        return self.train.sizes["train"] if isinstance(self.train, Data) else recipe.steps(self.train, 1, 1)
+        return self.train.sizes["train"] if isinstance(self.train, Data) else batches_of(self.train)
 
     @property
     def steps(self) -> int:

@@ -7,12 +7,12 @@ from typing import Any
 
 import keras
 
-from keras_cnn import checkpoint
-from keras_cnn.checks import known_options
+from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
-from keras_cnn.graph import assemble
-from keras_cnn.hub.directory import config_of
-from keras_cnn.spec import Head
+from keras_cnn.models.assemble import assemble
+from keras_cnn.models.config import Head
+from keras_cnn.models.fields import known_options
 from keras_cnn.transfer.freeze import stages
 
 
@@ -35,8 +35,8 @@ def replace_head(model: Any, head: Head | int | Sequence[str], class_names: Sequ
         raise BadSpec(f"{len(class_names)} class names for {head.classes} classes.")
     spec = config.spec.with_(classes=head.classes or None)
     new = assemble(config.as_base().with_(spec=spec, head=head, class_names=tuple(class_names)), model.name)
-    values = {k: v for k, v in checkpoint.arrays(model).items() if not k.startswith(checkpoint.OF_CLASSES)}
-    checkpoint.assign(new, values, skip=[k for k in checkpoint.variables(new) if k.startswith(checkpoint.OF_CLASSES)])
+    values = {k: v for k, v in arrays.arrays(model).items() if not k.startswith(arrays.OF_CLASSES)}
+    arrays.assign(new, values, skip=[k for k in arrays.variables(new) if k.startswith(arrays.OF_CLASSES)])
     trainable = {layer.name: layer.trainable for layer in model.layers if not layer.name.startswith("head_")}
     for layer in new.layers:
         layer.trainable = trainable.get(layer.name, layer.trainable)

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn import labelled
-from keras_cnn.checks import known_options
+from keras_cnn.data import labelled
+from keras_cnn.data.examples import Pair
 from keras_cnn.errors import BadData
-from keras_cnn.transfer import frozen
-from keras_cnn.transfer.examples import Pair
+from keras_cnn.models.fields import known_options
+from keras_cnn.transfer import split
 from keras_cnn.transfer.given import Given
 
 STRENGTH = 10.0  # of the fit against the penalty, on centred features of mean length 1
@@ -55,7 +55,7 @@ def probe(
     """
     train, val = labelled.accepted(model, train, val, validation_data, head=False)
     given = Given(train, val, batch_size, 0)
-    found = given.features(frozen.backbone(model)[0], cache)
+    found = given.features(split.backbone(model)[0], cache)
     if not found or not found[1]:
         raise BadData("a probe needs training and validation images, as Data or as arrays, that fit into memory.")
     (pair,), held_out = found

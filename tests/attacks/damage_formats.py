@@ -32,12 +32,12 @@ import foreign
 import repositories
 import seeded
 
-from keras_cnn import catalog, convert, tally
-from keras_cnn.convert import keras_applications, timm
-from keras_cnn.convert.rename import to_theirs
+from keras_cnn.checkpoints import card, convert, directory
+from keras_cnn.checkpoints.convert import keras_applications, timm
+from keras_cnn.checkpoints.convert.rename import to_theirs
 from keras_cnn.data.images import load_image
 from keras_cnn.errors import KerasCnnError
-from keras_cnn.hub import card, directory
+from keras_cnn.models import registry, shapes
 
 CONFIG = repositories.config("resnet20")
 ODD = (None, True, -1, 0, 0.5, 10**30, 1e300, 1e-320, float("nan"), "", "a/b", "\ud800", "x\ny", [], [[]], {}, {"": 1})
@@ -59,7 +59,7 @@ def ours(folder: Path) -> tuple[list[Path], Callable[[], object]]:
 
 
 def _state() -> dict[str, np.ndarray]:
-    values = seeded.arrays(tally.variables(tally.tally(CONFIG)))
+    values = seeded.arrays(shapes.variables(shapes.tally(CONFIG)))
     return {k: np.ascontiguousarray(v) for k, v in to_theirs(values, CONFIG.spec, timm.FORMAT).items()}
 
 
@@ -78,8 +78,8 @@ def pytorch(folder: Path) -> tuple[list[Path], Callable[[], object]]:
 
 def h5(folder: Path) -> tuple[list[Path], Callable[[], object]]:
     name = "keras_resnet50v2"
-    config = catalog.default_config(name, catalog.get(name).with_(depths=(1, 1, 1, 1), widths=(8, 8, 8, 8)))
-    values = seeded.arrays(tally.variables(tally.tally(config)))
+    config = registry.default_config(name, registry.get(name).with_(depths=(1, 1, 1, 1), widths=(8, 8, 8, 8)))
+    values = seeded.arrays(shapes.variables(shapes.tally(config)))
     state = to_theirs(values, config.spec, keras_applications.FORMAT)
     foreign.write_h5(folder / "w.h5", state)
     return [folder / "w.h5"], lambda: _converted(folder / "w.h5", config)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from keras_cnn import data
 from keras_cnn.errors import BadData, BadImage
-from keras_cnn.spec import Preprocess
+from keras_cnn.models.config import Preprocess
 
 MOST_MEMORY = 3 << 29  # bytes, as the largest WebP needs
 SLOWEST = 30.0  # seconds of processor time for one image or zip

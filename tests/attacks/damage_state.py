@@ -25,9 +25,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import keras_cnn as kc
-from keras_cnn import state
+from keras_cnn.checkpoints import directory
 from keras_cnn.errors import KerasCnnError, WeightsMismatch
-from keras_cnn.hub import directory
+from keras_cnn.training import state
 from keras_cnn.transfer import cache
 
 

@@ -32,9 +32,10 @@ import numpy as np
 import tensorflow as tf
 
 import keras_cnn as kc
-from keras_cnn import catalog, checkpoint, state
+from keras_cnn.checkpoints import arrays, directory
 from keras_cnn.errors import KerasCnnError
-from keras_cnn.hub import directory
+from keras_cnn.models import registry
+from keras_cnn.training import state
 
 _ = kc.train, kc.fine_tune  # imported once, for all children
 FORK = get_context("fork")  # a child has everything imported; nothing may be computed before it is made
@@ -53,7 +54,7 @@ def run(verb: str, out: Path, seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
     state.EVERY = 0.0
     keras.utils.set_random_seed(0)
-    shallow = dataclasses.replace(catalog.get("resnet20"), depths=(1, 1, 1))
+    shallow = dataclasses.replace(registry.get("resnet20"), depths=(1, 1, 1))
     model = kc.build(shallow, head=kc.Head(classes=2, dropout=0.3), input_shape=(16, 16, 3))
     keras.utils.set_random_seed(seed)
     told: dict[str, Any] = {"out": out, "resume": True, "batch_size": 16, "verbose": 0}
@@ -115,10 +116,10 @@ def attack_run(verb: str, count: int, rng: random.Random, outcomes: Counter[str]
 # --- saving ---------------------------------------------------------------------------------------------------------
 
 
-def save(model: Any, values: checkpoint.Arrays, out: Path, first: int) -> None:
+def save(model: Any, values: arrays.Arrays, out: Path, first: int) -> None:
     """Save for ever; each save has another number, in its arrays and in its configuration."""
     for number in range(first, first + 10**6):
-        checkpoint.arrays = lambda _, number=number: {**values, "head_logits/bias": np.full(2, number, "float32")}
+        arrays.arrays = lambda _, number=number: {**values, "head_logits/bias": np.full(2, number, "float32")}
         kc.save_pretrained(model, out, provenance={"number": number})
 
 
@@ -136,7 +137,7 @@ def readable(out: Path) -> tuple[int, str]:
 
 def attack_save(count: int, rng: random.Random, outcomes: Counter[str]) -> None:
     model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
-    values = checkpoint.arrays(model)  # children compute nothing: TensorFlow does not outlive a fork
+    values = arrays.arrays(model)  # children compute nothing: TensorFlow does not outlive a fork
     with tempfile.TemporaryDirectory() as place:
         out, number = Path(place) / "net", 0
         kc.save_pretrained(model, out, provenance={"number": 0})
@@ -153,7 +154,7 @@ def attack_save(count: int, rng: random.Random, outcomes: Counter[str]) -> None:
             found, wrong = readable(out)
             outcomes[wrong or "whole after a kill"] += 1
             number = max(number, found)
-        checkpoint.arrays = lambda _: values
+        arrays.arrays = lambda _: values
         kc.save_pretrained(model, out, provenance={"number": 0})
         names = sorted(file.name for file in out.iterdir())
         outcomes["nothing left behind" if len(names) == 3 else f"LEFT BEHIND: {names}"] += 1

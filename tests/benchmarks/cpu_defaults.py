@@ -79,8 +79,8 @@ def inside(names: list[str], seconds: float) -> dict[str, Times]:
     import numpy as np
 
     import keras_cnn as kc
-    from keras_cnn import recipe
-    from keras_cnn.deploy import fold
+    from keras_cnn.deploy.fold import fold
+    from keras_cnn.training import recipe
 
     found = {}
     for name in names:

@@ -31,7 +31,7 @@ def main() -> None:
     import keras
 
     import keras_cnn as kc
-    from keras_cnn import recipe
+    from keras_cnn.training import recipe
 
     shape = (args.size, args.size, 3)
     data = kc.load_data(args.data, kc.build(args.model, input_shape=shape), batch_size=args.batch_size)

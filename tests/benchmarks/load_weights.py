@@ -22,8 +22,8 @@ import keras
 from huggingface_hub import constants
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
-from keras_cnn.hub import hashes, resolve
+from keras_cnn.checkpoints import arrays, hashes
+from keras_cnn.hub import resolve
 
 COMMIT = "c" * 40
 
@@ -44,7 +44,7 @@ def cached(model, home: Path) -> str:
 def ours(model, address: str) -> None:
     source = resolve(address)
     assert source.load
-    checkpoint.assign(model, source.load()[1])
+    arrays.assign(model, source.load()[1])
 
 
 def seconds(call, *given) -> float:

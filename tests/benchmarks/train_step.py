@@ -33,7 +33,8 @@ import numpy as np
 from keras import ops
 from rich.console import Console
 
-from keras_cnn import build, catalog, tally
+from keras_cnn import build
+from keras_cnn.models import registry, shapes
 
 BACKEND = keras.backend.backend()
 INSTALLED = [package for package in ("keras", BACKEND, "torch", "timm") if importlib.util.find_spec(package)]
@@ -64,7 +65,7 @@ class Task(NamedTuple):
 
     @property
     def classes(self) -> int:
-        return catalog.get(self.model).classes
+        return registry.get(self.model).classes
 
     def data(self, normalised: bool) -> tuple[np.ndarray, np.ndarray]:
         """Images, raw (0..255) or normalised, and labels."""
@@ -74,8 +75,8 @@ class Task(NamedTuple):
 
     def macs(self, name: str) -> int:
         """Multiply-accumulates of an architecture for one image of this size."""
-        spec = catalog.get(name).with_(input_shape=(self.size, self.size, 3), classes=self.classes)
-        return tally.macs(tally.tally(catalog.default_config(name, spec)))
+        spec = registry.get(name).with_(input_shape=(self.size, self.size, 3), classes=self.classes)
+        return shapes.macs(shapes.tally(registry.default_config(name, spec)))
 
 
 @dataclass
@@ -228,7 +229,7 @@ def main() -> None:
     parser.add_argument("--no-references", action="store_true", help="leave keras.applications and timm out")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table and each window's time")
     args = parser.parse_args()
-    sizes = {name: args.size or catalog.get(name).input_shape[0] for name in args.models}
+    sizes = {name: args.size or registry.get(name).input_shape[0] for name in args.models}
     records, peaks = [], {policy: peak(POLICIES[policy]) for policy in args.policy}
     host, columns = machine(), (*Task._fields, "contender", "images/s", "ratio", "share of peak")
     print(f"{host}\n\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)

@@ -26,9 +26,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import seeded  # noqa: E402
 
-from keras_cnn import catalog, convert, tally  # noqa: E402
-from keras_cnn.convert.rename import to_theirs  # noqa: E402
-from keras_cnn.spec import Config  # noqa: E402
+from keras_cnn.checkpoints import convert  # noqa: E402
+from keras_cnn.checkpoints.convert.rename import to_theirs  # noqa: E402
+from keras_cnn.models import registry, shapes  # noqa: E402
+from keras_cnn.models.config import Config  # noqa: E402
 
 CLASSES = 10
 # Built as for their published weights; the auxiliary classifier takes no part in prediction.
@@ -77,7 +78,7 @@ class CifarResNet(nn.Module):
 
 
 def reference(name: str, classes: int | None, source: str = "") -> nn.Module:
-    spec = catalog.get(name)
+    spec = registry.get(name)
     if source == "torchvision":
         return torchvision.models.get_model(name, num_classes=classes or 1000, **TORCHVISION[name])
     if getattr(spec, "shortcut", "") == "pad":
@@ -95,16 +96,16 @@ LIVELY = 0.02  # what the inverted image must change at least in the logits
 
 def golden(name: str) -> dict:
     source, _, name = name.rpartition("/")
-    spec = catalog.get(name)
+    spec = registry.get(name)
     parameters = sum(p.numel() for p in reference(name, None, source).parameters())
-    config = catalog.default_config(name, spec).with_(head=seeded.head(name, CLASSES))
+    config = registry.default_config(name, spec).with_(head=seeded.head(name, CLASSES))
     model = reference(name, CLASSES, source).eval()
     fmt = convert.cifar.FORMAT if isinstance(model, CifarResNet) else convert.timm.FORMAT
     fmt = convert.torchvision.FORMAT if source and spec.family == "EfficientNet" else fmt
-    shapes, images = tally.variables(tally.tally(config)), seeded.images(name)
+    wanted, images = shapes.variables(shapes.tally(config)), seeded.images(name)
     even = next(iter(images))
     for gain in GAINS:
-        fill(model, to_theirs(seeded.arrays(shapes, gain), spec, fmt), name)
+        fill(model, to_theirs(seeded.arrays(wanted, gain), spec, fmt), name)
         logits = {which: run(model, images[which], config) for which in (even, "inverted")}
         if np.abs(logits[even] - logits["inverted"]).max() > LIVELY:
             break
@@ -131,7 +132,7 @@ def run(model: nn.Module, image: np.ndarray, config: Config) -> np.ndarray:
 
 
 def main() -> None:
-    names = sys.argv[1:] or [n for n in catalog.architectures() if not n.startswith("keras_")]
+    names = sys.argv[1:] or [n for n in registry.architectures() if not n.startswith("keras_")]
     names += [] if sys.argv[1:] else [f"torchvision/{n}" for n in TORCHVISION]
     for source, file in (("torchvision/", "torchvision.json"), ("", "logits.json")):
         chosen = [n for n in names if n.startswith(source)]

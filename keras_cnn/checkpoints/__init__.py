@@ -1,0 +1,1 @@
+"""Arrays and models: the weights directory, its card, foreign formats."""

@@ -1,0 +1,132 @@
+"""Foreign checkpoints: read a file of any known format into our keys and layouts."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.convert import cifar, keras_applications, legacy_h5, timm, torchvision
+from keras_cnn.checkpoints.convert.rename import OPTIONAL, recognise, to_ours
+from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnsafeFile
+from keras_cnn.models import shapes
+from keras_cnn.models.config import Config, Head
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FORMATS = [timm.FORMAT, torchvision.FORMAT, cifar.FORMAT, keras_applications.FORMAT]
+
+
+def read_state(path: str | Path) -> dict[str, np.ndarray]:
+    """The named arrays of a `.safetensors`, `.pth`, `.th`, `.pt`, `.bin` or legacy `.h5` file."""
+    path = Path(path)
+    if not path.is_file():
+        raise CorruptFile(f"{path}: there is no such file.")
+    if not path.stat().st_size:
+        raise CorruptFile(f"{path} is empty: fetch it again.")
+    readers = {".safetensors": arrays.load, ".h5": legacy_h5.read_h5}
+    readers |= dict.fromkeys((".pth", ".th", ".pt", ".bin"), _read_torch)
+    if path.suffix not in readers:
+        raise CorruptFile(f"{path}: known weight files end in {', '.join(readers)}.")
+    return readers[path.suffix](path)
+
+
+def read(path: str | Path, config: Config) -> tuple[Config, dict[str, np.ndarray]]:
+    """Read a checkpoint for an architecture: the configuration with the source's numerics, and our arrays.
+
+    The number of classes is the file's. Raises WeightsMismatch with a -/+ report, CorruptFile, UnsafeFile.
+    """
+    return convert(read_state(path), config, source=Path(path).name)
+
+
+def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[Config, dict[str, np.ndarray]]:
+    """As `read`, from arrays."""
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    spec, names = config.spec, config.class_names
+    # An auxiliary classifier is read wherever the file has one: `build` decides whether it is wanted.
+    whole = spec.with_(aux=True) if hasattr(spec, "aux") else spec
+    wanted = shapes.variables(shapes.tally(config.with_(spec=whole)))
+    # Only we name layers by their stage; `stem_conv/kernel` is also what keras.applications calls it.
+    if any(key.startswith("stage") for key in wanted.keys() & state.keys()):
+        arrays.check(_backbone(wanted), _backbone(state))
+        values = state
+    else:
+        fmt = recognise(state, spec, wanted, FORMATS)
+        values = to_ours(state, spec, wanted, fmt)
+        spec = spec.with_(**fmt.numerics(spec))
+        if not config.provenance:  # a bare file: its format tells what it expects of an image
+            pre = fmt.preprocess(spec, state).at_size(spec.input_shape[:2])
+            config, names = config.with_(preprocess=pre), fmt.class_names
+    arrays.check_floats(values)
+    kernel = values.get("head_logits/kernel")
+    classes = 0 if kernel is None or kernel.ndim != 2 else kernel.shape[-1]
+    return config.with_(
+        spec=spec.with_(classes=classes or None),
+        head=Head(classes=classes, dropout=spec.drop_rate, pooling=config.head.pooling),
+        class_names=names if len(names) == classes else (),
+        provenance=config.provenance or {"source": source},
+    ), values
+
+
+def _backbone(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if not k.startswith(OPTIONAL)}
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    """A PyTorch file through its weights-only loader, which executes nothing from the file."""
+    try:
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise MissingPackage(
+            f"{path.name} is a PyTorch file: `pip install torch` to read it, or turn it into .safetensors elsewhere."
+        ) from None
+    _check_zip(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            raise UnsafeFile(
+                f"{path} holds more than arrays and would have to execute code to be read: it was not opened. "
+                "Ask its author for a .safetensors file."
+            ) from None
+        raise CorruptFile(f"{path} is truncated or not a PyTorch file: fetch it again.") from None
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, dict) else {}
+    if not tensors or not all(isinstance(key, str) for key in tensors):
+        raise CorruptFile(f"{path} holds no named tensors.")
+    if odd := [
+        k for k, v in tensors.items() if v.layout != torch.strided or v.is_quantized or v.is_nested or v.is_meta
+    ]:
+        raise CorruptFile(
+            f"{path}: {odd[0]} is sparse, quantised or without numbers, not a plain array: it was not read."
+        )
+    # A tensor may be a view that repeats a few numbers of the file without end.
+    if (claimed := sum(v.numel() * v.element_size() for v in tensors.values())) > (size := path.stat().st_size):
+        raise CorruptFile(f"{path} has {size} bytes and claims tensors of {claimed} bytes: it was not read.")
+    plain = {key: value.detach().resolve_conj() for key, value in tensors.items()}
+    try:
+        return {k: (v.float() if v.is_floating_point() else v).numpy() for k, v in plain.items()}
+    except (RuntimeError, TypeError) as error:  # kinds of numbers that NumPy lacks
+        raise CorruptFile(f"{path} holds an array that cannot be read ({error}).") from None
+
+
+def _check_zip(path: Path) -> None:
+    """Hold the zip of a PyTorch file to its checksums, which PyTorch itself does not look at; older files are none."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\3\4":
+            return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise CorruptFile(f"{path} is compressed, as PyTorch's files never are: save it uncompressed.")
+            bad = archive.testzip()
+    except KerasCnnError:
+        raise
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
+        raise CorruptFile(f"{path} is truncated or not a PyTorch file: fetch it again.") from None
+    if bad:
+        raise CorruptFile(f"{path} is damaged (the checksum of {bad!r} differs): fetch it again.")

@@ -1,0 +1,145 @@
+"""The builder that writes Keras layers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+
+from keras_cnn.errors import BadSpec
+from keras_cnn.models.builder import Builder, Tensor
+from keras_cnn.models.config import Config
+from keras_cnn.models.layers import HeUniform, Pad, Preprocessing, StackedIdentities
+from keras_cnn.models.shapes import NON_TRAINABLE, Row, tally
+
+CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
+STARTS: dict[str, Any] = {"he": HeUniform, "sum": StackedIdentities}
+
+
+def _conv(*, filters, size, stride, dilation, groups, bias, padding, start, name):
+    return keras.layers.Conv2D(
+        filters,
+        size,
+        strides=stride,
+        padding=padding,
+        dilation_rate=dilation,
+        groups=groups,
+        use_bias=bias,
+        kernel_initializer=STARTS[start](),
+        name=name,
+        **CHANNELS_LAST,
+    )
+
+
+def _depthwise(*, size, stride, dilation, bias, padding, name):
+    return keras.layers.DepthwiseConv2D(
+        size,
+        strides=stride,
+        padding=padding,
+        dilation_rate=dilation,
+        use_bias=bias,
+        depthwise_initializer=STARTS["he"](),
+        name=name,
+        **CHANNELS_LAST,
+    )
+
+
+def _act(*, fn, name, **kw):
+    try:
+        return keras.layers.Activation(fn, name=name, **kw)
+    except (ValueError, TypeError):
+        raise BadSpec(f"{name}: Keras has no activation {fn!r}; keras.activations lists those that it has.") from None
+
+
+def _batchnorm(*, eps, momentum, zero, name):
+    return keras.layers.BatchNormalization(
+        epsilon=eps, momentum=momentum, gamma_initializer="zeros" if zero else "ones", name=name
+    )
+
+
+def _groupnorm(*, groups, eps, zero, name):
+    return keras.layers.GroupNormalization(
+        groups, epsilon=eps, gamma_initializer="zeros" if zero else "ones", name=name
+    )
+
+
+def _pool(layer):
+    return lambda *, size, stride, padding, name: layer(size, stride, padding, name=name, **CHANNELS_LAST)
+
+
+# One Keras layer for every kind of the builder's language.
+LAYERS = {
+    "conv": _conv,
+    "batchnorm": _batchnorm,
+    "groupnorm": _groupnorm,
+    "act": _act,
+    "pad": Pad,
+    "maxpool": _pool(keras.layers.MaxPooling2D),
+    "avgpool": _pool(keras.layers.AveragePooling2D),
+    "depthwise": _depthwise,
+    "globalavg": lambda *, name, **kw: keras.layers.GlobalAveragePooling2D(name=name, **kw, **CHANNELS_LAST),
+    "globalmax": lambda *, name: keras.layers.GlobalMaxPooling2D(name=name, **CHANNELS_LAST),
+    "dropout": keras.layers.Dropout,
+    # Dropping a whole sample's branch is dropout with one coin a sample.
+    "droppath": lambda *, rate, name: keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name),
+    "multiply": keras.layers.Multiply,
+    "scale": keras.layers.Rescaling,
+    "add": keras.layers.Add,
+    "concat": keras.layers.Concatenate,
+    "dense": lambda *, units, bias=True, **kw: keras.layers.Dense(units, use_bias=bias, **kw),
+    "unit": keras.layers.UnitNormalization,
+}
+
+
+class Graph(Builder):
+    """Each call makes a Keras layer and applies it to symbolic tensors."""
+
+    def emit(self, kind: str, token: str, x: Tensor, **args: Any) -> Tensor:
+        return LAYERS[kind](name=self.name(token), **args)(x)
+
+
+def assemble(config: Config, name: str | None = None) -> keras.Model:
+    """The functional model of a configuration, with random weights: raw image in, head's output out."""
+    g, pre = Graph(config.spec), config.preprocess
+    # Keras walks a model layer by layer recursively, not only here: resnet1202 is deeper than Python's default.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + len(tally(config))))
+    with _one_variable_name():
+        image = keras.Input(config.spec.input_shape, name="stem_image")
+        x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
+        outputs = g.network(x, config.head)
+        model = keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
+    return model
+
+
+def sizes(model: Any, rows: Iterable[Row] = ()) -> dict[str, int]:
+    """Learned parameters of each layer of a Keras model, in the order of `rows`, as `info` has them.
+
+    Keras lists the layers of parallel branches by their depth instead; without rows, its order is what there is.
+    """
+    place = {row.layer: i for i, row in enumerate(rows)}
+    layers = sorted(model.layers, key=lambda layer: place.get(layer.name, len(place)))
+    return {layer.name: learned(layer) for layer in layers}
+
+
+def learned(layer: Any) -> int:
+    """Parameters that learn where nothing is frozen: all but the statistics of batch norm."""
+    return sum(math.prod(v.shape) for v in layer.weights if v.name not in NON_TRAINABLE)
+
+
+@contextlib.contextmanager
+def _one_variable_name() -> Iterator[None]:
+    """TensorFlow makes a new kernel for every variable of a new name, half a millisecond each: give all the same.
+
+    These are the names inside TensorFlow, which nothing reads; Keras' own names and paths are not touched.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    with tf.variable_creator_scope(lambda create, **options: create(**{**options, "name": "variable/"})):
+        yield

@@ -1,0 +1,99 @@
+"""The Keras layers that Keras lacks; each is registered under `keras_cnn` and serialisable."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class Preprocessing(keras.layers.Layer):
+    """Turns raw 0..255 pixels into what the weights expect, and carries the network's record.
+
+    Input and output (batch, height, width, channels); the output is float32, `(x / 255 - mean) / std`,
+    whatever the dtype policy, because bfloat16 cannot hold normalised pixels to the digit.
+
+    mean, std: one a channel, in units of 0..1.
+    record: the JSON of `spec.Config`: architecture, head, class names, evaluation crop, provenance. It lives
+        here so that a plain saved `.keras` file still knows what it is.
+    """
+
+    def __init__(self, mean: Any, std: Any, record: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(trainable=False, **{k: v for k, v in kwargs.items() if k != "trainable"})
+        self.mean, self.std, self.record = tuple(mean), tuple(std), record or {}
+        self._scale = 1.0 / (255.0 * np.asarray(self.std, "float64"))
+        self._shift = -np.asarray(self.mean, "float64") / np.asarray(self.std, "float64")
+
+    def call(self, x: Any) -> Any:
+        return ops.cast(x, "float32") * self._scale.astype("float32") + self._shift.astype("float32")
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "mean": self.mean, "std": self.std, "record": self.record}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class Pad(keras.layers.Layer):
+    """Constant padding of height, width and channels.
+
+    paddings: ((top, bottom), (left, right), (front, back)).
+    value: "zero", or "lowest" for -inf, which a max-pool then never picks.
+    """
+
+    def __init__(self, paddings: Any, value: str = "zero", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.paddings = tuple(tuple(int(n) for n in side) for side in paddings)
+        self.value = value
+
+    def call(self, x: Any) -> Any:
+        fill = {"zero": 0.0, "lowest": float("-inf")}[self.value]
+        return ops.pad(x, ((0, 0), *self.paddings), mode="constant", constant_values=fill)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        grow = lambda n, side: None if n is None else n + sum(side)  # noqa: E731
+        return (input_shape[0], *(grow(n, side) for n, side in zip(input_shape[1:], self.paddings, strict=True)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "paddings": self.paddings, "value": self.value}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class HeUniform(keras.initializers.Initializer):
+    """Kernels of variance 2 / fan_out (He et al. 2015, 1502.01852, section 2.2), drawn uniformly.
+
+    The variance is that of torchvision's and timm's normal kernels. NumPy draws them several times faster than
+    TensorFlow, and drawing was the largest part of building a network.
+    seed: as in Keras' initialisers, one instance always draws the same; by default from Python's `random`, which
+        `keras.utils.set_random_seed` seeds.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = random.getrandbits(32) if seed is None else seed
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        limit = math.sqrt(6 / (math.prod(shape[:-2]) * shape[-1]))
+        kernel = np.random.Generator(np.random.SFC64(self.seed)).random(shape, dtype="float32")
+        kernel -= 0.5
+        kernel *= 2 * limit
+        return ops.convert_to_tensor(kernel, dtype=dtype or "float32")
+
+    def get_config(self) -> dict[str, Any]:
+        return {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class StackedIdentities(keras.initializers.Initializer):
+    """A 1x1 kernel (1, 1, n * channels, channels) that adds up the n tensors whose concatenation it is given."""
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        channels = shape[-1]
+        stack = np.tile(np.eye(channels), (shape[-2] // channels, 1))
+        return ops.convert_to_tensor(stack.reshape(shape), dtype=dtype or "float32")

@@ -1,0 +1,184 @@
+"""The builder that counts instead of building: shapes of variables, multiply-accumulates, output shapes.
+
+It runs in milliseconds and imports no framework; a test holds it to the Keras graph, variant by variant.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, NamedTuple
+
+from keras_cnn.errors import BadSpec
+from keras_cnn.models.builder import Builder
+from keras_cnn.models.config import Config, Head, Spec, out_size
+
+
+class Shape(NamedTuple):
+    """Stands in for a tensor: (batch, height, width, channels) or (batch, channels)."""
+
+    shape: tuple[int | None, ...]
+
+
+class Row(NamedTuple):
+    """One layer: its variables, its multiply-accumulates for one image, its output."""
+
+    layer: str
+    kind: str
+    variables: dict[str, tuple[int, ...]]
+    macs: int
+    output: tuple[int | None, ...]
+
+
+NON_TRAINABLE = ("moving_mean", "moving_variance")
+
+
+def _elements(shape: tuple[int | None, ...]) -> int:
+    return math.prod(n or 0 for n in shape[1:])
+
+
+def _positions(shape: tuple[int | None, ...]) -> int:
+    return math.prod(n or 0 for n in shape[1:-1])
+
+
+def _conv(shape, *, filters, size, stride, dilation, groups, bias, padding, start):
+    b, *sides, c = shape
+    window = size if isinstance(size, tuple) else (size, size)
+    across = [out_size(n, k, stride, padding, dilation) for n, k in zip(sides, window, strict=True)]
+    out, kernel = (b, *across, filters), (*window, c // groups, filters)
+    return out, {"kernel": kernel} | ({"bias": (filters,)} if bias else {}), _positions(out) * math.prod(kernel)
+
+
+def _depthwise(shape, *, size, stride, dilation, bias, padding):
+    b, h, w, c = shape
+    out = (b, *(out_size(n, size, stride, padding, dilation) for n in (h, w)), c)
+    macs = _positions(out) * size * size * c
+    return out, {"kernel": (size, size, c, 1)} | ({"bias": (c,)} if bias else {}), macs
+
+
+def _dense(shape, *, units, bias=True, **_):
+    kernel = (shape[-1], units)
+    return (*shape[:-1], units), {"kernel": kernel} | ({"bias": (units,)} if bias else {}), math.prod(kernel)
+
+
+def _pool(shape, *, size, stride, padding):
+    b, h, w, c = shape
+    return (b, *(out_size(n, size, stride, padding) for n in (h, w)), c), {}, 0
+
+
+def _pad(shape, *, paddings, value):
+    grow = lambda n, side: None if n is None else n + sum(side)  # noqa: E731
+    return (shape[0], *(grow(n, side) for n, side in zip(shape[1:], paddings, strict=True))), {}, 0
+
+
+# Operations of a normalisation for each element, as fvcore counts them in the published figures: scale and shift;
+# for a group its mean, variance and division too.
+NORM_COSTS = {"batchnorm": 2, "groupnorm": 5}
+
+
+def _norm(kind, *names):
+    cost = NORM_COSTS[kind]
+    return lambda shape, **_: (shape, {name: (shape[-1],) for name in names}, cost * _elements(shape))
+
+
+def _same(shape, **_):
+    return shape, {}, 0
+
+
+def _global(shape, keepdims=False):
+    return (shape[0], *((1, 1) if keepdims else ()), shape[-1]), {}, 0
+
+
+def _concat(shapes):
+    return (*shapes[0][:-1], sum(s[-1] for s in shapes)), {}, 0
+
+
+COUNTS = {
+    "conv": _conv,
+    "depthwise": _depthwise,
+    "dense": _dense,
+    "multiply": lambda shapes: (shapes[0], {}, 0),
+    "maxpool": _pool,
+    "avgpool": _pool,
+    "pad": _pad,
+    "batchnorm": _norm("batchnorm", "gamma", "beta", *NON_TRAINABLE),
+    "groupnorm": _norm("groupnorm", "gamma", "beta"),
+    "globalavg": _global,
+    "globalmax": _global,
+    "act": _same,
+    "unit": _same,
+    "scale": _same,
+    "dropout": _same,
+    "droppath": _same,
+    "add": lambda shapes: (shapes[0], {}, 0),
+    "concat": _concat,
+}
+
+
+class Tally(Builder):
+    """Collects one `Row` a layer in `rows`, which every scope shares."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.rows: list[Row] = []
+
+    def emit(self, kind: str, token: str, x: Any, **args: Any) -> Shape:
+        shapes = [t.shape for t in x] if isinstance(x, list) else x.shape
+        output, variables, macs = COUNTS[kind](shapes, **args)
+        self.rows.append(Row(self.name(token), kind, variables, macs, output))
+        return Shape(output)
+
+
+def tally(config: Config) -> tuple[Row, ...]:
+    """Every layer of a network in the order of building, without building it."""
+    return _tally(config.spec, config.head)
+
+
+@cache  # many weights are of one network
+def _tally(spec: Spec, head: Head) -> tuple[Row, ...]:
+    g = Tally(spec)
+    g.network(Shape((None, *spec.input_shape)), head)
+    return tuple(g.rows)
+
+
+def check_size(config: Config) -> None:
+    """Raise BadSpec, with the smallest side that works, where windows without padding eat the image up."""
+
+    def fits(height: int | None, width: int | None) -> bool:
+        spec = config.spec.with_(input_shape=(height, width, config.spec.input_shape[-1]))
+        return all(n is None or n > 0 for row in tally(config.with_(spec=spec)) for n in row.output)
+
+    height, width, _ = config.spec.input_shape
+    if not fits(height, width):
+        least = next(n for n in itertools.count(1) if fits(n, n))
+        raise BadSpec(f"{config.architecture} needs images of at least {least}x{least} pixels, not {height}x{width}.")
+
+
+def variables(rows: Iterable[Row]) -> dict[str, tuple[int, ...]]:
+    """Shape of every variable under its key, `layer/variable`."""
+    return {f"{row.layer}/{name}": shape for row in rows for name, shape in row.variables.items()}
+
+
+def parameters(rows: Iterable[Row]) -> int:
+    """Learned parameters: kernels, biases, gammas and betas, as torch counts them."""
+    return sum(math.prod(s) for key, s in variables(rows).items() if not key.endswith(NON_TRAINABLE))
+
+
+def macs(rows: Iterable[Row]) -> int:
+    """Multiply-accumulates of convolutions and dense layers for one image, and the operations of normalisations."""
+    return sum(row.macs for row in rows)
+
+
+def activations(rows: Iterable[Row]) -> int:
+    """Bytes of all layers' outputs for one image in float32: what training has to keep."""
+    return sum(4 * _elements(row.output) for row in rows)
+
+
+def by_stage(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows of each stage: the first token of a layer's name."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.layer.partition("_")[0], []).append(row)
+    return groups

@@ -1,0 +1,401 @@
+"""Fine-tuning: the phases of a schedule, on features that are computed once wherever the network is frozen below."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_cnn.checkpoints import arrays
+from keras_cnn.data import Data, labelled
+from keras_cnn.data.examples import Batches, Examples
+from keras_cnn.errors import BadData, BadImage, BadSpec
+from keras_cnn.models.config import keep_window
+from keras_cnn.models.fields import known_options
+from keras_cnn.models.naming import CLASSIFIERS, stage_of
+from keras_cnn.training import evaluation, recipe, state
+from keras_cnn.training.options import BATCHNORM, check, class_weights
+from keras_cnn.training.phases import WARMUPS, Phase, StageOptimizers, plan
+from keras_cnn.transfer import probing, split
+from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
+from keras_cnn.transfer.freeze import freeze, frozen_stages, stages, unfreeze
+from keras_cnn.transfer.given import Given
+
+
+class TuningHistory(keras.callbacks.History):
+    """A Keras History over several `fit` calls. baselines: what the features gave before any training, if measured."""
+
+    baselines: probing.Baselines | None = None
+
+
+@known_options
+def fine_tune(
+    model: Any,
+    train: Any,
+    val: Any = None,
+    *,
+    validation_data: Any = None,
+    schedule: str = "two-phase",
+    head_epochs: int = 5,
+    epochs: int = 15,
+    head_rate: float = 1e-2,
+    rate: float = 5e-4,
+    decay: float = 1.0,
+    cycle: str = "one-cycle",
+    above: str | None = None,
+    bn: str | None = None,
+    probe: bool = True,
+    views: int = 0,
+    cache: bool | str | Path = True,
+    weight_decay: float = 0.05,
+    l2sp: float = 0.0,
+    ema: float = 0.0,
+    patience: int | None = None,
+    class_weight: str | Mapping[int, float] | None = None,
+    smoothing: float = 0.1,
+    batch_size: int = 32,
+    seed: int = 0,
+    out: str | Path | None = None,
+    half: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    callbacks: list[Any] | None = None,
+    verbose: int | str = "auto",
+    provenance: Mapping[str, Any] | None = None,
+) -> TuningHistory:
+    """Teach a pretrained network new classes.
+
+    train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, integer
+    labels) with a length, each with such a `val`. Images and labels may also come as Keras has them:
+    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays.
+
+    While the whole backbone is frozen it is run once: the head learns on its features of `Data` or arrays, of images as
+    at prediction, however the data is augmented (see `views`). Lower stages that are frozen are run once too where the
+    data is not augmented.
+
+    schedule: what learns when, one cycle of the rate a phase; each phase starts from the best epoch so far.
+        "two-phase": the head, then all stages. "gradual": the head; then a stage more each epoch, from the top; then
+        all (1801.06146, section 3.3). "all": all from the start. "head": the head alone.
+        Only stages above `above` ever learn; by default those above the stages that are frozen when the call begins.
+        A backbone that is frozen as a whole, as for a new head, does not count: there the schedule decides.
+    head_epochs, head_rate: epochs and peak rate of the head alone. epochs, rate: of what follows; each stage learns
+        `decay` times as fast as the one above it, by an AdamW of its own; 0.7 where few images are like those that the
+        features were learnt from. The gradient's norm, over all stages, is held to 1. cycle: "one-cycle" rises for a
+        fifth of a phase, "cosine" for a twentieth.
+    bn: of batch norm in stages that learn: "frozen" (gamma, beta and statistics stay: the default where weights are
+        pretrained), "train", or "recalibrate": train, then take the statistics of all training images.
+    probe: measure logistic regression and nearest neighbours on the features first; the network never ends worse than
+        with the first of them as its head (where that is one dense layer), or than it was.
+    views: while the backbone is frozen, how many augmented views of each image of `Data` the head sees, in turn; 0 is
+        the image itself. cache: keep features on disk, in `transfer.cache.folder()` or a folder that is named.
+    weight_decay: of AdamW, decoupled; biases and norms are spared. smoothing: of labels. seed: of the order of arrays.
+    l2sp: strength of the pull towards the pretrained weights (1802.01483, eq. 2), there in place of weight decay.
+    ema: momentum of a running mean of the weights, which is then what is validated and kept; 0 for none.
+    patience: epochs without a better validation accuracy after which a phase ends.
+    class_weight: weights of the loss by class, or "balanced": inversely to the number of images.
+    out: gets the best epoch as weights directory, at once when it is reached, `log.csv`, the hashes of the training
+        images where they are `Data` or arrays (`seen.txt`); and, while the run lasts, its state. It is held for the
+        whole run: RunInUse for another one. RunExists where a run or weights are there already, unless
+    resume: go on from the state that is there, if any, with the same call; Data and arrays then end with the same
+        weights as if nothing had happened, on one machine with deterministic operations (a data set of batches goes on
+        in its own order). A run that is complete is not run again: the model gets its weights. Or unless
+    overwrite: replace what is there. half: with kernels in float16.
+    provenance: facts for config.json and the model card there, as of `save_pretrained`.
+
+    The model ends with the weights of its best epoch by validation accuracy, compiled, and with the flags of the last
+    phase. Returns a Keras History over all phases; its `history["phase"]` has the name of each epoch's, its `baselines`
+    what a linear probe and nearest neighbours gave before, as `probe` does (printed unless verbose=0).
+    While features are learnt on, callbacks see the part above them as their model.
+    Raises NotFinite when the loss is not a number, BadData where data and head disagree, BadSpec for bad options.
+    """
+    above = above or _kept_frozen(model, schedule, verbose)
+    options = dict(
+        schedule=schedule,
+        head_epochs=head_epochs,
+        epochs=epochs,
+        head_rate=head_rate,
+        rate=rate,
+        decay=decay,
+        cycle=cycle,
+        above=above,
+        bn=bn,
+        probe=probe,
+        views=views,
+        weight_decay=weight_decay,
+        l2sp=l2sp,
+        ema=ema,
+        patience=patience,
+        smoothing=smoothing,
+        seed=seed,
+    )
+    check(options)
+    state.check(out, resume, overwrite)
+    names = list(stages(model))
+    rates = {"head_epochs": head_epochs, "epochs": epochs, "head_rate": head_rate, "rate": rate, "decay": decay}
+    phases = plan(schedule, names, **rates, above=above)
+    if not phases:
+        raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
+    train, val = labelled.accepted(model, train, val, validation_data)
+    given = Given(train, val, batch_size, seed)
+    if isinstance(train, Data):
+        keep_window(model, train.preprocess.window)
+    if patience is not None and given.val is None:
+        raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
+    weights = class_weights(class_weight, given, model)
+    options |= {"class_weight": weights and list(weights.values()), **given.facts}
+    if out is not None:  # hashing takes a moment, and only what is on disk is compared
+        options |= {"network": arrays.fingerprint(model), **given.fingerprint}
+    with state.Run(out, options, resume=resume, overwrite=overwrite, hashes=given.seen) as directory:
+        run = _Run(
+            model=model,
+            given=given,
+            phases=phases,
+            options=options,
+            class_weight=weights,
+            place=cache,
+            best=recipe.Best(model, out, half=half, patience=patience, provenance=provenance),
+            optimizers=StageOptimizers(weight_decay, ema, spare_backbone=l2sp > 0),
+            callbacks=list(callbacks or []),
+            verbose=verbose,
+            directory=directory,
+        )
+        return run.recall(directory.end) if directory.end else run.complete()
+
+
+def _kept_frozen(model: Any, schedule: str, verbose: int | str) -> str | None:
+    """The last of the stages that are frozen from the stem upwards, where stages above them learn; says so."""
+    still = frozen_stages(model)
+    backbone = [name for name in stages(model) if name not in CLASSIFIERS]
+    kept = still[-1] if still and still != backbone else None
+    if verbose and kept:
+        print(f"{kept} and what is below stay frozen, as they were: above={kept!r}")
+    elif verbose and still and schedule != "head":
+        print(f"the backbone was frozen; schedule={schedule!r} decides when it learns: 'head' keeps it frozen")
+    return kept
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One call of `fine_tune`: what its phases share."""
+
+    model: Any
+    given: Given
+    phases: tuple[Phase, ...]
+    options: dict[str, Any]
+    class_weight: dict[int, float] | None
+    place: bool | str | Path
+    best: recipe.Best
+    optimizers: StageOptimizers
+    callbacks: list[Any]
+    verbose: int | str
+    directory: state.Run
+    number: int = 0  # of the phase
+    spare: tuple[float, list[np.ndarray]] | None = None  # validation accuracy and weights without any training
+    history: TuningHistory = field(default_factory=TuningHistory)
+
+    def __post_init__(self) -> None:
+        self.history.set_model(self.model)
+        self.history.on_train_begin()
+
+    def complete(self) -> TuningHistory:
+        before = self.directory.state
+        first = before[1]["phase"] if before else 0
+        with _pulled(self.model, self.options["l2sp"]):
+            if self.options["probe"]:
+                self._probe()
+            for number in range(first, len(self.phases)):
+                self.number = number
+                self._fit(self.phases[number], before)
+                before = None
+        if self.spare and self.spare[0] > self.best.value:
+            self.model.set_weights(self.spare[1])
+            self.best.offer({"val_accuracy": self.spare[0]})
+        if self.options["bn"] == "recalibrate":
+            self._recalibrate()
+        baselines = self.history.baselines
+        self.directory.finish(
+            {"history": recipe.rows(self.history), "baselines": baselines and dataclasses.asdict(baselines)}
+        )
+        return self.history
+
+    def recall(self, end: dict[str, Any]) -> TuningHistory:
+        """A run that is complete: what it kept, and a model as it left it."""
+        if self.verbose:
+            print(f"{self.best.out} holds this run, and it is complete")
+        recipe.recall(self.model, self.best.out)
+        self._choose(self.phases[-1])
+        self._enter(self.phases[-1])
+        recipe.compile_(self.model, self._optimizer(self.phases[-1]), self.options["smoothing"])
+        for logs in end["history"]:
+            recipe.remember(self.history, logs)
+        self.history.baselines = end["baselines"] and probing.Baselines(**end["baselines"])
+        return self.history
+
+    def _fit(self, phase: Phase, before: state.State | None) -> None:
+        """Train for a phase, or for what is left of it after the state `before`, and go back to the best epoch."""
+        self._choose(phase)
+        learner, data, val = self._task(phase)
+        first = self._go_on(*before) if before else self._enter(phase)
+        optimizer = self._optimizer(phase)
+        recipe.compile_(learner, optimizer, self.options["smoothing"])
+        done = sum(before.epochs for before in self.phases[: self.number])
+        if self.verbose and first < phase.epochs:
+            print(f"phase {self.number + 1} of {len(self.phases)}: {phase}")
+        averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.options["ema"] else []
+        # Mean weights are put in place before they are judged, and taken out before the state is written.
+        keep = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self.directory.keep(lambda: self._state(epoch)),
+            on_epoch_end=lambda epoch, logs: self._record(phase, logs or {}),
+        )
+        seek = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.given.seek(data, done + epoch))
+        if first < phase.epochs:  # else the run was cut short after its last epoch
+            recipe.fit(
+                learner,
+                data,
+                val,
+                epochs=phase.epochs,
+                initial_epoch=first,
+                class_weight=self.class_weight,
+                callbacks=[recipe.StopOnNaN(self.best.out), *averaged, keep, self.best, seek, *self.callbacks],
+                verbose=self.verbose,
+            )
+        if phase is self.phases[-1]:  # so that no epoch is repeated where what follows is cut short
+            self.directory.keep(lambda: self._state(phase.epochs), now=True)
+        self.best.restore()
+        if learner is not self.model:
+            recipe.compile_(self.model, optimizer, self.options["smoothing"])
+
+    def _optimizer(self, phase: Phase) -> keras.optimizers.Optimizer:
+        return self.optimizers.of_phase(phase, phase.epochs * self.given.steps, WARMUPS[self.options["cycle"]])
+
+    def _choose(self, phase: Phase) -> None:
+        """Set the flags of a phase."""
+        frozen_ones = [name for name in stages(self.model) if name not in (*phase.rates, *CLASSIFIERS)]
+        freeze(self.model)
+        unfreeze(self.model, frozen_ones[-1] if frozen_ones else None, bn=BATCHNORM[self.options["bn"]])
+
+    def _task(self, phase: Phase) -> tuple[Any, Any, Any]:
+        """(what learns, its training data, its validation data): on features where that comes to the same."""
+        only_head = not phase.rates.keys() - set(CLASSIFIERS)
+        views = self.options["views"] if only_head else 0
+        parts = split.divide(self.model) if only_head or not self.given.augmented else None
+        found = self.given.features(parts[0], self.place, views) if parts else None
+        if parts and not found and self.given.again and self.verbose:
+            print("features of all images would fill the memory: the backbone is run in every epoch")
+        if not parts or not found:
+            return self.model, self.given.images(len(self.model.outputs)), self.given.val
+        train, val = found
+        return parts[1], Examples(train, self.given.batch_size, self.given.seed, len(self.model.outputs)), val
+
+    def _probe(self) -> None:
+        """Measure what the features give, and remember the head that they are best with, to be kept if none beats it.
+
+        It is no start for the head: one that fits so tightly sends large gradients down, and the network ends worse.
+        """
+        lower, head = split.backbone(self.model)
+        dense = [layer for layer in head.layers if layer.weights]
+        found = self.given.features(lower, self.place) if len(lower.output.shape) == 2 else None
+        if not found:
+            return
+        (train,), val = found
+        linear, self.history.baselines = probing.measure(train, val, self.model.outputs[0].shape[-1])
+        if not val or not self.history.baselines:
+            return
+        if self.verbose:
+            print(self.history.baselines)
+        self.spare = _accuracy(head, Batches(*val)), self.model.get_weights()
+        if len(dense) == 1 and isinstance(dense[0], keras.layers.Dense):
+            given = dense[0].get_weights()
+            dense[0].set_weights([linear.kernel, linear.bias])
+            accuracy = _accuracy(head, Batches(*val))
+            if accuracy > self.spare[0]:
+                self.spare = accuracy, self.model.get_weights()
+            dense[0].set_weights(given)
+
+    def _enter(self, phase: Phase) -> int:
+        self.optimizers.enter(self.model, phase)
+        self.best.since = 0
+        return 0
+
+    def _go_on(self, values: arrays.Arrays, facts: dict[str, Any]) -> int:
+        """Put everything back as it was when an epoch of a phase began; returns which."""
+        self.optimizers.build(self.model, facts["starts"])
+        self.optimizers.starts, self.optimizers.scale = facts["starts"], facts["scale"]
+        recipe.put_back(self._variables(), values)
+        self.best.go_on(values, facts)
+        for logs in facts["history"]:
+            recipe.remember(self.history, logs)
+        return facts["epoch"]
+
+    def _state(self, epoch: int) -> state.State:
+        best, facts = self.best.state()
+        return recipe.values(self._variables()) | best, {
+            **facts,
+            "phase": self.number,
+            "epoch": epoch,
+            "starts": self.optimizers.starts,
+            "scale": self.optimizers.scale,
+            "history": recipe.rows(self.history),
+        }
+
+    def _variables(self) -> dict[str, Any]:
+        network = {f"network/{i}": v for i, v in enumerate(self.model.variables)}
+        return network | {f"optimizer/{key}": v for key, v in self.optimizers.variables.items()}
+
+    def _record(self, phase: Phase, logs: dict[str, Any]) -> None:
+        recipe.remember(self.history, {"phase": phase.name, **recipe.of_head(self.model, logs)})
+        self.directory.log(recipe.rows(self.history))
+
+    def _recalibrate(self) -> None:
+        """Exact statistics in the stages that learnt, for the best weights; these are kept, since they were asked for.
+
+        Those of frozen stages stay: what stands on them was learnt with them.
+        """
+        learnt = {name for phase in self.phases for name in phase.rates} - set(CLASSIFIERS)
+        if not learnt:
+            return
+        with BadImage.surfacing():
+            recalibrate_batchnorm(self.model, self.given.plain(), stages=learnt)
+        self.best.value = -math.inf
+        held_out = self.given.held_out()
+        self.best.offer({} if held_out is None else {"val_accuracy": _accuracy(self.model, held_out)})
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class PullTo(keras.regularizers.Regularizer):
+    """`strength` times the squared distance of weights from `start` (L2-SP: 1802.01483, eq. 2)."""
+
+    def __init__(self, start: Any, strength: float) -> None:
+        self.start, self.strength = np.asarray(start), strength
+
+    def __call__(self, x: Any) -> Any:
+        return self.strength * cast(Any, ops.sum(ops.square(x - ops.cast(self.start, x.dtype))))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"start": self.start.tolist(), "strength": self.strength}
+
+
+@contextlib.contextmanager
+def _pulled(model: Any, strength: float) -> Iterator[None]:
+    """Pull the backbone's weights to what they are now, for as long as this lasts."""
+    backbone = [layer for layer in model.layers if stage_of(layer.name) not in CLASSIFIERS]
+    variables = [v for layer in backbone for v in layer.weights] if strength else []
+    for variable in variables:
+        variable.regularizer = PullTo(ops.convert_to_numpy(variable.value), strength)
+    try:
+        yield
+    finally:
+        for variable in variables:
+            variable.regularizer = None
+
+
+def _accuracy(network: Any, batches: Iterable[Any]) -> float:
+    return evaluation.evaluate(network, batches).metrics["accuracy"]

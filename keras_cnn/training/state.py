@@ -1,0 +1,248 @@
+"""The directory of a run: who may write there, and the state from which one that was killed goes on.
+
+A run leaves two files beside its weights. `progress.safetensors` is all that its course depends on, as it was when an
+epoch began: it goes when the run ends. `run.json` is written then: options and history, and the sign that the run is
+complete. Each is written whole or not at all, with a checksum. `log.csv` is the history for people and spreadsheets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from keras_cnn import files
+from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.card import FIGURES
+from keras_cnn.checkpoints.directory import CONFIG, WEIGHTS
+from keras_cnn.data import seen
+from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, NotFinite, RunExists
+
+STATE, RUN, LOG = "progress.safetensors", "run.json", "log.csv"
+OLD = ("backup/latest.weights.h5", "backup/training_metadata.json")  # Keras' own backup, which `train` once had
+FORMAT = 2  # of both files
+EVERY = 20.0  # seconds between two writes: epochs on cached features are shorter than the writing
+
+Facts = dict[str, Any]
+State = tuple[arrays.Arrays, Facts]
+
+
+# --- who may write ---------------------------------------------------------------------------------------------------
+
+
+def check(out: str | os.PathLike[str] | None, resume: bool = False, overwrite: bool = False) -> None:
+    """Raise where a run may not write to `out`, before any work is done for it; nothing is made.
+
+    resume: a run that is there goes on, or none is there. overwrite: what is there is to be replaced.
+    Raises RunExists where a run or weights are there and neither was said, or nothing to go on from; RunInUse;
+    CannotWrite.
+    """
+    if resume and overwrite:
+        raise BadSpec("resume goes on with a run, overwrite replaces it: choose one of them.")
+    if out is None:
+        if resume or overwrite:
+            raise BadSpec(f"{'resume' if resume else 'overwrite'}=True needs out: the directory of the run.")
+        return
+    out = Path(out)
+    _check_writable(out)
+    if (out / files.LOCK).exists():
+        with files.alone(out):
+            pass
+    there = [name for name in (STATE, RUN, WEIGHTS, CONFIG, *OLD) if (out / name).exists()]
+    if there and not (resume or overwrite):
+        raise RunExists(
+            f"{out} already holds a run or weights ({there[0]}): resume=True (--resume) goes on with it, "
+            "overwrite=True (--overwrite) replaces it; or name another directory."
+        )
+    if there and resume and STATE not in there and RUN not in there:
+        raise RunExists(
+            f"{out} holds {there[0]}, but no state of a run that this version could go on from: overwrite=True "
+            "(--overwrite) begins anew; or name another directory."
+        )
+
+
+def _check_writable(out: Path) -> None:
+    place = out
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):  # rights tell nothing of disks that are read-only
+            pass
+    except OSError as error:
+        why = "it is no folder" if error.errno == errno.ENOTDIR else os.strerror(error.errno or 0)
+        raise CannotWrite(f"{out} cannot be written to ({place}: {why}): name another directory.") from None
+
+
+# --- the state -------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, values: arrays.Arrays, facts: Mapping[str, Any]) -> None:
+    """Write a state; what was there stays until this one is whole."""
+    about = json.dumps({"format": FORMAT, "facts": facts, "sha256": _digest(facts, values)})
+    arrays.write_arrays(values, path, {"state": about})
+
+
+def read(path: Path) -> State:
+    """The arrays and facts of a state; CorruptFile where one bit is not as it was written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            about = json.loads(file.metadata()["state"])
+            values = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise _damaged(path) from None
+    return values, _sound(path, about, values)
+
+
+def _read_end(path: Path) -> Facts:
+    """What a run that is complete noted."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise _damaged(path) from None
+    return _sound(path, about)
+
+
+def _sound(path: Path, about: Any, values: arrays.Arrays | None = None) -> Facts:
+    """The facts, once they and the arrays are known to be what was written."""
+    if not isinstance(about, dict):
+        raise _damaged(path)
+    if about.get("format") != FORMAT:
+        raise RunExists(
+            f"{path} was written by another version of keras_cnn, which alone can go on with it: overwrite=True "
+            "(--overwrite) begins anew."
+        )
+    if about.get("sha256") != _digest(about.get("facts"), values):
+        raise _damaged(path)
+    return about["facts"]
+
+
+def _damaged(path: Path) -> CorruptFile:
+    return CorruptFile(
+        f"{path} is damaged, so that the run cannot go on: overwrite=True (--overwrite) begins anew. "
+        f"The weights beside it, if there are any, are those of the best epoch so far."
+    )
+
+
+def _digest(facts: Any, values: arrays.Arrays | None = None) -> str:
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256((text + arrays.digest(dict(sorted((values or {}).items())))).encode()).hexdigest()
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """One run in its directory, which it holds as long as the `with` block lasts; without `out`, nothing is kept.
+
+    options: all that its course depends on; one that began otherwise does not go on.
+    hashes: of its training images, kept beside its first weights.
+    state: what it goes on from, once it is entered. end: what it noted, where it is already complete.
+    """
+
+    def __init__(
+        self,
+        out: str | os.PathLike[str] | None,
+        options: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        hashes: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        self.out = None if out is None else Path(out)
+        self.options = json.loads(json.dumps(options))  # as they are read back
+        self.resume, self.overwrite, self._hash = resume, overwrite, hashes
+        self.state: State | None = None
+        self.end: Facts | None = None
+        self.written = -math.inf
+        self._hashes: tuple[str, ...] | None = None  # that are to be kept beside the first weights
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Run:
+        check(self.out, self.resume, self.overwrite)
+        if self.out is None:
+            return self
+        with self._held:
+            self._held.enter_context(files.holding(self.out))
+            check(self.out, self.resume, self.overwrite)  # another may have been faster
+            for name in (STATE, RUN, LOG):
+                files.clear_beside(self.out / name)  # of a run that was killed as it wrote
+            self._begin(self.out)
+            self._held = self._held.pop_all()
+        return self
+
+    def _begin(self, out: Path) -> None:
+        if self.overwrite:  # the weights stay until there are better ones
+            for name in (STATE, RUN, LOG, *FIGURES, *OLD):
+                (out / name).unlink(missing_ok=True)
+        if (out / RUN).exists():
+            self.end = _read_end(out / RUN)
+            self._compare(self.end["options"])
+            (out / STATE).unlink(missing_ok=True)  # of a run that was killed between its last two steps
+        elif (out / STATE).exists():
+            self.state = read(out / STATE)
+            self._compare(self.state[1]["options"])
+        if self.end is None and not (self.state and (out / seen.FILE).exists()):
+            self._hashes = tuple(self._hash())
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self._held.close()
+        if isinstance(error, NotFinite) and self.out is not None:
+            (self.out / STATE).unlink(missing_ok=True)  # going on would end there again
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and self.out is not None:
+            raise CannotWrite(
+                f"the disk is full ({error.filename or self.out}): free some space, then go on with resume=True "
+                "(--resume)."
+            ) from error
+
+    def _compare(self, before: Mapping[str, Any]) -> None:
+        if changed := [key for key in {**before, **self.options} if before.get(key) != self.options.get(key)]:
+            told = ", ".join(f"{key} was {before.get(key)!r} and is {self.options.get(key)!r}" for key in changed)
+            raise BadSpec(
+                f"{self.out} holds a run that began otherwise: {told}. Repeat it as it began; or overwrite=True "
+                "(--overwrite) replaces it."
+            )
+
+    def keep(self, make: Callable[[], State], now: bool = False) -> None:
+        """Write the state, if the last writing is a while ago."""
+        if self.out is None or (not now and time.monotonic() - self.written < EVERY):
+            return
+        arrays, facts = make()
+        write(self.out / STATE, arrays, {"options": self.options, **facts})
+        self.written = time.monotonic()
+
+    def log(self, rows: list[Facts]) -> None:
+        """Write what each epoch so far gave; called before its weights are written."""
+        if self.out is None:
+            return
+        if self._hashes is not None:
+            seen.write(self.out, self._hashes)
+            self._hashes = None
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text, ["epoch", *dict.fromkeys(key for row in rows for key in row)], lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows({"epoch": i, **row} for i, row in enumerate(rows))
+        files.write_text(self.out / LOG, text.getvalue())
+
+    def finish(self, facts: Facts) -> None:
+        """Note that the run is complete, after its last weights were written."""
+        if self.out is None:
+            return
+        facts = json.loads(json.dumps({"options": self.options, **facts}))
+        about = {"format": FORMAT, "sha256": _digest(facts), "facts": facts}
+        files.write_text(self.out / RUN, json.dumps(about, indent=1) + "\n")
+        (self.out / STATE).unlink(missing_ok=True)
+        files.clear_beside(self.out / STATE)
