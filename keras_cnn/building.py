@@ -15,14 +15,16 @@ from keras_cnn.hub import resolve
 from keras_cnn.hub.resolve import tags
 from keras_cnn.models import naming
 from keras_cnn.models.assemble import assemble, sizes
-from keras_cnn.models.config import Config, Head, Preprocess, Spec
+from keras_cnn.models.backbone import Backbone
+from keras_cnn.models.config import Config, Preprocess
 from keras_cnn.models.fields import known_options
+from keras_cnn.models.heads import Head
 from keras_cnn.models.shapes import check_size, tally
 
 
 @known_options
 def build(
-    source: str | os.PathLike[str] | Spec,
+    source: str | os.PathLike[str] | Config | Backbone,
     *,
     weights: str | os.PathLike[str] | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
@@ -43,10 +45,10 @@ def build(
     """A flat functional Keras model: raw images in, class probabilities out.
 
     source: an architecture ("resnet50": random weights), a tag ("resnet18.tiny_in200"), a weights directory
-        (ours or timm's), a .keras file of a network of ours, or a Spec.
+        (ours or timm's), a .keras file of a network of ours, a Config such as `compound_scale` gives, or a backbone.
     weights: a checkpoint for the architecture: .safetensors, .pth/.th (needs torch), .h5 of keras.applications, or
         anything that source may be.
-    input_shape: (height, width, channels); height and width may be None. Default: what the weights or the Spec say.
+    input_shape: (height, width, channels); height and width may be None. Default: that of the weights or architecture.
         With another number of channels a pretrained stem is adapted: one channel takes the sum of the RGB kernels,
         several repeat them, scaled by 3 / channels, so that activations keep their size.
     classes: how many, or their names; 0 for pooled features. Other than the weights', they start a new head.
@@ -76,22 +78,16 @@ def build(
         raise BadSpec(f"{count} classes and head.classes={head.classes} disagree: give one of them.")
     found = resolve(source, weights)
     config, values = found.load() if found.load else (found.config, None)
-    config = config.with_(preprocess=preprocess) if preprocess else config
+    if preprocess:  # the size is the network's, unless it takes any
+        preprocess = preprocess.for_channels(config.channels).at_size(config.input_shape[:2])
+        config = config.with_(preprocess=preprocess)
     pretrained_head = config.head if values else None
-    config = _configure(
-        config,
-        head or _head(config, count, drop_rate, classifier_activation),
-        spec_changes={
-            "input_shape": input_shape,
-            "norm": norm,
-            "act": act,
-            "output_stride": output_stride,
-            "drop_rate": drop_rate,
-            "drop_path_rate": drop_path_rate,
-            "merge": merge,
-            "aux": aux,
-        },
+    backbone = config.backbone.with_(
+        norm=norm, act=act, output_stride=output_stride, drop_path_rate=drop_path_rate, merge=merge, aux=aux
     )
+    head = head or _head(config, count, drop_rate, classifier_activation)
+    kept = config.class_names if len(config.class_names) == head.classes else ()
+    config = config.at(input_shape or config.input_shape).with_(backbone=backbone, head=head, class_names=kept)
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
     if not keep_head:
@@ -115,13 +111,6 @@ def _head(config: Config, classes: int | None, drop_rate: float | None, activati
     )
 
 
-def _configure(config: Config, head: Head, spec_changes: dict[str, Any]) -> Config:
-    spec = config.spec.with_(**spec_changes, classes=head.classes or None)
-    pre = config.preprocess.for_channels(spec.input_shape[-1]).at_size(spec.input_shape[:2])
-    names = config.class_names if len(config.class_names) == head.classes else ()
-    return config.with_(spec=spec, head=head, preprocess=pre, class_names=names)
-
-
 def _same_arrays(head: Head, other: Head | None) -> bool:
     arrays = lambda head: (head.classes, head.hidden, head.embedding)  # noqa: E731
     return other is not None and arrays(head) == arrays(other)
@@ -129,24 +118,20 @@ def _same_arrays(head: Head, other: Head | None) -> bool:
 
 def _load(model: Any, values: dict[str, np.ndarray], keep_head: bool) -> None:
     targets = arrays.variables(model)
-    values = {k: v for k, v in values.items() if keep_head or not k.startswith(arrays.OF_CLASSES)}
-    if not any(k.startswith("aux_") for k in targets):
-        values = {k: v for k, v in values.items() if not k.startswith("aux_")}
+    values = {k: v for k, v in values.items() if keep_head or not naming.of_classes(k)}
+    if not any(map(naming.of_auxiliary, targets)):
+        values = {k: v for k, v in values.items() if not naming.of_auxiliary(k)}
     # A new head starts afresh, an auxiliary classifier too where the weights have none; where sums became
     # concatenations, the fusing kernels start as the sums they replace.
-    new_head = () if keep_head else arrays.OF_CLASSES
-    fresh = [k for k in targets if k.startswith(new_head) or (_optional(k) and k not in values)]
-    stem = next((k for k in targets if k.startswith("stem_conv") and k.endswith("/kernel")), None)
+    anew = lambda key: not keep_head and naming.of_classes(key)  # noqa: E731
+    fresh = [k for k in targets if anew(k) or (naming.optional(k) and k not in values)]
+    stem = naming.first_kernel(targets)
     if stem and stem in values and values[stem].shape[2] != targets[stem].shape[2]:
         values[stem] = adapt_stem(values[stem], targets[stem].shape[2])
     try:
         arrays.assign(model, values, skip=fresh)
     except WeightsMismatch as mismatch:
         raise WeightsMismatch(f"{model.name}: {mismatch}") from None
-
-
-def _optional(key: str) -> bool:
-    return key.startswith("aux_") or "_fuse/" in key
 
 
 def adapt_stem(kernel: np.ndarray, channels: int) -> np.ndarray:

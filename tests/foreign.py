@@ -13,7 +13,8 @@ import seeded
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.convert import keras_applications
 from keras_cnn.models.assemble import assemble
-from keras_cnn.models.config import IMAGENET_MEAN, Config, Spec
+from keras_cnn.models.backbone import Backbone
+from keras_cnn.models.config import IMAGENET_MEAN, Config
 
 
 def lively(values: dict[str, np.ndarray], config: Config, sizes: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -21,7 +22,7 @@ def lively(values: dict[str, np.ndarray], config: Config, sizes: tuple[int, ...]
 
     No variance is under 0.01, else another image might explode; an epsilon of 1e-3 still shows.
     """
-    model = assemble(config.with_(spec=config.spec.with_(input_shape=(None, None, 3))))
+    model = assemble(config.at((None, None, 3)))
     arrays.assign(model, values)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for n, size in enumerate(sizes):
@@ -54,12 +55,12 @@ def without_gammas(values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def fill(
     model: keras.Model,
     state: dict[str, np.ndarray],
-    spec: Spec,
+    backbone: Backbone,
     pixel_variance: tuple[float, ...],
     pixel_mean: tuple[float, ...] = IMAGENET_MEAN,
 ) -> None:
     """Give a network of keras.applications its arrays, all of them; pixel_*: of an EfficientNet V1's pixels."""
-    targets = dict(keras_applications.by_order(arrays.variables(model), spec))
+    targets = dict(keras_applications.by_order(arrays.variables(model), backbone))
     for layer in model.layers:
         if isinstance(layer, keras.layers.Normalization) and layer.weights:
             layer.adapt_mean.assign(pixel_mean)

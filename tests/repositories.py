@@ -15,7 +15,8 @@ from keras_cnn.checkpoints import card, directory
 from keras_cnn.checkpoints.convert import timm
 from keras_cnn.checkpoints.convert.rename import to_theirs
 from keras_cnn.models import registry, shapes
-from keras_cnn.models.config import Config, Head, Preprocess
+from keras_cnn.models.config import Config, Preprocess
+from keras_cnn.models.heads import Head
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("ant", "bee", "cow")
@@ -25,10 +26,9 @@ LFS, INFO = r"^/lfs/", r"^/api/models/me/net/revision/"
 
 
 def config(name: str = "resnet20", **facts) -> Config:
-    spec = registry.get(name).with_(classes=len(NAMES))
     facts = {"license": "mit", "data": "three animals", "metrics": {"val accuracy": 0.75}, **facts}
     facts = {key: value for key, value in facts.items() if value is not None}
-    return registry.default_config(name, spec).with_(
+    return registry.get(name).with_(
         head=Head(classes=len(NAMES)), preprocess=PREPROCESS, class_names=NAMES, provenance=facts
     )
 
@@ -52,8 +52,8 @@ def ours(name: str = "resnet20", factor: float = 1.0, values=None, **facts) -> d
 
 def theirs(name: str, classes: int = 10, gain: float = 1.0) -> dict[str, bytes]:
     """The files of a repository of timm's, as its `save_for_hf` writes them."""
-    conf = registry.default_config(name, registry.get(name)).with_(head=Head(classes=classes))
-    state = to_theirs(seeded.arrays(shapes.variables(shapes.tally(conf)), gain), conf.spec, timm.FORMAT)
+    conf = registry.get(name).with_(head=Head(classes=classes))
+    state = to_theirs(seeded.arrays(shapes.variables(shapes.tally(conf)), gain), conf.backbone, timm.FORMAT)
     pre = conf.preprocess
     described = {
         "architecture": name,

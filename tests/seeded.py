@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from keras_cnn.models.config import Head
+from keras_cnn.models.heads import Head
 
 
 def generator(text: str) -> np.random.Generator:

@@ -17,7 +17,7 @@ from keras_cnn.checkpoints import card, directory, licences
 from keras_cnn.errors import BadSpec, CorruptFile
 from keras_cnn.hub import resolve
 from keras_cnn.models import registry, shapes
-from keras_cnn.models.config import Head
+from keras_cnn.models.heads import Head
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -69,7 +69,7 @@ def rendered(text: str) -> Tags:
 def hostile(**facts):
     conf = config(**facts)
     head = Head(classes=len(HOSTILE))
-    return conf.with_(spec=conf.spec.with_(classes=len(HOSTILE)), head=head, class_names=HOSTILE)
+    return conf.with_(head=head, class_names=HOSTILE)
 
 
 @pytest.mark.no_keras

@@ -20,7 +20,8 @@ import keras_cnn as kc
 from keras_cnn.checkpoints import arrays, directory
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec, CorruptFile, KerasCnnError, UnknownModel, WeightsMismatch
-from keras_cnn.models.config import Head, Preprocess
+from keras_cnn.models.config import Preprocess
+from keras_cnn.models.heads import Head
 
 ROOT = Path(__file__).parents[1]
 
@@ -223,18 +224,18 @@ def flip(path: Path, position: int = -5) -> None:
         (lambda p: (p / "config.json").write_text("[1, 2]"), r"net/config\.json is not a JSON object"),
         (lambda p: (p / "config.json").write_text("{}"), r"config\.json is neither ours .* nor timm's"),
         (lambda p: edit(p, lambda c: []), r"config\.json: the value of 'keras_cnn' is not an object"),
-        (lambda p: edit(p, lambda c: c.update(format=99)), r"has format 99, this version reads 1: upgrade keras-cnn"),
+        (lambda p: edit(p, lambda c: c.update(format=99)), r"has format 99, this version reads 1 to 2: upgrade keras-cnn"),
         (lambda p: edit(p, lambda c: c.pop("format") and None), r"has format None"),
-        (lambda p: edit(p, lambda c: c["spec"].update(family="Transformer")), r"json: .* 'Transformer' .*upgrade"),
-        (lambda p: edit(p, lambda c: c["spec"].pop("depths") and None), r"config\.json: .* is not complete"),
-        (lambda p: edit(p, lambda c: c["spec"].update(norm="odd")), r"config\.json: norm='odd': choose"),
-        (lambda p: edit(p, lambda c: c["spec"].update(depths="abc")), r"config\.json: depths='abc': give a list"),
-        (lambda p: edit(p, lambda c: c["spec"].update(depths=[10**8] * 3)), r"config\.json: depths=\(1000.* to 5000"),
+        (lambda p: edit(p, lambda c: c["backbone"].update(family="Transformer")), r"json: .* 'Transformer' .*upgrade"),
+        (lambda p: edit(p, lambda c: c["backbone"].pop("depths") and None), r"config\.json: .* is not complete"),
+        (lambda p: edit(p, lambda c: c["backbone"].update(norm="odd")), r"config\.json: norm='odd': choose"),
+        (lambda p: edit(p, lambda c: c["backbone"].update(depths="abc")), r"config\.json: depths='abc': give a list"),
+        (lambda p: edit(p, lambda c: c["backbone"].update(depths=[10**8] * 3)), r"json: depths=\(1000.* to 5000"),
         (lambda p: (p / "config.json").write_text("[" * 10**5), r"net/config\.json is not valid JSON"),
         (lambda p: (p / "config.json").write_text("9" * 10**5), r"net/config\.json is not valid JSON"),
         *[
             (lambda p, key=key: edit(p, lambda c: c.pop(key) and None), rf"config\.json: .* lacks '{key}'")
-            for key in ("architecture", "spec", "head", "preprocess", "class_names", "provenance")
+            for key in ("architecture", "input", "backbone", "head", "preprocess", "class_names", "provenance")
         ],
         (lambda p: edit(p, lambda c: c.pop("files") and None), r"does not name model\.safetensors under 'files'"),
         (lambda p: edit(p, lambda c: c.update(files={})), r"does not name model\.safetensors under 'files'"),
@@ -278,9 +279,9 @@ def test_a_directory_that_is_none(tmp_path):
 
 
 def test_weights_for_a_spec_are_its_own(tmp_path):
-    spec = kc.compound_scale("resnet20", 1)
-    saved = kc.save_pretrained(kc.build(spec, classes=3, input_shape=(16, 16, 3)), tmp_path / "net")
-    model = kc.build(spec, weights=saved, classes=3, input_shape=(16, 16, 3))
+    config = kc.compound_scale("resnet20", 1)
+    saved = kc.save_pretrained(kc.build(config, classes=3, input_shape=(16, 16, 3)), tmp_path / "net")
+    model = kc.build(config, weights=saved, classes=3, input_shape=(16, 16, 3))
     for key, value in arrays.arrays(kc.build(saved)).items():
         np.testing.assert_array_equal(arrays.arrays(model)[key], value, err_msg=key)
     with pytest.raises(WeightsMismatch, match="the network has, "):

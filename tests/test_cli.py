@@ -270,8 +270,8 @@ def test_bad_weights_are_told_and_never_run(run, net, pets, tmp_path, verb, make
 @pytest.mark.parametrize(
     ("part", "field", "value", "sentence"),
     [
-        ("spec", "depths", "abc", "depths='abc': give a list, each entry a whole number."),
-        ("spec", "depths", [10**8] * 3, "give numbers from 1 to 5000."),
+        ("backbone", "depths", "abc", "depths='abc': give a list, each entry a whole number."),
+        ("backbone", "depths", [10**8] * 3, "give numbers from 1 to 5000."),
         ("preprocess", "std", [0, 0, 0], "std=(0, 0, 0): give numbers above 0"),
     ],
 )

@@ -37,13 +37,14 @@ from keras_cnn.errors import (
     WeightsWarning,
 )
 from keras_cnn.models import registry, shapes
-from keras_cnn.models.config import IMAGENET_MEAN, IMAGENET_STD, Head, Preprocess
+from keras_cnn.models.config import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from keras_cnn.models.heads import Head
 
 NAMES = ["ant", "bee", "cow"]
 
 
 def config(name: str, classes: int = 3):
-    return registry.default_config(name, registry.get(name)).with_(head=Head(classes=classes))
+    return registry.get(name).with_(head=Head(classes=classes))
 
 
 def ours(name: str, classes: int = 3) -> dict[str, np.ndarray]:
@@ -52,7 +53,7 @@ def ours(name: str, classes: int = 3) -> dict[str, np.ndarray]:
 
 def theirs(name: str, fmt=timm.FORMAT, classes: int = 3) -> dict[str, np.ndarray]:
     """Seeded weights as the source would store them."""
-    values = to_theirs(ours(name, classes), registry.get(name), fmt)
+    values = to_theirs(ours(name, classes), registry.get(name).backbone, fmt)
     return {key: np.ascontiguousarray(value) for key, value in values.items()}
 
 
@@ -125,9 +126,9 @@ def test_batch_counters_are_ignored_and_other_keys_are_not(timm_dir):
 
 def test_torchvisions_auxiliary_classifier_is_read_where_it_is_wanted(tmp_path):
     with_aux = config("inception_v3")
-    with_aux = with_aux.with_(spec=with_aux.spec.with_(aux=True))
+    with_aux = with_aux.with_(backbone=with_aux.backbone.with_(aux=True))
     values = seeded.arrays(shapes.variables(shapes.tally(with_aux)))
-    state = {k: np.ascontiguousarray(v) for k, v in to_theirs(values, with_aux.spec, timm.FORMAT).items()}
+    state = {k: np.ascontiguousarray(v) for k, v in to_theirs(values, with_aux.backbone, timm.FORMAT).items()}
     assert state["AuxLogits.conv1.conv.weight"].shape == (768, 128, 5, 5) and "AuxLogits.fc.bias" in state
     save_file(state, tmp_path / "w.safetensors")
     check(kc.build("inception_v3", weights=tmp_path / "w.safetensors"), ours("inception_v3"))
@@ -141,22 +142,22 @@ def test_torchvisions_auxiliary_classifier_is_read_where_it_is_wanted(tmp_path):
 def test_names_and_layouts_invert(name):
     wanted = shapes.variables(shapes.tally(config(name)))
     state = theirs(name)
-    again = to_ours(state, registry.get(name), wanted, timm.FORMAT)
+    again = to_ours(state, registry.get(name).backbone, wanted, timm.FORMAT)
     assert again.keys() == wanted.keys() and len(state) == len(wanted)
     assert all(np.array_equal(again[key], value) for key, value in ours(name).items())
 
 
 def test_layouts_of_torch():
     """Convolution (O,I,H,W); linear (O,I), also as a 1x1 convolution; depthwise (C,1,H,W) to (H,W,C,1)."""
-    spec, rng = registry.get("resnet18"), np.random.default_rng(0)
+    backbone, rng = registry.get("resnet18").backbone, np.random.default_rng(0)
     kernel = rng.random((3, 5, 2, 4))
-    assert to_torch(kernel, "a/kernel", spec).shape == (4, 2, 3, 5)
-    assert to_torch(kernel, "a/kernel", spec)[3, 1, 2, 4] == kernel[2, 4, 1, 3]
+    assert to_torch(kernel, "a/kernel", backbone).shape == (4, 2, 3, 5)
+    assert to_torch(kernel, "a/kernel", backbone)[3, 1, 2, 4] == kernel[2, 4, 1, 3]
     dense = rng.random((4, 6, 1, 1))
-    np.testing.assert_array_equal(from_torch(dense, (6, 4), "a/kernel", spec), dense[:, :, 0, 0].T)
+    np.testing.assert_array_equal(from_torch(dense, (6, 4), "a/kernel", backbone), dense[:, :, 0, 0].T)
     depthwise = rng.random((8, 1, 3, 3))
     np.testing.assert_array_equal(
-        from_torch(depthwise, (3, 3, 8, 1), "a/kernel", spec)[..., 0], depthwise[:, 0].transpose(1, 2, 0)
+        from_torch(depthwise, (3, 3, 8, 1), "a/kernel", backbone)[..., 0], depthwise[:, 0].transpose(1, 2, 0)
     )
 
 
@@ -465,7 +466,7 @@ def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
 )
 def test_a_legacy_h5_file_gives_the_outputs_of_keras_applications(tmp_path, name, make, module, size):
     theirs = make(weights=None, classes=10, input_shape=(size, size, 3))
-    arrays.assign(theirs, to_theirs(ours(name, 10), registry.get(name), keras_applications.FORMAT))
+    arrays.assign(theirs, to_theirs(ours(name, 10), registry.get(name).backbone, keras_applications.FORMAT))
     with h5py.File(tmp_path / "w.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, theirs)
     model = kc.build(name, weights=tmp_path / "w.h5", input_shape=(size, size, 3))
@@ -475,7 +476,7 @@ def test_a_legacy_h5_file_gives_the_outputs_of_keras_applications(tmp_path, name
     np.testing.assert_allclose(model(image, training=False), expected, atol=1e-4)
     assert np.ptp(expected) > 1e-3
     known = config_of(model).preprocess
-    assert known == keras_applications.preprocess(registry.get(name), {}).at_size((size, size))
+    assert known == keras_applications.preprocess(registry.get(name).backbone, {}).at_size((size, size))
     with h5py.File(tmp_path / "nested.h5", "w") as file:  # a whole saved model keeps its weights one level down
         legacy_h5_format.save_weights_to_hdf5_group(file.create_group("model_weights"), theirs)
     assert convert.read_state(tmp_path / "nested.h5").keys() == convert.read_state(tmp_path / "w.h5").keys()
@@ -608,15 +609,15 @@ SLOW = pytest.mark.slow
 def test_a_published_h5_file_gives_the_logits_of_weights_imagenet(tmp_path, monkeypatch, name, make, module):
     """The file that keras.applications would download, read by it and by us: by order the one, by names the other."""
     make, module = getattr(keras.applications, make), getattr(keras.applications, module)
-    spec, fmt = registry.get(name), keras_applications.FORMAT
+    backbone, fmt = registry.get(name).backbone, keras_applications.FORMAT
     _ = keras.layers.Conv2D(1, 1), keras.layers.BatchNormalization()  # so that Keras' own numbers do not start at 0
     source = make(weights=None)
     size = source.input_shape[1]
-    sees = config(name).with_(head=Head(classes=1000, activation=None), preprocess=fmt.preprocess(spec, {}))
+    sees = config(name).with_(head=Head(classes=1000, activation=None), preprocess=fmt.preprocess(backbone, {}))
     values = foreign.lively(ours(name, 1000), sees, (size,))
-    values = foreign.without_gammas(values) if "gamma" in fmt.constants(spec) else values
+    values = foreign.without_gammas(values) if "gamma" in fmt.constants(backbone) else values
     # The published EfficientNets V1 store the standard deviation as the variance, and divide by its root twice.
-    foreign.fill(source, to_theirs(values, spec, fmt), spec, pixel_variance=IMAGENET_STD)
+    foreign.fill(source, to_theirs(values, backbone, fmt), backbone, pixel_variance=IMAGENET_STD)
     path = foreign.write_h5(tmp_path / "w.h5", foreign.published(source))
     monkeypatch.setattr(file_utils, "get_file", lambda *_, **__: str(path))
     theirs = make(weights="imagenet", classifier_activation=None)
@@ -680,9 +681,9 @@ def test_the_pool_of_a_timm_network_is_kept(timm_dir, place):
 
 def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Path:
     """Our seeded weights as a file of keras.applications, pixel statistics included."""
-    spec, fmt = registry.get(name), keras_applications.FORMAT
+    backbone, fmt = registry.get(name).backbone, keras_applications.FORMAT
     values = ours(name, classes)
-    state = to_theirs(foreign.without_gammas(values) if "gamma" in fmt.constants(spec) else values, spec, fmt)
+    state = to_theirs(foreign.without_gammas(values) if "gamma" in fmt.constants(backbone) else values, backbone, fmt)
     state = {k: v for k, v in state.items() if top or not k.startswith(("predictions/", "dense:"))}
     pixels = {"mean": IMAGENET_MEAN, "variance": IMAGENET_STD, "count": 0}  # as published, deviations for variances
     pixels = {f"normalization/{n}": np.float32(value) for n, value in pixels.items()}
@@ -692,12 +693,12 @@ def keras_file(path: Path, name: str, classes: int = 3, top: bool = True) -> Pat
 @pytest.mark.parametrize("variance", [(0.05, 0.06, 0.07), (1.0, 1.0, 1.0)], ids=["measured", "never adapted"])
 def test_an_efficientnet_h5_file_brings_the_statistics_that_it_was_trained_on(tmp_path, variance):
     """As Keras reads it: weights=FILE builds the network without the scale that the published files need."""
-    mean, size, spec = (0.2, 0.5, 0.7), 64, registry.get("tf_efficientnet_b0")
+    mean, size, backbone = (0.2, 0.5, 0.7), 64, registry.get("tf_efficientnet_b0").backbone
     source = keras.applications.EfficientNetB0(weights=None, classes=3, input_shape=(size, size, 3))
     sees = config("tf_efficientnet_b0").with_(preprocess=Preprocess(mean=mean, std=(0.25,) * 3))
     values = foreign.lively(ours("tf_efficientnet_b0"), sees.with_(head=Head(classes=3, activation=None)), (size,))
-    state = to_theirs(values, spec, keras_applications.FORMAT)
-    foreign.fill(source, state, spec, pixel_variance=variance, pixel_mean=mean)
+    state = to_theirs(values, backbone, keras_applications.FORMAT)
+    foreign.fill(source, state, backbone, pixel_variance=variance, pixel_mean=mean)
     path = foreign.write_h5(tmp_path / "w.h5", foreign.published(source))
     theirs = keras.applications.EfficientNetB0(
         weights=str(path), classes=3, input_shape=(size, size, 3), classifier_activation=None
@@ -728,18 +729,18 @@ def test_a_file_brings_its_numerics_and_preprocessing(tmp_path):
     """An architecture's defaults are one source's; another source's file computes as that source does."""
     path = keras_file(tmp_path / "w.h5", "tf_efficientnet_b0")
     known = config_of(kc.build("efficientnet_b0", weights=path))
-    assert (known.spec.pad, known.spec.norm_eps, known.preprocess) == ("same", 1e-3, Preprocess())
+    assert (known.backbone.pad, known.backbone.norm_eps, known.preprocess) == ("same", 1e-3, Preprocess())
     known = config_of(kc.build("tf_efficientnetv2_s", weights=keras_file(path, "tf_efficientnetv2_s")))
     assert known.preprocess == Preprocess(mean=(128 / 255,) * 3, std=(128 / 255,) * 3, size=(300, 300))
     known = config_of(kc.build("inception_v3", weights=keras_file(path, "inception_v3")))
-    assert (known.spec.avg_pad, known.preprocess.mean, known.preprocess.std) == ("exclude", (0.5,) * 3, (0.5,) * 3)
+    assert (known.backbone.avg_pad, known.preprocess.mean, known.preprocess.std) == ("exclude", (0.5,) * 3, (0.5,) * 3)
     save_file(theirs("inception_v3"), tmp_path / "w.safetensors")
     known = config_of(kc.build("inception_v3", weights=tmp_path / "w.safetensors"))
-    assert (known.spec.avg_pad, known.preprocess.mean, known.preprocess.std) == ("include", (0.5,) * 3, (0.5,) * 3)
+    assert (known.backbone.avg_pad, known.preprocess.mean, known.preprocess.std) == ("include", (0.5,) * 3, (0.5,) * 3)
     for name, eps, crop in (("tf_efficientnet_b0", 1e-5, 0.875), ("tf_efficientnet_b5", 1e-3, 1.0)):
         state = theirs(name, torchvision.FORMAT)
         found, _ = convert.convert(state, config(name), source="w")
-        assert (found.spec.pad, found.spec.norm_eps, found.preprocess.crop) == ("torch", eps, crop)
+        assert (found.backbone.pad, found.backbone.norm_eps, found.preprocess.crop) == ("torch", eps, crop)
 
 
 @pytest.mark.parametrize(
@@ -798,13 +799,16 @@ def test_an_inception_with_other_layers(tmp_path):
 def test_what_keras_does_not_store_is_its_constant_and_nothing_else():
     state, wanted = theirs(*KERAS_B0), shapes.variables(shapes.tally(config("inception_v3")))
     with pytest.raises(WeightsMismatch, match=r"^keras\.applications has no place for stem_norm1/gamma: there it is 1"):
-        to_theirs(ours("inception_v3"), registry.get("inception_v3"), keras_applications.FORMAT)
+        to_theirs(ours("inception_v3"), registry.get("inception_v3").backbone, keras_applications.FORMAT)
     del state["stem_bn/gamma"]
     with pytest.raises(WeightsMismatch, match=r"\n- stem_bn/gamma \(for stem_norm/gamma\)$"):
         convert.convert(state, config("tf_efficientnet_b0"), source="w")
     values = foreign.without_gammas(ours("inception_v3"))
     found = to_ours(
-        to_theirs(values, registry.get("inception_v3"), KERAS_V3[1]), registry.get("inception_v3"), wanted, KERAS_V3[1]
+        to_theirs(values, registry.get("inception_v3").backbone, KERAS_V3[1]),
+        registry.get("inception_v3").backbone,
+        wanted,
+        KERAS_V3[1],
     )
     assert found.keys() == values.keys() and all(np.array_equal(found[k], values[k]) for k in values)
 

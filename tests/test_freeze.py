@@ -21,7 +21,7 @@ from keras_cnn import cli
 from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadSpec
 from keras_cnn.models import naming
-from keras_cnn.models.config import Head
+from keras_cnn.models.heads import Head
 from keras_cnn.transfer.freeze import TrainableRow
 
 

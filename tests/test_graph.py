@@ -15,7 +15,9 @@ from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
 from keras_cnn.models import assemble, registry, shapes
-from keras_cnn.models.config import NORMS, Head, Preprocess
+from keras_cnn.models.backbone import NORMS
+from keras_cnn.models.config import Preprocess
+from keras_cnn.models.heads import Head
 from keras_cnn.models.layers import Pad, Preprocessing
 
 SMALL = (32, 32, 3)
@@ -53,25 +55,26 @@ def blank(monkeypatch):
 @pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize("name", VARIANTS)
 def test_tally_is_the_graph(name):
-    config = registry.default_config(name, registry.get(name))
+    config = registry.get(name)
     model, rows = kc.build(name), shapes.tally(config)
     assert shapes_of(model) == shapes.variables(rows)
     outputs = {layer.name: tuple(layer.output.shape) for layer in model.layers}
     assert {row.layer: row.output for row in rows} == {k: outputs[k] for k in outputs if k[:10] not in OUTSIDE}
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == shapes.parameters(rows)
-    assert all(kc.stages(model)) and list(kc.stages(model)) == [*config.spec.stages, "head"]
+    assert all(kc.stages(model)) and list(kc.stages(model)) == [*config.backbone.stages, "head"]
 
 
-OUTSIDE = ("stem_image", "stem_prepr")  # the input and the preprocessing are no part of a Spec
+OUTSIDE = ("stem_image", "stem_prepr")  # the input and the preprocessing are no part of a backbone
 
 
 @pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("pad", ["torch", "same"])
 def test_tally_is_the_graph_at_an_odd_size_and_dilated(name, pad):
-    spec = registry.get(name).with_(input_shape=(75, 50, 3), pad=pad)
-    spec = spec if getattr(spec, "stride_last", False) else spec.with_(output_stride=8)
-    config = registry.default_config(name, spec)
+    config = registry.get(name).at((75, 50, 3))
+    backbone = config.backbone.with_(pad=pad)
+    backbone = backbone if getattr(backbone, "stride_last", False) else backbone.with_(output_stride=8)
+    config = config.with_(backbone=backbone)
     outputs = {layer.name: tuple(layer.output.shape) for layer in assemble.assemble(config).layers}
     for row in shapes.tally(config):
         assert outputs[row.layer] == row.output, row.layer
@@ -82,7 +85,7 @@ def test_a_model_is_flat_and_named_and_a_plain_keras_model(name):
     model = kc.build(name, input_shape=SMALL, drop_path_rate=0.1, drop_rate=0.1)
     assert type(model).__name__ == "Functional" and model.name == name
     assert not layers(model, (keras.Model, keras.layers.Lambda))
-    assert all(layer.name.partition("_")[0] in (*config_of(model).spec.stages, "head") for layer in model.layers)
+    assert all(layer.name.partition("_")[0] in (*config_of(model).backbone.stages, "head") for layer in model.layers)
     assert kc.build("resnet20", name="mine").name == "mine"
 
 
@@ -257,7 +260,7 @@ def test_dropout_and_stochastic_depth():
 
 def test_efficientnets_have_the_dropout_of_the_paper():
     assert kc.build("efficientnet_lite0", input_shape=(64, 64, 3)).get_layer("head_drop").rate == 0.2
-    assert registry.default_config("net", registry.get("efficientnet_b7")).head.dropout == 0.5
+    assert registry.get("efficientnet_b7").head.dropout == 0.5
     assert not layers(kc.build("efficientnet_lite0", input_shape=(64, 64, 3), drop_rate=0.0), keras.layers.Dropout)
 
 
@@ -324,6 +327,7 @@ def test_a_model_of_another_maker_has_no_configuration():
 
 
 def test_build_from_a_spec():
-    spec = registry.get("resnet20").with_(depths=(1, 1, 1), widths=(4, 8, 16), classes=3)
-    model = kc.build(spec)
-    assert model.output_shape == (None, 3) and config_of(model).spec == spec
+    config = registry.get("resnet20").for_classes(3)
+    config = config.with_(backbone=config.backbone.with_(depths=(1, 1, 1), widths=(4, 8, 16)))
+    model = kc.build(config)
+    assert model.output_shape == (None, 3) and config_of(model) == config

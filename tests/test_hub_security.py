@@ -69,7 +69,7 @@ def test_a_commit_that_is_a_path(hub, net, monkeypatch):
 def test_shapes_are_checked_before_a_graph_is_made(hub, home):
     files = ours()
     values = json.loads(files["config.json"])
-    values["keras_cnn"]["head"]["classes"] = values["keras_cnn"]["spec"]["classes"] = 10**9
+    values["keras_cnn"]["head"]["classes"] = 10**9
     values["keras_cnn"]["class_names"] = []
     hub.create("me/net", {**files, "config.json": json.dumps(values).encode()})
     with pytest.raises(WeightsMismatch, match=r"- head_logits/kernel \(64, 1000000000\)"):
@@ -79,7 +79,7 @@ def test_shapes_are_checked_before_a_graph_is_made(hub, home):
 def test_a_network_without_end_is_not_counted(hub, home):
     files = ours()
     values = json.loads(files["config.json"])
-    values["keras_cnn"]["spec"]["depths"] = [10**8] * 3
+    values["keras_cnn"]["backbone"]["depths"] = [10**8] * 3
     hub.create("me/net", {**files, "config.json": json.dumps(values).encode()})
     with pytest.raises(BadSpec, match=r"config\.json: depths=\(100000000, .*\): give numbers from 1 to 5000\."):
         resolve(NET)

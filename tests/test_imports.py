@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from keras_cnn.checkpoints.convert import timm
 from keras_cnn.checkpoints.convert.rename import to_theirs
 from keras_cnn.models import registry, shapes
-from keras_cnn.models.config import Head
+from keras_cnn.models.heads import Head
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_cnn"
@@ -211,8 +211,8 @@ print("done")
 def test_the_core_works_on_jax_where_tensorflow_is_not_installed(tmp_path):
     path = tmp_path / "timm"
     path.mkdir()
-    config = registry.default_config("resnet20", registry.get("resnet20")).with_(head=Head(classes=3))
-    state = to_theirs(seeded.arrays(shapes.variables(shapes.tally(config))), config.spec, timm.FORMAT)
+    config = registry.get("resnet20").with_(head=Head(classes=3))
+    state = to_theirs(seeded.arrays(shapes.variables(shapes.tally(config))), config.backbone, timm.FORMAT)
     save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps({"architecture": "resnet20", "num_classes": 3}))
     done = python(WITHOUT_TENSORFLOW, str(path), str(tmp_path / "out"), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")

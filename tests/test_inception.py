@@ -56,7 +56,8 @@ def test_auxiliary_classifier_follows_new_classes(trained):
 
 def test_auxiliary_classifier_is_torchvisions():
     """27,161,264 parameters with it, as torchvision's inception_v3(aux_logits=True)."""
-    config = registry.default_config("inception_v3", registry.get("inception_v3").with_(aux=True))
+    config = registry.get("inception_v3")
+    config = config.with_(backbone=config.backbone.with_(aux=True))
     assert shapes.parameters(shapes.tally(config)) == 27_161_264
 
 

@@ -34,7 +34,7 @@ def test_every_line_is_complete(tag):
     assert re.fullmatch(r"hf://timm/[\w.]+|https://[\w./-]+", line.source)
     assert line.source.startswith("hf://") or re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64}", line.hash)
     assert config.provenance["license"]
-    assert config.preprocess.size == config.spec.input_shape[:2]
+    assert config.preprocess.size == config.backbone.input_shape[:2]
     assert config.head.classes >= 1000
     assert (line.top1 is None) == (line.top1_size is None)
     assert line.top1 is None or (65 < line.top1 < 90 and line.top1_size <= 800)
@@ -69,9 +69,9 @@ def test_licences_that_forbid_commercial_use_are_marked():
 
 
 def test_numerics_travel_with_the_weights():
-    assert known()["inception_v3.keras_in1k"].config.spec.avg_pad == "exclude"
-    assert known()["inception_v3.tf_in1k"].config.spec.avg_pad == "include"
-    assert known()["efficientnet_b5.tv_in1k"].config.spec.norm_eps == 1e-3
+    assert known()["inception_v3.keras_in1k"].config.backbone.avg_pad == "exclude"
+    assert known()["inception_v3.tf_in1k"].config.backbone.avg_pad == "include"
+    assert known()["efficientnet_b5.tv_in1k"].config.backbone.norm_eps == 1e-3
 
 
 def test_info_of_a_tag_needs_no_network():

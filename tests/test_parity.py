@@ -20,7 +20,8 @@ from keras_cnn.checkpoints.convert.rename import to_theirs
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.models import registry, shapes
 from keras_cnn.models.assemble import assemble
-from keras_cnn.models.config import IMAGENET_STD, Head
+from keras_cnn.models.config import IMAGENET_STD
+from keras_cnn.models.heads import Head
 
 pytestmark = pytest.mark.large_graphs
 
@@ -79,14 +80,13 @@ def test_golden_logits_hang_on_the_image(name):
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_parameter_count_equals_torch(name):
-    config = registry.default_config(name, registry.get(name)).with_(head=seeded.head(name, registry.get(name).classes))
+    config = registry.get(name).with_(head=seeded.head(name, registry.get(name).head.classes))
     assert shapes.parameters(shapes.tally(config)) == GOLDENS[name]["parameters"]
 
 
 def undecided(name, gain=1.0):
     """A variant's configuration for any size, and its seeded weights."""
-    spec = registry.get(name).with_(input_shape=(None, None, 3))
-    config = registry.default_config(name, spec).with_(head=Head(classes=10, activation=None))
+    config = registry.get(name).at((None, None, 3)).with_(head=Head(classes=10, activation=None))
     return config, seeded.arrays(shapes.variables(shapes.tally(config)), gain)
 
 
@@ -108,14 +108,14 @@ def test_logits_equal_keras_applications(name):
     make, module = (getattr(keras.applications, n) for n in KERAS[name])
     (config, values), fmt = undecided(name), keras_applications.FORMAT
     sizes = (96, 107) if name.startswith("inception") else (64, 75)
-    sees = config.with_(preprocess=fmt.preprocess(config.spec, {}))
+    sees = config.with_(preprocess=fmt.preprocess(config.backbone, {}))
     values = foreign.lively(values, sees, sizes)
-    values = foreign.without_gammas(values) if "gamma" in fmt.constants(config.spec) else values
-    state = to_theirs(values, config.spec, fmt)
+    values = foreign.without_gammas(values) if "gamma" in fmt.constants(config.backbone) else values
+    state = to_theirs(values, config.backbone, fmt)
     ours = through_a_file(state, config)
     for size in sizes:
         theirs = make(weights=None, input_shape=(size, size, 3), classes=10, classifier_activation=None)
-        foreign.fill(theirs, state, config_of(ours).spec, pixel_variance=tuple(s * s for s in IMAGENET_STD))
+        foreign.fill(theirs, state, config_of(ours).backbone, pixel_variance=tuple(s * s for s in IMAGENET_STD))
         image = seeded.image(size)
         expected = theirs(module.preprocess_input(image.astype("float32")), training=False)
         np.testing.assert_allclose(ours(image, training=False), expected, rtol=0, atol=TOLERANCE)
@@ -128,8 +128,8 @@ def test_logits_and_counts_equal_torchvision(name):
     """Its EfficientNets go by names and an epsilon of their own; its Inception turns ImageNet statistics to -1..1."""
     golden = TORCHVISION[name]
     config, values = undecided(name, golden["gain"])
-    fmt = torchvision.FORMAT if config.spec.family == "EfficientNet" else timm.FORMAT
-    ours = through_a_file(to_theirs(values, config.spec, fmt), config)
+    fmt = torchvision.FORMAT if config.backbone.family == "EfficientNet" else timm.FORMAT
+    ours = through_a_file(to_theirs(values, config.backbone, fmt), config)
     assert_logits(ours, name, golden)
-    config = registry.default_config(name, registry.get(name))
+    config = registry.get(name)
     assert shapes.parameters(shapes.tally(config)) == golden["parameters"]

@@ -27,8 +27,8 @@ PUBLISHED = {
 }
 
 
-def macs(spec) -> int:
-    return shapes.macs(shapes.tally(registry.default_config("net", spec)))
+def macs(config) -> int:
+    return shapes.macs(shapes.tally(config))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -36,17 +36,17 @@ def macs(spec) -> int:
 def test_published_coefficients_on_b0_are_the_catalogue(prefix, name):
     (width, depth, size), _, _ = PUBLISHED[name]
     published = registry.get(f"{prefix}efficientnet_{name}")
-    scaled = registry.get(f"{prefix}efficientnet_b0").scaled(depth, width, size / 224)
-    assert scaled.with_(drop_rate=published.drop_rate) == published
+    scaled = scaling.scaled(registry.get(f"{prefix}efficientnet_b0"), depth, width, size / 224)
+    assert (scaled.backbone, scaled.input_shape) == (published.backbone, published.input_shape)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_where_the_published_networks_leave_the_rule(name):
     (width, depth, size), phi, rule = PUBLISHED[name]
     pure = kc.compound_scale("efficientnet_b0", phi)
-    assert (round(pure.width, 2), round(pure.depth, 2), pure.input_shape[0]) == rule
-    assert pure.width == pytest.approx(width, rel=0.05)
-    assert pure.depth == pytest.approx(depth, rel=0.03 if name in ("b0", "b1", "b2", "b3") else 0.16)
+    assert (round(pure.backbone.width, 2), round(pure.backbone.depth, 2), pure.input_shape[0]) == rule
+    assert pure.backbone.width == pytest.approx(width, rel=0.05)
+    assert pure.backbone.depth == pytest.approx(depth, rel=0.03 if name in ("b0", "b1", "b2", "b3") else 0.16)
     assert pure.input_shape[0] == pytest.approx(size, rel=0.05)
 
 
@@ -87,36 +87,40 @@ def test_families_without_a_rule_say_so():
 def test_search_measures_the_cost_and_goes_on_after_a_crash(tmp_path):
     out, calls = tmp_path / "search.json", []
 
-    def evaluate(spec):
+    def evaluate(config):
         if len(calls) == 3:
             raise KeyboardInterrupt
-        calls.append(spec)
-        return float(sum(spec.depths))
+        calls.append(config)
+        return float(sum(config.backbone.depths))
 
     with pytest.raises(KeyboardInterrupt):
         kc.search_coefficients("resnet18", evaluate, out=out)
     assert len(json.loads(out.read_text())["trials"]) == 3
     seen = []
-    trials = kc.search_coefficients("resnet18", lambda spec: seen.append(spec) or float(sum(spec.depths)), out=out)
-    assert not [spec for spec in seen if spec in calls]
+    trials = kc.search_coefficients(
+        "resnet18", lambda config: seen.append(config) or float(sum(config.backbone.depths)), out=out
+    )
+    assert not [config for config in seen if config in calls]
     assert len(trials) == len(seen) + 3
     assert [t.score for t in trials] == sorted((t.score for t in trials), reverse=True)
     for t in trials:
         assert abs(t.cost / 2 - 1) <= 0.1
-        measured = macs(registry.get("resnet18").scaled(t.alpha, t.beta, t.gamma)) / macs(registry.get("resnet18"))
+        measured = macs(scaling.scaled(registry.get("resnet18"), t.alpha, t.beta, t.gamma)) / macs(
+            registry.get("resnet18")
+        )
         assert t.cost == pytest.approx(measured, abs=1e-4)
 
 
 def test_search_refuses_the_file_of_another(tmp_path):
     out = tmp_path / "search.json"
-    kc.search_coefficients("resnet18", lambda spec: 0.0, step=0.25, out=out)
+    kc.search_coefficients("resnet18", lambda config: 0.0, step=0.25, out=out)
     with pytest.raises(CorruptFile, match="another network or budget"):
-        kc.search_coefficients("resnet34", lambda spec: 0.0, step=0.25, out=out)
+        kc.search_coefficients("resnet34", lambda config: 0.0, step=0.25, out=out)
     out.write_text("{")
     with pytest.raises(CorruptFile, match="not the file of a search"):
-        kc.search_coefficients("resnet18", lambda spec: 0.0, step=0.25, out=out)
+        kc.search_coefficients("resnet18", lambda config: 0.0, step=0.25, out=out)
 
 
 def test_search_says_when_the_grid_is_too_coarse():
     with pytest.raises(BadSpec, match="smaller step"):
-        kc.search_coefficients("resnet18", lambda spec: 0.0, step=0.9, tolerance=0.01)
+        kc.search_coefficients("resnet18", lambda config: 0.0, step=0.9, tolerance=0.01)

@@ -13,7 +13,7 @@ import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec, NotFinite
-from keras_cnn.models.config import Head
+from keras_cnn.models.heads import Head
 from keras_cnn.training import recipe, state
 
 COLOURS = ["dark", "light"]

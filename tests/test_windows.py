@@ -163,7 +163,7 @@ def test_weights_remember_the_window_that_they_learnt_in(tmp_path):
 
 @pytest.mark.no_keras
 def test_configurations_without_a_window_are_read():
-    values = json.loads(json.dumps(registry.default_config("resnet20", registry.get("resnet20")).to_dict()))
+    values = json.loads(json.dumps(registry.get("resnet20").to_dict()))
     assert values["preprocess"].pop("window") is None
     assert registry.config_from_dict(values).preprocess.window is None
     values["preprocess"]["window"] = [0, 4095]

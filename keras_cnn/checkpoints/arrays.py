@@ -11,18 +11,18 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn.errors import CorruptFile, WeightsMismatch
 from keras_cnn.files import write_beside
+from keras_cnn.models import naming
 
 if TYPE_CHECKING:
     import numpy as np
 
 Arrays = dict[str, "np.ndarray"]
-OF_CLASSES = ("head_", "aux_logits")  # beginnings of the keys whose arrays hang on the classes
 
 
 def variables(model: Any) -> dict[str, Any]:
@@ -40,17 +40,17 @@ def arrays(model: Any) -> Arrays:
 
 def fingerprint(model: Any) -> str:
     """A hash of a model's keys and shapes, and of the values of all but what hangs on the classes."""
-    return digest(arrays(model), OF_CLASSES)[:16]
+    return digest(arrays(model), by_shape=naming.of_classes)[:16]
 
 
-def digest(values: Mapping[str, np.ndarray], by_shape: tuple[str, ...] = ()) -> str:
-    """A hash of arrays under their keys; of those whose keys begin with `by_shape`, of the shapes alone."""
+def digest(values: Mapping[str, np.ndarray], by_shape: Callable[[str], bool] = lambda key: False) -> str:
+    """A hash of arrays under their keys; of those whose keys `by_shape` chooses, of the shapes alone."""
     import numpy as np
 
     whole = hashlib.sha256()
     for key, array in values.items():
         whole.update(f"{key} {array.dtype} {array.shape}".encode())
-        if not key.startswith(by_shape):
+        if not by_shape(key):
             whole.update(np.ascontiguousarray(array).data)
     return whole.hexdigest()
 

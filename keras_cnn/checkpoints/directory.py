@@ -27,7 +27,8 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FOREIGN = (WEIGHTS, "pytorch_model.bin")  # what others call their weights, in the order of trust
 OURS = "keras_cnn"  # our part of config.json, and of the metadata of model.safetensors
 LARGEST_CONFIG = 2**24  # bytes; 21,843 classes with descriptions take 3 MB, and JSON 25 times its size in memory
-FORMAT = 1  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
+FORMAT = 2  # of our part of config.json, `keras_cnn`; other libraries' keys are never used
+READ = (1, FORMAT)  # the formats that are read, for ever; `registry.config_from_dict` knows the older one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,9 +125,10 @@ def _read(folder: Folder, known: Config | None) -> Source:
         ours = values["keras_cnn"]
         if not isinstance(ours, dict):
             raise CorruptFile(f"{file}: the value of 'keras_cnn' is not an object: fetch it again.")
-        if ours.get("format") != FORMAT:
+        if ours.get("format") not in READ:
             raise CorruptFile(
-                f"{file} has format {ours.get('format')!r}, this version reads {FORMAT}: upgrade keras-cnn."
+                f"{file} has format {ours.get('format')!r}, this version reads {READ[0]} to {READ[-1]}: "
+                "upgrade keras-cnn."
             )
         config = _named(file, registry.config_from_dict, ours)
         config = config.with_(provenance=folder.origin(config.provenance))
@@ -223,8 +225,7 @@ def check_readable(model: Any, config: Config) -> None:
 def config_of(model: Any) -> Config:
     """The configuration that a model of ours carries, also after `keras.saving.load_model`."""
     config = registry.config_from_dict(record_of(model))
-    shape = tuple(model.input_shape[1:])
-    return config.with_(spec=dataclasses.replace(config.spec, input_shape=shape))
+    return config.at(tuple(model.input_shape[1:]))
 
 
 def config_text(config: Config, files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -264,7 +265,7 @@ def _own(path: Path) -> dict[str, Any] | None:
             ours = json.loads(text) if len(text) <= LARGEST_CONFIG else None
     except (SafetensorError, ValueError, KeyError, RecursionError, OSError):
         return None
-    return ours if isinstance(ours, dict) and ours.get("format") == FORMAT else None
+    return ours if isinstance(ours, dict) and ours.get("format") in READ else None
 
 
 def _vouched(folder: Folder, config: Config, ours: Mapping[str, Any]) -> arrays.Arrays:

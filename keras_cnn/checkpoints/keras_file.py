@@ -7,7 +7,6 @@ network it holds, that one is built as always, and the arrays are read into it.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import zipfile
 from collections.abc import Iterator
@@ -49,7 +48,7 @@ def _config(path: Path) -> Config:
         config = registry.config_from_dict(records[0]["config"]["record"])
         shape = tuple(layers[0]["config"]["batch_shape"][1:])
     source = {"source": path.name, **config.provenance}
-    return config.with_(spec=dataclasses.replace(config.spec, input_shape=shape), provenance=source)
+    return config.at(shape).with_(provenance=source)
 
 
 def _arrays(path: Path, config: Config) -> arrays.Arrays:

@@ -124,7 +124,7 @@ def _answers(
 
     names = config.class_names or tuple(f"class {i}" for i in range(config.head.classes))
     described = config.provenance.get("class_descriptions", {})
-    channels = config.spec.input_shape[-1]
+    channels = config.channels
     images = decoded(sources, config.preprocess, channels=channels, ahead=2 * batch_size, skip_bad=skip_bad)
     for source, image, row in evaluation.classify(net, images, batch_size):
         if row is None:

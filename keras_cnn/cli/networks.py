@@ -52,12 +52,12 @@ def info(
     from keras_cnn.hub.info import info as describe
     from keras_cnn.models import scaling
 
-    facts, spec = describe(name, freeze), resolve(name).config.spec
+    facts, config = describe(name, freeze), resolve(name).config
     if budget <= 1:
         raise KerasCnnError(f"--budget {budget:g}: give a multiple of the network's own cost, above 1.")
-    scaled = scaling.spend(spec, budget) if scaling.scales(spec) else []
+    scaled = scaling.spend(config, budget) if scaling.scales(config) else []
     if plot:
-        _plot_scaling(name, spec, plot)
+        _plot_scaling(name, config, plot)
     if as_json:
         return console.print_json({**facts, "scaled": scaled})
     console.show(tables.facts(facts), tables.stages(facts))
@@ -65,11 +65,11 @@ def info(
         console.show(tables.ways(scaled, budget))
 
 
-def _plot_scaling(name: str, spec: Any, path: str) -> None:
+def _plot_scaling(name: str, config: Any, path: str) -> None:
     from keras_cnn.insight import plots
     from keras_cnn.models import scaling
 
-    if not scaling.scales(spec):
+    if not scaling.scales(config):
         raise KerasCnnError(f"{name} has no rule for scaling, so there is nothing to plot.")
-    rows = [row for budget in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) for row in scaling.spend(spec, budget)]
+    rows = [row for budget in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) for row in scaling.spend(config, budget)]
     plots.scaling(rows, name, path)

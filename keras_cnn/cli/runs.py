@@ -30,11 +30,10 @@ def network(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
         console.note(
             f"note: {name} has random weights, so its answers mean nothing: a tag or directory brings trained ones."
         )
-    spec = found.config.spec
     kc = console.framework(training=False)
     from keras_cnn.checkpoints.directory import config_of
 
-    net = kc.build(name, weights=weights, input_shape=shape_at(spec.input_shape, size))
+    net = kc.build(name, weights=weights, input_shape=shape_at(found.config.input_shape, size))
     return net, config_of(net), kc
 
 
@@ -47,7 +46,7 @@ def pretrained(
     found = resolve(model, weights)
     if found.load is None:
         console.note(f"note: {model} has random weights; a tag or directory brings trained ones.")
-    shape = shape_at(found.config.spec.input_shape, size)
+    shape = shape_at(found.config.input_shape, size)
     loaded = load(data, found.config.preprocess.at_size(shape[:2]), shape, batch_size, augment, skip_bad, seed)
     kc = console.framework(seed)
     return kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names), loaded
@@ -146,8 +145,8 @@ def study(
 
     def build(trained: bool) -> Any:
         if trained:
-            return kc.build(model, weights=weights, input_shape=config.spec.input_shape, classes=loaded.class_names)
-        return kc.build(config.spec, classes=loaded.class_names, preprocess=config.preprocess)
+            return kc.build(model, weights=weights, input_shape=config.input_shape, classes=loaded.class_names)
+        return kc.build(config.with_(provenance={}), classes=loaded.class_names)
 
     told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": console.verbosity(as_json)}
     rows = kc.study(build, loaded, out, **told)

@@ -46,7 +46,7 @@ def answers(
     from keras_cnn.data.stream import decoded
     from keras_cnn.training import evaluation
 
-    channels = config.spec.input_shape[-1]
+    channels = config.channels
     images = decoded(split.sources, config.preprocess, channels=channels, ahead=2 * batch_size, skip_bad=skip_bad)
     found = evaluation.classify(net, images, batch_size)
     new, known, skipped = Answers(), Answers(), []

@@ -168,9 +168,8 @@ def train(
     from keras_cnn.training import state
 
     state.check(out, resume, overwrite)
-    spec = registry.get(model)
-    config = registry.default_config(model, spec)
-    shape = runs.shape_at(spec.input_shape, size)
+    config = registry.get(model)
+    shape = runs.shape_at(config.input_shape, size)
     # Small images are seen whole: a crop would lose what little there is.
     preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
     loaded = runs.load(data, preprocess, shape, batch_size, augment, skip_bad, seed)

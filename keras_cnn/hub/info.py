@@ -40,7 +40,7 @@ def summary(name: str) -> dict[str, Any]:
         "name": name,
         "parameters": parameters,
         "macs": macs,
-        "input_shape": list(config.spec.input_shape),
+        "input_shape": list(config.input_shape),
         "classes": config.head.classes,
         "license": config.provenance.get("license", ""),
         **_published(name),
@@ -68,9 +68,9 @@ def count(name: str) -> tuple[int, int]:
 def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
     """What is known of an architecture, a tag or a weights directory: no graph is built.
 
-    The keys of `summary`, and: architecture, family, stages, activations (bytes of all outputs for one image in
-    float32), trainable (parameters that learn), profile (layers, parameters, macs, activations and trainable of each
-    stage), preprocess, class_names, provenance.
+    The keys of `summary`, and: architecture, family, stages, features (channels and stride of each stage), activations
+    (bytes of all outputs for one image in float32), trainable (parameters that learn), profile (layers, parameters,
+    macs, activations and trainable of each stage), preprocess, class_names, provenance.
     freeze: what shall not learn, as of `build`: a stage, a share of the parameters, or a regular expression.
 
     >>> import keras_cnn as kc
@@ -85,8 +85,9 @@ def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
     return {
         **summary(name),
         "architecture": config.architecture,
-        "family": config.spec.family,
-        "stages": list(config.spec.stages),
+        "family": config.backbone.family,
+        "stages": list(config.backbone.stages),
+        "features": {stage: found._asdict() for stage, found in shapes.feature_maps(config.backbone).items()},
         "activations": shapes.activations(rows),
         "trainable": trainable(rows),
         "profile": {

@@ -15,7 +15,8 @@ from keras_cnn.hub.remote_file import RemoteFile
 from keras_cnn.hub.snapshot import local_repository, repository
 from keras_cnn.hub.tags import embedded, known
 from keras_cnn.models import registry
-from keras_cnn.models.config import Config, Spec
+from keras_cnn.models.backbone import Backbone
+from keras_cnn.models.config import Config
 
 NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
 # A revision is a path below refs/ in the cache, which it must not leave.
@@ -32,17 +33,19 @@ def embedded_tags() -> dict[str, Path]:
     return {path.name: path for path in sorted(embedded().iterdir()) if (path / directory.CONFIG).is_file()}
 
 
-def resolve(source: str | os.PathLike[str] | Spec, weights: str | os.PathLike[str] | None = None) -> Source:
-    """Find a network by name, tag, address, directory or Spec, and its weights.
+def resolve(
+    source: str | os.PathLike[str] | Config | Backbone, weights: str | os.PathLike[str] | None = None
+) -> Source:
+    """Find a network by name, tag, address, directory, Config or backbone, and its weights.
 
     Raises UnknownModel with the nearest names; CorruptFile where a directory or file is not what it should be;
     HubError where a hub refuses or cannot be reached.
     """
-    if isinstance(source, Spec):
-        return _with_weights(registry.default_config(source.family.lower(), source), weights, given=True)
+    if isinstance(source, Config | Backbone):
+        return _with_weights(registry.config_of(source), weights, given=True)
     name = os.fspath(source)
     if name in registry.architectures():
-        return _with_weights(registry.default_config(name, registry.get(name)), weights)
+        return _with_weights(registry.get(name), weights)
     if weights is not None:
         raise UnknownModel(registry.unknown(name, list(registry.architectures())))
     return weights_source(name)
@@ -134,7 +137,7 @@ def _load(source: Source) -> tuple[Config, arrays.Arrays]:
 
 
 def _with_weights(config: Config, weights: str | os.PathLike[str] | None, given: bool = False) -> Source:
-    """An architecture, or a Spec that was given, with weights; WeightsMismatch where they are another one's."""
+    """An architecture, or a configuration (given), with weights; WeightsMismatch where they are another one's."""
     if weights is None:
         return Source(config)
     name = os.fspath(weights)
@@ -144,14 +147,14 @@ def _with_weights(config: Config, weights: str | os.PathLike[str] | None, given:
         return Source(config, lambda: directory.finite(*convert.read(name, config)))
     source = weights_source(name)
     if given:
-        return _as_spec(source, config.spec)
+        return _as_given(source, config)
     directory.same_network(source.config, config, name)
     return source
 
 
-def _as_spec(source: Source, spec: Spec) -> Source:
-    """Weights for a Spec: it says what the network is, they bring their numerics; shapes will tell whether they fit."""
-    ours = lambda config: config.with_(spec=spec.with_numerics_of(config.spec))  # noqa: E731
+def _as_given(source: Source, wanted: Config) -> Source:
+    """Weights for a backbone: it says what the network is, they bring their numerics; shapes tell whether they fit."""
+    ours = lambda config: config.with_(backbone=wanted.backbone.with_numerics_of(config.backbone))  # noqa: E731
 
     def load() -> tuple[Config, arrays.Arrays]:
         config, values = _load(source)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_cnn.models import registry
-from keras_cnn.models.config import IMAGENET_MEAN, IMAGENET_STD, Config, Head, Preprocess
+from keras_cnn.models.config import IMAGENET_MEAN, IMAGENET_STD, Config, Preprocess
+from keras_cnn.models.heads import Head
 
 STATISTICS = {
     "mean": {"imagenet": IMAGENET_MEAN, "half": (0.5,) * 3},
@@ -57,9 +58,7 @@ def known() -> Mapping[str, Known]:
 def _known(row: dict[str, str]) -> Known:
     architecture = row["tag"].partition(".")[0]
     size, classes = int(row["size"]), int(row["classes"])
-    spec = registry.get(architecture).with_(
-        input_shape=(size, size, 3), classes=classes or None, **_numerics(row["numerics"])
-    )
+    ours = registry.get(architecture)
     preprocess = Preprocess(
         mean=_statistics("mean", row["mean"]),
         std=_statistics("std", row["std"]),
@@ -76,10 +75,9 @@ def _known(row: dict[str, str]) -> Known:
         hash=row["hash"],
         top1=top1,
         top1_size=top1_size,
-        config=Config(
-            architecture=architecture,
-            spec=spec,
-            head=Head(classes=classes, dropout=spec.drop_rate),
+        config=ours.with_(
+            backbone=ours.backbone.with_(**_numerics(row["numerics"])),
+            head=Head(classes=classes, dropout=ours.head.dropout),
             preprocess=preprocess,
             provenance={"source": row["source"], "license": row["license"], "metrics": metrics},
         ),

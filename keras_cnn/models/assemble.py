@@ -104,11 +104,11 @@ class Graph(Builder):
 
 def assemble(config: Config, name: str | None = None) -> keras.Model:
     """The functional model of a configuration, with random weights: raw image in, head's output out."""
-    g, pre = Graph(config.spec), config.preprocess
+    g, pre = Graph(config.backbone), config.preprocess
     # Keras walks a model layer by layer recursively, not only here: resnet1202 is deeper than Python's default.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + len(tally(config))))
     with _one_variable_name():
-        image = keras.Input(config.spec.input_shape, name="stem_image")
+        image = keras.Input(config.input_shape, name="stem_image")
         x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
         outputs = g.network(x, config.head)
         model = keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)

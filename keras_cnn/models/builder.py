@@ -1,7 +1,7 @@
 """The small language that recipes are written in.
 
-A recipe sees a builder `g` and tensors; it never sees Keras. `graph.Graph` turns the same calls into
-Keras layers, `tally.Tally` into shapes and counts, so that `info` and the parity fixtures need no
+A recipe sees a builder `g` and tensors; it never sees Keras. `assemble.Graph` turns the same calls into
+Keras layers, `shapes.Tally` into shapes and counts, so that `info` and the parity fixtures need no
 framework and a network is described once.
 
 Names: `g.at("stage2", "block3").conv(x, 64, 3, token="conv1")` is the layer `stage2_block3_conv1`.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from keras_cnn.errors import BadSpec
-from keras_cnn.models.config import Head, Spec, check_norm
+from keras_cnn.models.backbone import Backbone, check_norm
 
 Tensor = Any
 
@@ -20,8 +20,8 @@ Tensor = Any
 class Builder:
     """Naming, padding, normalisation and activation; a back end implements `emit`."""
 
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
         self.scope: tuple[str, ...] = ()
 
     def at(self, *tokens: str) -> Self:
@@ -53,12 +53,12 @@ class Builder:
     ) -> Tensor:
         """2-D convolution. Has a bias unless a norm follows, or as `bias` says; `start` names its initial kernel.
 
-        size: of the window, or (height, width). padding: "valid" or "same", instead of the spec's flavour.
+        size: of the window, or (height, width). padding: "valid" or "same", instead of the backbone's flavour.
         """
         if not padding:
             x, padding = self._pad_window(x, size, stride, dilation, "zero", token.replace("conv", "pad"))
         if groups == filters == x.shape[-1] > 1:
-            bias = self.spec.norm == "none" if bias is None else bias
+            bias = self.backbone.norm == "none" if bias is None else bias
             return self.emit(
                 "depthwise", token, x, size=size, stride=stride, dilation=dilation, bias=bias, padding=padding
             )
@@ -71,27 +71,28 @@ class Builder:
             stride=stride,
             dilation=dilation,
             groups=groups,
-            bias=self.spec.norm == "none" if bias is None else bias,
+            bias=self.backbone.norm == "none" if bias is None else bias,
             padding=padding,
             start=start,
         )
 
     def norm(self, x: Tensor, token: str = "norm", *, zero: bool = False) -> Tensor:
-        """The spec's normalisation; `zero` starts gamma at 0, so that a residual block starts as the identity
+        """The backbone's normalisation; `zero` starts gamma at 0, so that a residual block starts as the identity
         (1706.02677, section 5.1)."""
-        if self.spec.norm == "none":
+        if self.backbone.norm == "none":
             return x
-        groups = check_norm(self.spec.norm)
+        groups = check_norm(self.backbone.norm)
         if groups is None:
-            return self.emit("batchnorm", token, x, eps=self.spec.norm_eps, momentum=self.spec.norm_momentum, zero=zero)
+            return self.batchnorm(x, token, zero=zero)
         if groups > 0 and x.shape[-1] % groups:
             raise BadSpec(
-                f"norm={self.spec.norm!r}: {groups} does not divide the {x.shape[-1]} channels of {self.name(token)}."
+                f"norm={self.backbone.norm!r}: {groups} does not divide the {x.shape[-1]} channels of "
+                f"{self.name(token)}."
             )
-        return self.emit("groupnorm", token, x, groups=groups, eps=self.spec.norm_eps, zero=zero)
+        return self.emit("groupnorm", token, x, groups=groups, eps=self.backbone.norm_eps, zero=zero)
 
     def act(self, x: Tensor, token: str = "act", fn: str | None = None) -> Tensor:
-        return self.emit("act", token, x, fn=fn or self.spec.act)
+        return self.emit("act", token, x, fn=fn or self.backbone.act)
 
     def norm_act(self, x: Tensor, number: int | str = "") -> Tensor:
         return self.act(self.norm(x, f"norm{number}"), f"act{number}")
@@ -100,13 +101,13 @@ class Builder:
         return self.norm_act(self.conv(x, *args, token=f"conv{number}", **kwargs), number)
 
     def pool(self, x: Tensor, kind: str, size: int, stride: int, *, padding: str = "", token: str = "pool") -> Tensor:
-        """ "max" or "avg" over windows; `padding`: "valid" or "same", instead of the spec's flavour."""
-        if not padding and kind == "avg" and self.spec.avg_pad == "include":
+        """ "max" or "avg" over windows; `padding`: "valid" or "same", instead of the backbone's flavour."""
+        if not padding and kind == "avg" and self.backbone.avg_pad == "include":
             sides = (size // 2, size // 2)
             zeros = {"paddings": (sides, sides, (0, 0)), "value": "zero"}
             x, padding = self.emit("pad", token.replace("pool", "pad"), x, **zeros), "valid"
         if not padding:
-            x, padding = self._pad_window(x, size, stride, 1, self.spec.pool_pad, token.replace("pool", "pad"))
+            x, padding = self._pad_window(x, size, stride, 1, self.backbone.pool_pad, token.replace("pool", "pad"))
         return self.emit(f"{kind}pool", token, x, size=size, stride=stride, padding=padding)
 
     def drop_path(self, x: Tensor, rate: float, token: str = "droppath") -> Tensor:
@@ -119,7 +120,7 @@ class Builder:
         That convolution starts as two identities stacked, which is the sum: a network by concatenation starts as the
         one by sum, with the same weights, and may then learn better.
         """
-        if self.spec.merge == "add":
+        if self.backbone.merge == "add":
             return self.emit("add", "add", [x, shortcut])
         both = self.emit("concat", "concat", [x, shortcut])
         return self.conv(both, x.shape[-1], 1, bias=True, start="sum", token="fuse")
@@ -131,41 +132,24 @@ class Builder:
         y = self.act(self.conv(y, x.shape[-1], 1, bias=True, token="expand"), "gate", "sigmoid")
         return self.emit("multiply", "multiply", [x, y])
 
-    def network(self, x: Tensor, head: Head) -> list[Tensor]:
+    def batchnorm(self, x: Tensor, token: str, *, zero: bool = False) -> Tensor:
+        """Batch normalisation, whichever norm the backbone has."""
+        return self.emit(
+            "batchnorm", token, x, eps=self.backbone.norm_eps, momentum=self.backbone.norm_momentum, zero=zero
+        )
+
+    def network(self, x: Tensor, head: Any) -> list[Tensor]:
         """Write a whole network: its outputs, the head's first, then an auxiliary classifier's where there is one."""
-        maps = dict(self.spec.features(self, x))
-        *_, last = maps.values()
-        output, aux = self.at("head").head(last, head), self.spec.auxiliary(self.at("aux"), maps, head)
+        maps = dict(self.backbone.features(self, x))
+        output, aux = head.write(self.at("head"), maps), self.backbone.auxiliary(self.at("aux"), maps, head)
         return [output] if aux is None else [output, aux]
-
-    def head(self, x: Tensor, head: Head) -> Tensor:
-        """Pooling, hidden layers, embedding, classifier."""
-        if head.pooling:
-            x = self.emit(f"global{head.pooling}", "pool", x)
-        for i, width in enumerate(head.hidden, 1):
-            x = self._dropout(x, head.dropout, f"drop{i}")
-            x = self.act(self.emit("dense", f"dense{i}", x, units=width), f"act{i}", head.hidden_activation)
-        if head.embedding:
-            x = self._dropout(x, head.dropout, "embeddingdrop")
-            x = self.emit("dense", "embedding", x, units=head.embedding, bias=False)
-            x = self.emit("batchnorm", "norm", x, eps=self.spec.norm_eps, momentum=self.spec.norm_momentum, zero=False)
-            return self.classify(x, head) if head.classes else self.emit("unit", "unit", x)
-        return self.classify(self._dropout(x, head.dropout, "drop"), head) if head.classes else x
-
-    def classify(self, x: Tensor, head: Head) -> Tensor:
-        """Class scores of features (batch, n): float32 under every dtype policy."""
-        x = self.emit("dense", "logits", x, units=head.classes, dtype="float32")
-        return self.emit("act", "probs", x, fn=head.activation, dtype="float32") if head.activation else x
-
-    def _dropout(self, x: Tensor, rate: float, token: str) -> Tensor:
-        return self.emit("dropout", token, x, rate=rate) if rate else x
 
     def _pad_window(
         self, x: Tensor, size: int | tuple[int, int], stride: int, dilation: int, value: str, token: str
     ) -> tuple[Tensor, str]:
         """Padding of a window, as the weights want it. At stride 1 the two flavours agree."""
         reach = [dilation * (n - 1) for n in _pair(size)]
-        if not any(reach) or stride == 1 or self.spec.pad == "same":
+        if not any(reach) or stride == 1 or self.backbone.pad == "same":
             return x, "same"
         rows, columns = ((n // 2, n - n // 2) for n in reach)
         return self.emit("pad", token, x, paddings=(rows, columns, (0, 0)), value=value), "valid"

@@ -1,183 +1,40 @@
-"""What a network is, as data: frozen dataclasses, and the arithmetic that they need.
-
-Nothing here imports Keras, so that listing and describing networks costs no framework.
-"""
+"""All that a network must remember beside its arrays: input, backbone, head, preprocessing, names, provenance."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
-import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any
 
 from keras_cnn.errors import BadSpec
+from keras_cnn.models.backbone import MOST_CHANNELS, Backbone
 from keras_cnn.models.fields import conform, held_to, known_options, one_of, within, written
+from keras_cnn.models.heads import Head
 
-NORMS = ("batch", "layer", "instance", "group:N", "none")
-NUMERICS = ("norm_eps", "norm_momentum", "pad", "pool_pad", "avg_pad")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# A Spec may come from a stranger's file, and is counted before anything else is known of it. These bounds are far above
-# every network: resnet1202 has 600 blocks, efficientnet_l2 8,256 channels, and compound scaling multiplies neither by
-# more than 7 with phi=10.
-MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES = 5_000, 2**20, 2**31 - 1
-LONGEST_SIDE, LONGEST_STRIDE = 2**14, 32  # pixels
-LEAST_EPSILON = 1e-12  # float32 still tells it from 0
+LONGEST_SIDE = 2**14  # pixels
 LONGEST_NAME = 1_000  # characters of a class's name
 WIDEST_WINDOW = 2**32  # values of pixels
 
-# Keras' activations that keep a tensor's shape and take nothing else; one that somebody registered is "package>name".
-ACTIVATIONS = (
-    "celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh",
-    "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu",
-    "soft_shrink", "softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid", "sparsemax", "squareplus",
-    "swish", "tanh", "tanh_shrink",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """The numbers that define a network; `features` writes it with a builder.
+class Input:
+    """Which images a network takes.
 
-    Subclasses add their own fields, with what these may be, and implement `features`. The fields here are those that
-    every family understands; the last group are numerics, which weights bring with them.
+    any_size: for height and width, whether they may be any; else they are those of `Preprocess.size`, which has the
+    channels too, since reading an image is what makes them.
     """
 
-    CHOICES: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "merge": ("add", "concat"),
-        "output_stride": (8, 16, 32),
-        "pad": ("torch", "same"),
-        "pool_pad": ("lowest", "zero"),
-        "avg_pad": ("include", "exclude"),
-    }
-    BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {"classes": (0, MOST_CLASSES), "norm_momentum": (0, 1)}
-
-    input_shape: tuple[int | None, int | None, int] = (224, 224, 3)
-    classes: int = 1000
-    norm: str = "batch"
-    act: str = "relu"
-    merge: str = "add"
-    output_stride: int = 32
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    # NUMERICS, borne by the weights. Keras' momentum is 1 - torch's.
-    norm_eps: float = 1e-5
-    norm_momentum: float = 0.9
-    pad: str = "torch"  # strided windows: "torch" pads both sides alike, "same" as TensorFlow does
-    pool_pad: str = "lowest"  # border of a padded max-pool: "lowest" (torch) or "zero" (keras.applications)
-    avg_pad: str = "exclude"  # whether a padded average-pool counts its border as zeros: "include", or "exclude" it
-
-    def __post_init__(self) -> None:
-        _check_shape(self.input_shape)
-        conform(self)
-        check_norm(self.norm)
-        check_activation("act", self.act)
-        for name, choices in self.CHOICES.items():
-            one_of(name, getattr(self, name), choices)
-        for name, bounds in self.BOUNDS.items():
-            within(name, getattr(self, name), *bounds)
-        for name in ("drop_rate", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise BadSpec(f"{name}={getattr(self, name)!r}: give a probability from 0 up to, not including, 1.")
-        if not LEAST_EPSILON <= self.norm_eps <= 1:
-            raise BadSpec(f"norm_eps={self.norm_eps!r}: give a number from {LEAST_EPSILON} to 1.")
-
-    @property
-    def family(self) -> str:
-        """Name under which the configuration file stores this kind of Spec."""
-        return type(self).__name__
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """Stage names from the input to the output, without the head."""
-        raise NotImplementedError
-
-    def features(self, g: Any, x: Any) -> Iterator[tuple[str, Any]]:
-        """Write the backbone with builder `g`; yields (stage, its output) from `stem` upwards."""
-        raise NotImplementedError
-
-    def scaled(self, depth: float, width: float, resolution: float) -> Self:
-        """This network with its depth, width and resolution multiplied (1905.11946); BadSpec where it has no rule."""
-        raise BadSpec(f"{self.family} has no rule for scaling: EfficientNet and ResNet have one.")
-
-    def resized(self, resolution: float) -> tuple[int | None, int | None, int]:
-        """The input shape with height and width multiplied; unknown ones stay so."""
-        *sides, channels = self.input_shape
-        height, width = (None if n is None else round(n * resolution) for n in sides)
-        return height, width, channels
-
-    def auxiliary(self, g: Any, maps: Mapping[str, Any], head: Head) -> Any:
-        """Write an auxiliary classifier on the feature maps, or nothing: None."""
-        return None
-
-    def with_(self, **changes: Any) -> Self:
-        """A copy with the given fields changed; `None` leaves a field as it is."""
-        changes = {k: v for k, v in changes.items() if v is not None}
-        if unknown := changes.keys() - {f.name for f in dataclasses.fields(self)}:
-            raise BadSpec(f"{self.family} has no {', '.join(sorted(unknown))}.")
-        return dataclasses.replace(self, **changes)
-
-    def with_numerics_of(self, other: Spec) -> Self:
-        """A copy with the fields that weights bring."""
-        return dataclasses.replace(self, **{name: getattr(other, name) for name in NUMERICS})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `catalog.spec_from_dict` reads them back."""
-        return {"family": self.family, **dataclasses.asdict(self)}
-
-
-@known_options
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """The dense layers behind the backbone.
-
-    classes: number of outputs; 0 ends the network at the pooled features.
-    hidden: widths of dense layers before the classifier, each with hidden_activation and dropout.
-    embedding: width of a linear, batch-normalised layer; with classes=0 its output, at length 1, is the network's
-        (FaceNet, 1503.03832, uses 512 behind inception_resnet_v1).
-    dropout: rate before every dense layer.
-    pooling: "avg", "max", or None for none (then classes must be 0: the output is a feature map).
-    activation: of the output; None gives logits.
-    """
-
-    classes: int
-    hidden: tuple[int, ...] = ()
-    embedding: int = 0
-    dropout: float = 0.0
-    pooling: str | None = "avg"
-    hidden_activation: str = "relu"
-    activation: str | None = "softmax"
+    any_size: tuple[bool, bool] = (False, False)
 
     def __post_init__(self) -> None:
         conform(self)
-        if not 0 <= self.classes <= MOST_CLASSES:
-            raise BadSpec(f"classes={self.classes}: give the number of classes, or 0 for no classifier.")
-        within("hidden", self.hidden, 1, MOST_CHANNELS)
-        within("layers in hidden", len(self.hidden), 0, MOST_BLOCKS)
-        within("embedding", self.embedding, 0, MOST_CHANNELS)
-        if not 0 <= self.dropout < 1:
-            raise BadSpec(f"dropout={self.dropout!r}: give a probability from 0 up to, not including, 1.")
-        check_activation("hidden_activation", self.hidden_activation)
-        if self.activation is not None:
-            check_activation("activation", self.activation)
-        one_of("pooling", self.pooling, ("avg", "max", None))
-        if self.pooling is None and (self.classes or self.hidden or self.embedding):
-            raise BadSpec("a classifier needs pooled features: give pooling='avg' or 'max', or classes=0.")
-        if self.hidden and not self.classes:
-            raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
-
-    def for_classes(self, classes: int) -> Head:
-        """The same for another number of classes; hidden layers, which were of the old ones, are left out."""
-        hidden = self.hidden if classes == self.classes else ()
-        pooling = self.pooling or ("avg" if classes else None)
-        return dataclasses.replace(self, classes=classes, hidden=hidden, pooling=pooling)
 
 
 @known_options
@@ -186,7 +43,8 @@ class Preprocess:
     """What weights expect of an image, from the file to the first convolution.
 
     mean, std: in units of 0..1, one a channel; the network applies them itself to raw 0..255 values.
-    size: (height, width) of evaluation; `crop`: share of the resized short side that the centre crop keeps.
+    size: (height, width) at which the network sees images; `crop`: share of the resized short side that the centre crop
+        keeps.
     interpolation: of the resize: bicubic, bilinear, nearest or lanczos.
     mode: "center" resizes the short side to floor(size / crop) and crops; "squash" ignores the aspect ratio.
     window: the values of images of more than 8 bits that become 0 and 255, such as (0, 4095) for X-rays of 12 bits;
@@ -229,22 +87,23 @@ class Preprocess:
         return dataclasses.replace(self, mean=average(self.mean), std=average(self.std))
 
     def at_size(self, size: tuple[int | None, int | None]) -> Preprocess:
-        """The same at another evaluation size; an unknown height or width (None) changes nothing."""
-        if None in size or size == self.size:
-            return self
-        return dataclasses.replace(self, size=size)
+        """The same at another size; an unknown height or width (None) stays what it is."""
+        height, width = (new or old for new, old in zip(size, self.size, strict=True))
+        return self if (height, width) == self.size else dataclasses.replace(self, size=(height, width))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """All that a network must remember beside its arrays: `config.json`, and the record inside the model.
 
-    architecture: catalogue name, such as "resnet50". provenance: where the arrays come from, how they
-    were trained, what they scored: free-form JSON, shown by `info` and on the model card.
+    architecture: its name, such as "resnet50". input, backbone, head, preprocess: its four parts; each fact is in one
+    of them. provenance: where the arrays come from, how they were trained, what they scored: free-form JSON, shown by
+    `info` and on the model card.
     """
 
     architecture: str
-    spec: Spec
+    input: Input = Input()
+    backbone: Backbone
     head: Head
     preprocess: Preprocess
     class_names: tuple[str, ...] = ()
@@ -266,8 +125,32 @@ class Config:
         if not all(isinstance(text, str) for text in self.provenance.get("class_descriptions", {}).values()):
             raise BadSpec("provenance: class_descriptions: give each class a text.")
 
+    @property
+    def channels(self) -> int:
+        return len(self.preprocess.mean)
+
+    @property
+    def input_shape(self) -> tuple[int | None, int | None, int]:
+        """(height, width, channels) of an image as the network takes it; None for a side that may be any."""
+        sides = zip(self.preprocess.size, self.input.any_size, strict=True)
+        height, width = (None if free else side for side, free in sides)
+        return height, width, self.channels
+
     def with_(self, **changes: Any) -> Config:
         return dataclasses.replace(self, **changes)
+
+    def at(self, input_shape: tuple[int | None, int | None, int]) -> Config:
+        """The same network for images of another shape; None for a side that may be any."""
+        check_input_shape(input_shape)
+        *sides, channels = input_shape
+        height, width = sides
+        preprocess = self.preprocess.for_channels(channels).at_size((height, width))
+        return self.with_(input=Input(any_size=(height is None, width is None)), preprocess=preprocess)
+
+    def for_classes(self, classes: int) -> Config:
+        """The same network with a head for so many classes."""
+        names = self.class_names if len(self.class_names) == classes else ()
+        return self.with_(head=self.head.for_classes(classes), class_names=names)
 
     def as_base(self, tag: str | None = None) -> Config:
         """The same for a network with a new head: what was measured, and on what, held for the old classes.
@@ -289,8 +172,9 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         return {
             "architecture": self.architecture,
-            "spec": self.spec.to_dict(),
-            "head": dataclasses.asdict(self.head),
+            "input": dataclasses.asdict(self.input),
+            "backbone": self.backbone.to_dict(),
+            "head": self.head.to_dict(),
             "preprocess": dataclasses.asdict(self.preprocess),
             "class_names": list(self.class_names),
             "provenance": dict(self.provenance),
@@ -329,14 +213,6 @@ def check_class_names(names: tuple[str, ...]) -> None:
         raise BadSpec(f"class_names: {reprlib.repr(twice)} is the name of two classes: give each a name of its own.")
 
 
-def check_activation(name: str, activation: str) -> None:
-    """BadSpec unless Keras has the activation, or it is the name of a registered one, which Keras will look up."""
-    if ">" not in activation and activation not in ACTIVATIONS:
-        near = difflib.get_close_matches(activation[:40], ACTIVATIONS, 3, 0.5)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
-        raise BadSpec(f"{name}={reprlib.repr(activation)}: Keras has no such activation that serves here.{hint}")
-
-
 def keep_window(model: Any, window: tuple[float, float] | None) -> None:
     """Let a network remember how images of more than 8 bits were seen when it learnt; one of another make cannot."""
     with contextlib.suppress(BadSpec):
@@ -350,55 +226,7 @@ def check_window(window: Any) -> None:
         raise BadSpec(f"window={window!r}: give the values that become 0 and 255, the lower one first.")
 
 
-def check_norm(norm: str) -> int | None:
-    """Number of groups of a group-normalisation name (None for the other kinds); raises BadSpec."""
-    if norm in ("batch", "none"):
-        return None
-    if norm in ("layer", "instance"):
-        return {"layer": 1, "instance": -1}[norm]
-    if found := re.fullmatch(r"group:([1-9][0-9]{0,6})", norm):
-        return int(found[1])
-    raise BadSpec(f"norm={norm!r}: choose {', '.join(NORMS)} (N groups, such as group:32).")
-
-
-def rounded_width(exact: float, least: float = 0.9) -> int:
-    """The nearest multiple of 8, but never less than `least` of the exact width (1905.11946, its code)."""
-    width = max(8, int(exact + 4) // 8 * 8)
-    return width + 8 if width < least * exact else width
-
-
-def stage_plan(strides: tuple[int, ...], stem_stride: int, output_stride: int) -> list[tuple[int, int, int]]:
-    """(stride, dilation of the first block, dilation of the rest) for each stage.
-
-    Once the output stride is reached, further strides turn into dilation, and the first block of a
-    dilated stage keeps the dilation of the stage before (DeepLab, 1606.00915; as timm has it).
-    """
-    plan, reached, dilation = [], stem_stride, 1
-    for stride in strides:
-        first = dilation
-        if reached * stride > output_stride:
-            dilation, stride = dilation * stride, 1
-        reached *= stride
-        plan.append((stride, first, dilation))
-    return plan
-
-
-def drop_path_rates(rate: float, depths: tuple[int, ...]) -> Iterator[float]:
-    """Stochastic depth: rates that grow linearly from 0 to `rate` over all blocks (1603.09382, eq. 4)."""
-    blocks = sum(depths)
-    return (rate * i / max(blocks - 1, 1) for i in range(blocks))
-
-
-def out_size(size: int | None, window: int, stride: int, padding: str, dilation: int = 1) -> int | None:
-    """Length of a convolution's or pool's output along one axis; None stays None."""
-    if size is None:
-        return None
-    if padding == "same":
-        return math.ceil(size / stride)
-    return (size - dilation * (window - 1) - 1) // stride + 1
-
-
-def _check_shape(shape: tuple[int | None, int | None, int]) -> None:
+def check_input_shape(shape: tuple[int | None, int | None, int]) -> None:
     good = isinstance(shape, tuple | list) and len(shape) == 3 and shape[-1] is not None
     if not good or not all(n is None or (isinstance(n, int) and n > 0) for n in shape):
         raise BadSpec(

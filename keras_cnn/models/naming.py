@@ -15,6 +15,7 @@ from keras_cnn.errors import BadSpec
 Sizes = Mapping[str, int]  # learned parameters of each layer by its name, from the stem upwards
 
 CLASSIFIERS = ("head", "aux")  # on top of the backbone, and no part of it
+LOGITS = "head_logits/kernel"  # the key of the classifier's weights
 
 
 def parse(what: str | float) -> dict[str, Any]:
@@ -33,6 +34,36 @@ def parse(what: str | float) -> dict[str, Any]:
 def stage_of(layer: str) -> str:
     """The stage of a layer: the first token of its name."""
     return layer.partition("_")[0]
+
+
+def of_classifier(name: str) -> bool:
+    """Whether a layer, or a key of an array, stands on top of the backbone."""
+    return stage_of(name) in CLASSIFIERS
+
+
+def of_classes(name: str) -> bool:
+    """Whether a layer, or a key, is made anew for other classes: the head, and an auxiliary classifier's output."""
+    return stage_of(name) == "head" or name.startswith("aux_logits")
+
+
+def of_auxiliary(name: str) -> bool:
+    """Whether a layer, or a key, is of the auxiliary classifier."""
+    return stage_of(name) == "aux"
+
+
+def optional(key: str) -> bool:
+    """Whether weights may lack an array: an auxiliary classifier, and what fuses concatenations (it starts as sums)."""
+    return of_auxiliary(key) or "_fuse/" in key
+
+
+def first_kernel(keys: Iterable[str]) -> str | None:
+    """The key of the kernel that sees the image's channels."""
+    return next((key for key in keys if key.startswith("stem_conv") and key.endswith("/kernel")), None)
+
+
+def is_ours(keys: Iterable[str]) -> bool:
+    """Whether keys of arrays follow this grammar: only we name layers by their stage."""
+    return any(key.startswith("stage") for key in keys)
 
 
 def stages(layers: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which networks there are: names to Specs, wildcards, and help with misspelt names."""
+"""Which networks there are: names to configurations, wildcards, and help with misspelt names."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from functools import cache
 from typing import Any
 
 from keras_cnn.errors import CorruptFile, UnknownModel
-from keras_cnn.models.config import Config, Head, Preprocess, Spec
+from keras_cnn.models.backbone import Backbone, Variant
+from keras_cnn.models.config import Config, Input, Preprocess, check_input_shape
 from keras_cnn.models.families import efficientnet, inception, inception_resnet, resnet
+from keras_cnn.models.heads import Head
 
 FAMILIES = (resnet, inception, inception_resnet, efficientnet)
-SPEC_CLASSES: tuple[type[Spec], ...] = (
-    resnet.ResNet,
-    inception.Inception,
-    inception_resnet.InceptionResNet,
-    efficientnet.EfficientNet,
-)
+# The classes that configurations name; whoever adds a family or a head elsewhere adds it here.
+BACKBONES: dict[str, type[Backbone]] = {
+    cls.__name__: cls
+    for cls in (resnet.ResNet, inception.Inception, inception_resnet.InceptionResNet, efficientnet.EfficientNet)
+}
+HEADS: dict[str, type[Head]] = {cls.__name__: cls for cls in (Head,)}
 
 
 @cache
-def architectures() -> Mapping[str, Spec]:
-    """Every architecture by name."""
-    return {name: spec for family in FAMILIES for name, spec in family.VARIANTS.items()}
+def architectures() -> Mapping[str, Config]:
+    """Every architecture by name, as it was published, without weights."""
+    return {name: default_config(name, found) for family in FAMILIES for name, found in family.VARIANTS.items()}
 
 
-def get(name: str) -> Spec:
-    """The Spec of an architecture; UnknownModel names the nearest ones."""
+def get(name: str) -> Config:
+    """The configuration of an architecture; UnknownModel names the nearest ones."""
     if name not in architectures():
         raise UnknownModel(unknown(name, list(architectures())))
     return architectures()[name]
@@ -76,39 +78,75 @@ def _natural(name: str) -> list[Any]:
     return key
 
 
-def default_config(name: str, spec: Spec) -> Config:
-    """What a network without weights remembers: ImageNet statistics at the Spec's own size."""
-    pre = Preprocess().for_channels(spec.input_shape[-1]).at_size(spec.input_shape[:2])
-    head = Head(classes=spec.classes, dropout=spec.drop_rate)
-    return Config(architecture=name, spec=spec, head=head, preprocess=pre)
+def default_config(name: str, network: Backbone | Variant) -> Config:
+    """What a network without weights remembers: ImageNet statistics at the size that it was published with."""
+    found = network if isinstance(network, Variant) else Variant(network)
+    return Config(
+        architecture=name,
+        backbone=found.backbone,
+        head=Head(classes=found.classes, dropout=found.dropout),
+        preprocess=Preprocess(size=(found.size, found.size)),
+    )
 
 
-def spec_from_dict(values: Mapping[str, Any]) -> Spec:
-    """Inverse of `Spec.to_dict`."""
-    values = {**_object("spec", values)}
-    family = values.pop("family", None)
-    cls = next((cls for cls in SPEC_CLASSES if cls.__name__ == family), None)
-    if cls is None:
-        raise CorruptFile(
-            f"the configuration names a family {reprlib.repr(family)} that this version does not know: "
-            "upgrade keras-cnn."
-        )
-    return _from_dict(cls, "spec", values)
+def config_of(source: Config | Backbone) -> Config:
+    """The configuration itself, or that of a backbone with a classifier for ImageNet."""
+    return source if isinstance(source, Config) else default_config(source.family.lower(), source)
+
+
+def backbone_from_dict(values: Any) -> Backbone:
+    """Inverse of `Backbone.to_dict`."""
+    return _one_of("backbone", "family", BACKBONES, values)
+
+
+def head_from_dict(values: Any) -> Head:
+    """Inverse of `Head.to_dict`; format 1 knew one kind, which it did not name."""
+    values = _object("head", values)
+    return _one_of("head", "kind", HEADS, {"kind": "Head", **values})
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """Inverse of `Config.to_dict`; CorruptFile names what is missing or unknown, BadSpec what cannot be."""
+    values = _from_format_1(values) if "spec" in values else values
     try:
         return Config(
             architecture=values["architecture"],
-            spec=spec_from_dict(values["spec"]),
-            head=_from_dict(Head, "head", values["head"]),
+            input=_from_dict(Input, "input", values["input"]),
+            backbone=backbone_from_dict(values["backbone"]),
+            head=head_from_dict(values["head"]),
             preprocess=_from_dict(Preprocess, "preprocess", values["preprocess"]),
             class_names=values["class_names"],
             provenance=values["provenance"],
         )
     except KeyError as missing:
         raise CorruptFile(f"the configuration lacks {missing}.") from None
+
+
+def _from_format_1(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Format 1 kept input, classes and dropout in its `spec`; the last two stood in the head as well."""
+    values = dict(values)
+    spec = dict(_object("spec", values.pop("spec")))
+    shape = spec.pop("input_shape", (None, None, 3))
+    check_input_shape(shape)
+    for other in ("classes", "drop_rate"):
+        spec.pop(other, None)
+    preprocess = dict(_object("preprocess", values.get("preprocess")))
+    sides = preprocess.get("size") or (224, 224)
+    if isinstance(sides, list | tuple) and len(sides) == 2:
+        preprocess["size"] = [side or other for side, other in zip(shape[:2], sides, strict=True)]
+    inputs = {"any_size": [side is None for side in shape[:2]]}
+    return {**values, "input": inputs, "backbone": spec, "preprocess": preprocess}
+
+
+def _one_of(part: str, tag: str, classes: Mapping[str, type], values: Any) -> Any:
+    """An object of JSON that names its class under `tag`."""
+    values = {**_object(part, values)}
+    name = values.pop(tag, None)
+    if not isinstance(name, str) or name not in classes:
+        raise CorruptFile(
+            f"the configuration names a {tag} {reprlib.repr(name)} that this version does not know: upgrade keras-cnn."
+        )
+    return _from_dict(classes[name], part, values)
 
 
 def _from_dict(cls: type, part: str, values: Any) -> Any:

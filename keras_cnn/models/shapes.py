@@ -12,8 +12,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from keras_cnn.errors import BadSpec
+from keras_cnn.models.backbone import Backbone, out_size
 from keras_cnn.models.builder import Builder
-from keras_cnn.models.config import Config, Head, Spec, out_size
+from keras_cnn.models.config import Config
 
 
 class Shape(NamedTuple):
@@ -120,8 +121,8 @@ COUNTS = {
 class Tally(Builder):
     """Collects one `Row` a layer in `rows`, which every scope shares."""
 
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
         self.rows: list[Row] = []
 
     def emit(self, kind: str, token: str, x: Any, **args: Any) -> Shape:
@@ -133,24 +134,47 @@ class Tally(Builder):
 
 def tally(config: Config) -> tuple[Row, ...]:
     """Every layer of a network in the order of building, without building it."""
-    return _tally(config.spec, config.head)
+    return _tally(config.backbone, config.head, config.input_shape)
 
 
 @cache  # many weights are of one network
-def _tally(spec: Spec, head: Head) -> tuple[Row, ...]:
-    g = Tally(spec)
-    g.network(Shape((None, *spec.input_shape)), head)
+def _tally(backbone: Backbone, head: Any, input_shape: tuple[int | None, ...]) -> tuple[Row, ...]:
+    g = Tally(backbone)
+    g.network(Shape((None, *input_shape)), head)
     return tuple(g.rows)
+
+
+class Feature(NamedTuple):
+    """A stage's feature map: its channels, and how many pixels of the image lie between two of its positions."""
+
+    channels: int
+    stride: int
+
+
+WIDE = 2**14  # pixels: beside them, what windows without padding cut off is nothing
+
+
+@cache
+def feature_maps(backbone: Backbone) -> dict[str, Feature]:
+    """Channels and stride of every stage, from the stem upwards, without any framework.
+
+    >>> from keras_cnn.models.families.resnet import ResNet
+    >>> feature_maps(ResNet(depths=(2, 2, 2, 2), output_stride=16))["stage4"]
+    Feature(channels=2048, stride=16)
+    """
+    g = Tally(backbone)
+    maps = backbone.features(g, Shape((None, WIDE, WIDE, 3)))
+    return {stage: Feature(x.shape[-1], round(WIDE / x.shape[1])) for stage, x in maps}
 
 
 def check_size(config: Config) -> None:
     """Raise BadSpec, with the smallest side that works, where windows without padding eat the image up."""
 
     def fits(height: int | None, width: int | None) -> bool:
-        spec = config.spec.with_(input_shape=(height, width, config.spec.input_shape[-1]))
-        return all(n is None or n > 0 for row in tally(config.with_(spec=spec)) for n in row.output)
+        seen = config.at((height, width, config.channels))
+        return all(n is None or n > 0 for row in tally(seen) for n in row.output)
 
-    height, width, _ = config.spec.input_shape
+    height, width, _ = config.input_shape
     if not fits(height, width):
         least = next(n for n in itertools.count(1) if fits(n, n))
         raise BadSpec(f"{config.architecture} needs images of at least {least}x{least} pixels, not {height}x{width}.")

@@ -179,9 +179,9 @@ def _speed() -> Iterator[Finding]:
     yield Finding("matrix product", f"{product / 1e9:.0f} GFLOP/s{should}", busy if amiss else "", figures)
 
     batch, name = 32, "resnet18"
-    spec = registry.get(name).with_(input_shape=(64, 64, 3), classes=10)
-    flops = 3 * 2 * batch * shapes.macs(shapes.tally(registry.default_config(name, spec)))  # backward is twice forward
-    net = building.build(spec)
+    config = registry.get(name).at((64, 64, 3)).for_classes(10)
+    flops = 3 * 2 * batch * shapes.macs(shapes.tally(config))  # backward is twice forward
+    net = building.build(config)
     recipe.compile_(net, keras.optimizers.SGD(1e-3))
     images, labels = np.zeros((batch, 64, 64, 3), "uint8"), np.arange(batch) % 10
     seconds = _least(lambda: net.train_on_batch(images, labels), 3)

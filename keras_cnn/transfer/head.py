@@ -10,9 +10,10 @@ import keras
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
+from keras_cnn.models import naming
 from keras_cnn.models.assemble import assemble
-from keras_cnn.models.config import Head
 from keras_cnn.models.fields import known_options
+from keras_cnn.models.heads import Head
 from keras_cnn.transfer.freeze import stages
 
 
@@ -33,11 +34,10 @@ def replace_head(model: Any, head: Head | int | Sequence[str], class_names: Sequ
         head = config.head.for_classes(head if isinstance(head, int) else len(head))
     if class_names and len(class_names) != head.classes:
         raise BadSpec(f"{len(class_names)} class names for {head.classes} classes.")
-    spec = config.spec.with_(classes=head.classes or None)
-    new = assemble(config.as_base().with_(spec=spec, head=head, class_names=tuple(class_names)), model.name)
-    values = {k: v for k, v in arrays.arrays(model).items() if not k.startswith(arrays.OF_CLASSES)}
-    arrays.assign(new, values, skip=[k for k in arrays.variables(new) if k.startswith(arrays.OF_CLASSES)])
-    trainable = {layer.name: layer.trainable for layer in model.layers if not layer.name.startswith("head_")}
+    new = assemble(config.as_base().with_(head=head, class_names=tuple(class_names)), model.name)
+    values = {k: v for k, v in arrays.arrays(model).items() if not naming.of_classes(k)}
+    arrays.assign(new, values, skip=list(filter(naming.of_classes, arrays.variables(new))))
+    trainable = {layer.name: layer.trainable for layer in model.layers if naming.stage_of(layer.name) != "head"}
     for layer in new.layers:
         layer.trainable = trainable.get(layer.name, layer.trainable)
     return new

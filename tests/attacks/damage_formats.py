@@ -60,7 +60,7 @@ def ours(folder: Path) -> tuple[list[Path], Callable[[], object]]:
 
 def _state() -> dict[str, np.ndarray]:
     values = seeded.arrays(shapes.variables(shapes.tally(CONFIG)))
-    return {k: np.ascontiguousarray(v) for k, v in to_theirs(values, CONFIG.spec, timm.FORMAT).items()}
+    return {k: np.ascontiguousarray(v) for k, v in to_theirs(values, CONFIG.backbone, timm.FORMAT).items()}
 
 
 def safetensors(folder: Path) -> tuple[list[Path], Callable[[], object]]:
@@ -78,9 +78,10 @@ def pytorch(folder: Path) -> tuple[list[Path], Callable[[], object]]:
 
 def h5(folder: Path) -> tuple[list[Path], Callable[[], object]]:
     name = "keras_resnet50v2"
-    config = registry.default_config(name, registry.get(name).with_(depths=(1, 1, 1, 1), widths=(8, 8, 8, 8)))
+    config = registry.get(name)
+    config = config.with_(backbone=config.backbone.with_(depths=(1, 1, 1, 1), widths=(8, 8, 8, 8)))
     values = seeded.arrays(shapes.variables(shapes.tally(config)))
-    state = to_theirs(values, config.spec, keras_applications.FORMAT)
+    state = to_theirs(values, config.backbone, keras_applications.FORMAT)
     foreign.write_h5(folder / "w.h5", state)
     return [folder / "w.h5"], lambda: _converted(folder / "w.h5", config)
 

@@ -11,7 +11,6 @@ something was lost.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import random
 import signal
@@ -54,7 +53,7 @@ def run(verb: str, out: Path, seed: int) -> None:
     tf.config.experimental.enable_op_determinism()
     state.EVERY = 0.0
     keras.utils.set_random_seed(0)
-    shallow = dataclasses.replace(registry.get("resnet20"), depths=(1, 1, 1))
+    shallow = registry.get("resnet20").backbone.with_(depths=(1, 1, 1))
     model = kc.build(shallow, head=kc.Head(classes=2, dropout=0.3), input_shape=(16, 16, 3))
     keras.utils.set_random_seed(seed)
     told: dict[str, Any] = {"out": out, "resume": True, "batch_size": 16, "verbose": 0}

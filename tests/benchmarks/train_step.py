@@ -65,7 +65,7 @@ class Task(NamedTuple):
 
     @property
     def classes(self) -> int:
-        return registry.get(self.model).classes
+        return registry.get(self.model).head.classes
 
     def data(self, normalised: bool) -> tuple[np.ndarray, np.ndarray]:
         """Images, raw (0..255) or normalised, and labels."""
@@ -75,8 +75,8 @@ class Task(NamedTuple):
 
     def macs(self, name: str) -> int:
         """Multiply-accumulates of an architecture for one image of this size."""
-        spec = registry.get(name).with_(input_shape=(self.size, self.size, 3), classes=self.classes)
-        return shapes.macs(shapes.tally(registry.default_config(name, spec)))
+        config = registry.get(name).at((self.size, self.size, 3)).for_classes(self.classes)
+        return shapes.macs(shapes.tally(config))
 
 
 @dataclass

@@ -78,10 +78,10 @@ class CifarResNet(nn.Module):
 
 
 def reference(name: str, classes: int | None, source: str = "") -> nn.Module:
-    spec = registry.get(name)
+    backbone = registry.get(name).backbone
     if source == "torchvision":
         return torchvision.models.get_model(name, num_classes=classes or 1000, **TORCHVISION[name])
-    if getattr(spec, "shortcut", "") == "pad":
+    if getattr(backbone, "shortcut", "") == "pad":
         return CifarResNet(int(name.removeprefix("resnet")))
     if name == FACENET:
         from facenet_pytorch import InceptionResnetV1
@@ -96,16 +96,16 @@ LIVELY = 0.02  # what the inverted image must change at least in the logits
 
 def golden(name: str) -> dict:
     source, _, name = name.rpartition("/")
-    spec = registry.get(name)
+    backbone = registry.get(name).backbone
     parameters = sum(p.numel() for p in reference(name, None, source).parameters())
-    config = registry.default_config(name, spec).with_(head=seeded.head(name, CLASSES))
+    config = registry.get(name).with_(head=seeded.head(name, CLASSES))
     model = reference(name, CLASSES, source).eval()
     fmt = convert.cifar.FORMAT if isinstance(model, CifarResNet) else convert.timm.FORMAT
-    fmt = convert.torchvision.FORMAT if source and spec.family == "EfficientNet" else fmt
+    fmt = convert.torchvision.FORMAT if source and backbone.family == "EfficientNet" else fmt
     wanted, images = shapes.variables(shapes.tally(config)), seeded.images(name)
     even = next(iter(images))
     for gain in GAINS:
-        fill(model, to_theirs(seeded.arrays(wanted, gain), spec, fmt), name)
+        fill(model, to_theirs(seeded.arrays(wanted, gain), backbone, fmt), name)
         logits = {which: run(model, images[which], config) for which in (even, "inverted")}
         if np.abs(logits[even] - logits["inverted"]).max() > LIVELY:
             break

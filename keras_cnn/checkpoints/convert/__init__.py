@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.convert import cifar, keras_applications, legacy_h5, timm, torchvision
-from keras_cnn.checkpoints.convert.rename import OPTIONAL, recognise, to_ours
+from keras_cnn.checkpoints.convert.rename import recognise, to_ours
 from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnsafeFile
-from keras_cnn.models import shapes
-from keras_cnn.models.config import Config, Head
+from keras_cnn.models import naming, shapes
+from keras_cnn.models.config import Config
+from keras_cnn.models.heads import Head
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,34 +45,34 @@ def read(path: str | Path, config: Config) -> tuple[Config, dict[str, np.ndarray
 def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[Config, dict[str, np.ndarray]]:
     """As `read`, from arrays."""
     state = {key.removeprefix("module."): value for key, value in state.items()}
-    spec, names = config.spec, config.class_names
+    backbone, names = config.backbone, config.class_names
     # An auxiliary classifier is read wherever the file has one: `build` decides whether it is wanted.
-    whole = spec.with_(aux=True) if hasattr(spec, "aux") else spec
-    wanted = shapes.variables(shapes.tally(config.with_(spec=whole)))
+    whole = backbone.with_(aux=True) if hasattr(backbone, "aux") else backbone
+    wanted = shapes.variables(shapes.tally(config.with_(backbone=whole)))
     # Only we name layers by their stage; `stem_conv/kernel` is also what keras.applications calls it.
-    if any(key.startswith("stage") for key in wanted.keys() & state.keys()):
+    if naming.is_ours(wanted.keys() & state.keys()):
         arrays.check(_backbone(wanted), _backbone(state))
         values = state
     else:
-        fmt = recognise(state, spec, wanted, FORMATS)
-        values = to_ours(state, spec, wanted, fmt)
-        spec = spec.with_(**fmt.numerics(spec))
+        fmt = recognise(state, backbone, wanted, FORMATS)
+        values = to_ours(state, backbone, wanted, fmt)
+        backbone = backbone.with_(**fmt.numerics(backbone))
         if not config.provenance:  # a bare file: its format tells what it expects of an image
-            pre = fmt.preprocess(spec, state).at_size(spec.input_shape[:2])
+            pre = fmt.preprocess(backbone, state).at_size(config.input_shape[:2])
             config, names = config.with_(preprocess=pre), fmt.class_names
     arrays.check_floats(values)
-    kernel = values.get("head_logits/kernel")
+    kernel = values.get(naming.LOGITS)
     classes = 0 if kernel is None or kernel.ndim != 2 else kernel.shape[-1]
     return config.with_(
-        spec=spec.with_(classes=classes or None),
-        head=Head(classes=classes, dropout=spec.drop_rate, pooling=config.head.pooling),
+        backbone=backbone,
+        head=Head(classes=classes, dropout=config.head.dropout, pooling=config.head.pooling),
         class_names=names if len(names) == classes else (),
         provenance=config.provenance or {"source": source},
     ), values
 
 
 def _backbone(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if not k.startswith(OPTIONAL)}
+    return {k: v for k, v in values.items() if not naming.of_classifier(k)}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:

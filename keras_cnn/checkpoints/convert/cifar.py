@@ -11,7 +11,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 FORMAT = dataclasses.replace(
     timm.FORMAT,
     name="the CIFAR ResNets (akamaster/pytorch_resnet_cifar10)",
-    rules=lambda spec: [("head_logits", "linear"), *timm.FORMAT.rules(spec)],
-    preprocess=lambda spec, state: Preprocess(size=(32, 32), crop=1.0),
+    rules=lambda backbone: [("head_logits", "linear"), *timm.FORMAT.rules(backbone)],
+    preprocess=lambda backbone, state: Preprocess(size=(32, 32), crop=1.0),
     class_names=CLASSES,
 )

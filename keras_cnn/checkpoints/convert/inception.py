@@ -9,9 +9,9 @@ from keras_cnn.models.families import inception_resnet
 from keras_cnn.models.families.inception import STAGES, Module
 
 
-def plain(spec: Any) -> Rules:
+def plain(backbone: Any) -> Rules:
     """Inception v3 and v4."""
-    return {"v3": _v3, "v4": _v4}[spec.version]()
+    return {"v3": _v3, "v4": _v4}[backbone.version]()
 
 
 # torchvision's names of Inception v3's convolutions, branch by branch; a pair is a fork, None a pool.
@@ -112,14 +112,14 @@ RESIDUAL = {
 RESIDUAL_STEM = {"stem_1": "1a", "stem_2": "2a", "stem_3": "2b", "stage1_2": "3b", "stage1_3": "4a"}
 
 
-def residual(spec: Any) -> Rules:
+def residual(backbone: Any) -> Rules:
     """timm `inception_resnet_v2.py`; facenet-pytorch's `InceptionResnetV1`."""
-    names: dict[str, Any] = RESIDUAL[spec.version]
+    names: dict[str, Any] = RESIDUAL[backbone.version]
     rules: Rules = [*names["dense"]]
     for place, name in (RESIDUAL_STEM | names["units"]).items():
         stage, number = place.split("_")
         rules += _unit(f"{stage}_", f"conv2d_{name}", number)
-    stages = inception_resnet.STAGES[spec.version]
+    stages = inception_resnet.STAGES[backbone.version]
     for s, (stage, (reduction, repeat)) in enumerate(zip(stages, names["stages"], strict=True), 2):
         if reduction:
             rules += _branches(f"stage{s}_reduction_", reduction, stage.reduction)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_cnn.checkpoints.convert.rename import Format, Rules
 from keras_cnn.errors import WeightsMismatch
-from keras_cnn.models.config import IMAGENET_STD, Preprocess, Spec
+from keras_cnn.models import naming
+from keras_cnn.models.backbone import Backbone
+from keras_cnn.models.config import IMAGENET_STD, Preprocess
 from keras_cnn.models.shapes import Row, Shape, Tally
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ NORMALIZATION = r"^normalization(_\d+)?/(mean|variance|count)$"  # an EfficientN
 KERAS_LEAST_STD = 1e-7  # by which its layer divides at least
 
 
-def resnet(spec: Any) -> Rules:
+def resnet(backbone: Any) -> Rules:
     """keras.applications `resnet.py` and `resnet_v2.py`: stage1 is `conv2`, the shortcut is convolution 0."""
     preact = [
         (r"stage(\d)_block(\d+)_norm1", lambda s, b: f"conv{s + 1}_block{b}_preact_bn"),
@@ -40,7 +42,7 @@ def resnet(spec: Any) -> Rules:
         (r"stage(\d)_block(\d+)_shortcut_norm", lambda s, b: f"conv{s + 1}_block{b}_0_bn"),
     ]
     return [
-        *(preact if spec.preact else postact),
+        *(preact if backbone.preact else postact),
         ("stem_conv", "conv1_conv"),
         (r"stage(\d)_block(\d+)_conv(\d)", lambda s, b, n: f"conv{s + 1}_block{b}_{n}_conv"),
         (r"stage(\d)_block(\d+)_shortcut_conv", lambda s, b: f"conv{s + 1}_block{b}_0_conv"),
@@ -62,12 +64,12 @@ BLOCK = {
 V2_BLOCK = BLOCK | {"depthwise_conv": "dwconv2"}
 
 
-def efficientnet(spec: Any) -> Rules:
+def efficientnet(backbone: Any) -> Rules:
     """keras.applications `efficientnet.py` and `efficientnet_v2.py`: the blocks of stage 1 are block1a, block1b, ..."""
     ends = [(f"{end}_{ours}", f"{end}_{theirs}") for end in ("stem", "top") for ours, theirs in (CONV, NORM)]
     blocks = [
         (rf"stage(\d)_block(\d+)_{ours}", lambda s, b, theirs=theirs: f"block{s}{chr(ord('a') + b - 1)}_{theirs}")
-        for ours, theirs in (V2_BLOCK if _is_v2(spec) else BLOCK).items()
+        for ours, theirs in (V2_BLOCK if _is_v2(backbone) else BLOCK).items()
     ]
     return [*ends, *blocks, ("head_logits", "predictions")]
 
@@ -75,23 +77,23 @@ def efficientnet(spec: Any) -> Rules:
 CONV, NORM = ("conv", "conv"), ("norm", "bn")
 
 
-def _is_v2(spec: Any) -> bool:
-    return any(kind in ("er", "cn") for kind, *_ in spec.blocks)
+def _is_v2(backbone: Any) -> bool:
+    return any(kind in ("er", "cn") for kind, *_ in backbone.blocks)
 
 
-def inception(spec: Any) -> Rules:
+def inception(backbone: Any) -> Rules:
     """keras.applications `inception_v3.py` and `inception_resnet_v2.py`: the place of a layer among its kind."""
     numbers = {kind: count(1) for kind in ("conv", "batchnorm")}
-    rows = [row for row in _in_keras_order(spec) if row.kind in numbers]
+    rows = [row for row in _in_keras_order(backbone) if row.kind in numbers]
     return [*((row.layer, f"{row.kind}:{next(numbers[row.kind])}") for row in rows), ("head_logits", "dense:1")]
 
 
-def by_order(state: Mapping[str, Any], spec: Any) -> Mapping[str, Any]:
+def by_order(state: Mapping[str, Any], backbone: Any) -> Mapping[str, Any]:
     """An Inception's arrays under the place of their layer among its kind, in the order of the file.
 
     What `to_theirs` gives has these names already and stays.
     """
-    if not spec.family.startswith("Inception") or any(key.startswith("conv:") for key in state):
+    if not backbone.family.startswith("Inception") or any(key.startswith("conv:") for key in state):
         return state
     layers: dict[str, dict[str, Any]] = {}
     for key, value in state.items():
@@ -123,8 +125,8 @@ class _Output(NamedTuple):
 class _Wires(Tally):
     """Also notes which rows read the output of each."""
 
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__(backbone)
         self.readers: list[list[int]] = []
 
     def emit(self, kind: str, token: str, x: Any, **args: Any) -> Any:
@@ -136,28 +138,28 @@ class _Wires(Tally):
         return _Output(super().emit(kind, token, x, **args).shape, row)
 
 
-def _in_keras_order(spec: Any) -> list[Row]:
+def _in_keras_order(backbone: Any) -> list[Row]:
     """Layers as Keras lists them: the farthest from the output first, and equally far ones branch by branch."""
-    g = _Wires(spec.with_(**numerics(spec)))
-    list(spec.features(g, Shape((None, *spec.input_shape))))
+    g = _Wires(backbone.with_(**numerics(backbone)))
+    list(backbone.features(g, Shape((None, None, None, 3))))  # no size changes the order
     steps = [0] * len(g.rows)
     for i in reversed(range(len(g.rows))):
         steps[i] = 1 + max((steps[reader] for reader in g.readers[i]), default=0)
     return [g.rows[i] for i in sorted(range(len(g.rows)), key=lambda i: -steps[i])]
 
 
-def preprocess(spec: Any, state: Mapping[str, Any]) -> Preprocess:
+def preprocess(backbone: Any, state: Mapping[str, Any]) -> Preprocess:
     """ "caffe" of ResNet v1 (BGR, means of 0..255, no scale) in RGB; -1..1 for ResNet v2 and Inception; of an
     EfficientNet V1 what the file holds, of V2 ImageNet statistics, but x / 128 - 1 in S, M and L."""
-    if _takes_bgr(spec):
+    if _takes_bgr(backbone):
         return Preprocess(mean=CAFFE_MEAN, std=(1 / 255,) * 3, interpolation="bilinear")
-    if spec.family == "EfficientNet":
+    if backbone.family == "EfficientNet":
         half = (128 / 255,) * 3
-        return Preprocess(mean=half, std=half) if _is_v2(spec) and spec.fixed_top else _normalization(spec, state)
+        return Preprocess(mean=half, std=half) if _is_v2(backbone) and backbone.fixed_top else _normalization(state)
     return Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear")
 
 
-def _normalization(spec: Any, state: Mapping[str, Any]) -> Preprocess:
+def _normalization(state: Mapping[str, Any]) -> Preprocess:
     """Mean and variance of the pixels, which are weights of an EfficientNet V1; ImageNet's where the file has none.
 
     The published files hold the standard deviation where the variance belongs, and Keras divides by its root once
@@ -168,7 +170,8 @@ def _normalization(spec: Any, state: Mapping[str, Any]) -> Preprocess:
     found = {key.partition("/")[2]: value for key, value in state.items() if re.match(NORMALIZATION, key)}
     if not found:
         return Preprocess()
-    channels = spec.input_shape[-1]
+    stem = naming.first_kernel(state)  # called alike there
+    channels = np.shape(state[stem])[2] if stem else len(IMAGENET_STD)
     for name in ("mean", "variance"):
         if name not in found or np.shape(found[name]) != (channels,) or np.asarray(found[name]).dtype.kind != "f":
             raise WeightsMismatch(f"normalization/{name} has to hold {channels} numbers, one a channel of the image.")
@@ -180,35 +183,36 @@ def _normalization(spec: Any, state: Mapping[str, Any]) -> Preprocess:
     return Preprocess(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-def numerics(spec: Any) -> dict[str, Any]:
+def numerics(backbone: Any) -> dict[str, Any]:
     """TensorFlow's padding, and Keras' own norm."""
-    if spec.family == "EfficientNet":
-        return {"pad": "same", "norm_eps": 1e-3, "norm_momentum": 0.9 if _is_v2(spec) else 0.99}
-    if spec.family.startswith("Inception"):
+    if backbone.family == "EfficientNet":
+        return {"pad": "same", "norm_eps": 1e-3, "norm_momentum": 0.9 if _is_v2(backbone) else 0.99}
+    if backbone.family.startswith("Inception"):
         return {"avg_pad": "exclude", "norm_eps": 1e-3, "norm_momentum": 0.99}
     return {}  # the variants keras_resnet* have them
 
 
-def _takes_bgr(spec: Any) -> bool:
-    return spec.family == "ResNet" and not spec.preact
+def _takes_bgr(backbone: Any) -> bool:
+    return backbone.family == "ResNet" and not backbone.preact
 
 
-def _turn_stem(value: np.ndarray, key: str, spec: Spec) -> np.ndarray:
+def _turn_stem(value: np.ndarray, key: str, backbone: Backbone) -> np.ndarray:
     """BGR to RGB in the first kernel, and back."""
-    return value[:, :, ::-1] if key == "stem_conv/kernel" and value.ndim == 4 and _takes_bgr(spec) else value
+    turned = value.ndim == 4 and _takes_bgr(backbone) and naming.first_kernel([key])
+    return value[:, :, ::-1] if turned else value
 
 
 RULES = {"ResNet": resnet, "EfficientNet": efficientnet, "Inception": inception, "InceptionResNet": inception}
 FORMAT = Format(
     name="keras.applications",
-    rules=lambda spec: RULES[spec.family](spec) if spec.family in RULES else [],
+    rules=lambda backbone: RULES[backbone.family](backbone) if backbone.family in RULES else [],
     names={n: n for n in ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")},
     separator="/",
-    to_ours=lambda value, shape, key, spec: _turn_stem(value, key, spec),
+    to_ours=lambda value, shape, key, backbone: _turn_stem(value, key, backbone),
     to_theirs=_turn_stem,
     preprocess=preprocess,
     ignored=NORMALIZATION,  # `preprocess` reads it
     numerics=numerics,
-    constants=lambda spec: {"gamma": 1.0} if spec.family.startswith("Inception") else {},
+    constants=lambda backbone: {"gamma": 1.0} if backbone.family.startswith("Inception") else {},
     canonical=by_order,
 )

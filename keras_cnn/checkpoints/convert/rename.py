@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn.checkpoints.arrays import OF_CLASSES, Arrays, report
+from keras_cnn.checkpoints.arrays import Arrays, report
 from keras_cnn.errors import WeightsMismatch
-from keras_cnn.models.config import Preprocess, Spec
+from keras_cnn.models import naming
+from keras_cnn.models.backbone import Backbone
+from keras_cnn.models.config import Preprocess
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,35 +23,34 @@ if TYPE_CHECKING:
 Shapes = Mapping[str, tuple[int, ...]]
 # (pattern of our whole layer name, their name: a string, or a function of the pattern's numbers)
 Rules = list[tuple[str, str | Callable[..., str]]]
-OPTIONAL = ("head_", "aux_")  # beginnings of our keys of which a file may have none
 
 
 @dataclass(frozen=True)
 class Format:
     """How one source names and lays out its arrays.
 
-    rules: for a Spec, the rename table. names: our variable names to theirs. separator: between layer and variable.
-    to_ours: layout, given (array, wanted shape, our key, Spec); to_theirs: (array, our key, Spec).
+    rules: for a Backbone, the rename table. names: our variable names to theirs. separator: between layer and variable.
+    to_ours: layout, given (array, wanted shape, our key, Backbone); to_theirs: (array, our key, Backbone).
     preprocess, class_names: what its networks expect of an image, for a file that comes without a configuration;
-        the first, given (Spec, the file's arrays), since some files hold it.
+        the first, given (Backbone, the file's arrays), since some files hold it.
     ignored: pattern of foreign keys that hold nothing for prediction.
-    numerics: fields of the Spec in which the source computes otherwise than the architecture's default.
+    numerics: fields of the Backbone in which the source computes otherwise than the architecture's default.
     constants: our variables that the source does without, and the value that stands for them.
     canonical: the file's keys as the rules know them, where its own are not fixed.
     """
 
     name: str
-    rules: Callable[[Spec], Rules]
+    rules: Callable[[Backbone], Rules]
     names: Mapping[str, str]
     separator: str
-    to_ours: Callable[[np.ndarray, tuple[int, ...], str, Spec], np.ndarray]
-    to_theirs: Callable[[np.ndarray, str, Spec], np.ndarray]
-    preprocess: Callable[[Spec, Mapping[str, Any]], Preprocess]
+    to_ours: Callable[[np.ndarray, tuple[int, ...], str, Backbone], np.ndarray]
+    to_theirs: Callable[[np.ndarray, str, Backbone], np.ndarray]
+    preprocess: Callable[[Backbone, Mapping[str, Any]], Preprocess]
     class_names: tuple[str, ...] = ()
     ignored: str = r"(?!)"
-    numerics: Callable[[Spec], Mapping[str, Any]] = lambda spec: {}
-    constants: Callable[[Spec], Mapping[str, float]] = lambda spec: {}
-    canonical: Callable[[Mapping[str, Any], Spec], Mapping[str, Any]] = lambda state, spec: state
+    numerics: Callable[[Backbone], Mapping[str, Any]] = lambda backbone: {}
+    constants: Callable[[Backbone], Mapping[str, float]] = lambda backbone: {}
+    canonical: Callable[[Mapping[str, Any], Backbone], Mapping[str, Any]] = lambda state, backbone: state
 
     def key(self, ours: str, rules: Rules) -> str | None:
         """Their key for one of ours, or None where no rule speaks of it."""
@@ -61,17 +62,18 @@ class Format:
         return None
 
 
-def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Format) -> Arrays:
+def to_ours(state: Mapping[str, np.ndarray], backbone: Backbone, shapes: Shapes, fmt: Format) -> Arrays:
     """A foreign checkpoint under our keys and layouts; WeightsMismatch lists every key that does not fit.
 
     A file may do without the head or the auxiliary classifier: then the arrays do, too.
     """
     import numpy as np
 
-    state, rules, constants = fmt.canonical(state, spec), fmt.rules(spec), fmt.constants(spec)
+    state, rules, constants = fmt.canonical(state, backbone), fmt.rules(backbone), fmt.constants(backbone)
     wanted = {ours: fmt.key(ours, rules) for ours in shapes}
-    absent = tuple(part for part in OPTIONAL if not any(wanted[k] in state for k in wanted if k.startswith(part)))
-    wanted = {ours: theirs for ours, theirs in wanted.items() if not ours.startswith(absent)}
+    parts = {part: [k for k in wanted if naming.stage_of(k) == part] for part in naming.CLASSIFIERS}  # there or not
+    absent = [part for part, keys in parts.items() if not any(wanted[key] in state for key in keys)]
+    wanted = {ours: theirs for ours, theirs in wanted.items() if naming.stage_of(ours) not in absent}
     values, lines = {}, []
     for ours, theirs in wanted.items():
         if theirs is not None and theirs not in state and _variable(ours) in constants:
@@ -80,9 +82,9 @@ def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Fo
         if theirs is None or theirs not in state:
             lines.append(f"- {theirs or '(no rule)'} (for {ours})")
             continue
-        value = fmt.to_ours(state[theirs], shapes[ours], ours, spec)
+        value = fmt.to_ours(state[theirs], shapes[ours], ours, backbone)
         # The number of classes may differ: the caller decides whether the head is wanted at all.
-        same = slice(-1 if ours.startswith(OF_CLASSES) else None)
+        same = slice(-1 if naming.of_classes(ours) else None)
         if value.ndim != len(shapes[ours]) or value.shape[same] != shapes[ours][same]:
             lines += [f"- {theirs} {shapes[ours]}", f"+ {theirs} {value.shape}"]
         values[ours] = value
@@ -93,9 +95,9 @@ def to_ours(state: Mapping[str, np.ndarray], spec: Spec, shapes: Shapes, fmt: Fo
     return values
 
 
-def to_theirs(values: Mapping[str, np.ndarray], spec: Spec, fmt: Format) -> Arrays:
+def to_theirs(values: Mapping[str, np.ndarray], backbone: Backbone, fmt: Format) -> Arrays:
     """The inverse of `to_ours`: our arrays as the foreign source would store them."""
-    rules, constants = fmt.rules(spec), fmt.constants(spec)
+    rules, constants = fmt.rules(backbone), fmt.constants(backbone)
     named = {ours: fmt.key(ours, rules) for ours in values}
     if nameless := [ours for ours, theirs in named.items() if theirs is None]:
         raise WeightsMismatch(f"{fmt.name} has no name for {nameless[0]}.")
@@ -103,18 +105,18 @@ def to_theirs(values: Mapping[str, np.ndarray], spec: Spec, fmt: Format) -> Arra
     if lost := [ours for ours, constant in fixed.items() if (values[ours] != constant).any()]:
         raise WeightsMismatch(f"{fmt.name} has no place for {lost[0]}: there it is {fixed[lost[0]]} throughout.")
     kept = {ours: value for ours, value in values.items() if ours not in fixed}
-    return {str(named[ours]): fmt.to_theirs(value, ours, spec) for ours, value in kept.items()}
+    return {str(named[ours]): fmt.to_theirs(value, ours, backbone) for ours, value in kept.items()}
 
 
 def _variable(key: str) -> str:
     return key.rpartition("/")[2]
 
 
-def recognise(state: Mapping[str, Any], spec: Spec, shapes: Shapes, formats: list[Format]) -> Format:
+def recognise(state: Mapping[str, Any], backbone: Backbone, shapes: Shapes, formats: list[Format]) -> Format:
     """The format under which most of our keys are found: told from the file's content, never from its name."""
 
     def found(fmt: Format) -> int:
-        rules, keys = fmt.rules(spec), fmt.canonical(state, spec)
+        rules, keys = fmt.rules(backbone), fmt.canonical(state, backbone)
         return sum(fmt.key(ours, rules) in keys for ours in shapes)
 
     best = max(formats, key=found)
@@ -122,7 +124,7 @@ def recognise(state: Mapping[str, Any], spec: Spec, shapes: Shapes, formats: lis
         some = ", ".join(sorted(state)[:3])
         known = ", ".join(fmt.name for fmt in formats)
         raise WeightsMismatch(
-            f"the file's keys ({some}, ...) are of none of the known formats for {spec.family}: {known}."
+            f"the file's keys ({some}, ...) are of none of the known formats for {backbone.family}: {known}."
         )
     return best
 
@@ -137,7 +139,7 @@ TORCH_NAMES = {
 }
 
 
-def from_torch(value: np.ndarray, shape: tuple[int, ...], key: str, spec: Spec) -> np.ndarray:
+def from_torch(value: np.ndarray, shape: tuple[int, ...], key: str, backbone: Backbone) -> np.ndarray:
     """(out, in, height, width) to (height, width, in, out); linear transposed, also where it is a 1x1 convolution."""
     if len(shape) == 2 and value.ndim == 4:
         value = value[:, :, 0, 0]
@@ -147,7 +149,7 @@ def from_torch(value: np.ndarray, shape: tuple[int, ...], key: str, spec: Spec) 
     return value.T if value.ndim == 2 else value
 
 
-def to_torch(value: np.ndarray, key: str, spec: Spec) -> np.ndarray:
+def to_torch(value: np.ndarray, key: str, backbone: Backbone) -> np.ndarray:
     """Inverse of `from_torch`."""
     if value.ndim == 4 and "depthwise" in key:
         return value.transpose(2, 3, 0, 1)

@@ -9,16 +9,17 @@ from typing import Any
 from keras_cnn.checkpoints.convert import inception
 from keras_cnn.checkpoints.convert.rename import TORCH_NAMES, Format, Rules, from_torch, to_torch
 from keras_cnn.errors import CorruptFile
-from keras_cnn.models.config import IMAGENET_MEAN, IMAGENET_STD, Config, Head, Preprocess, Spec
+from keras_cnn.models.config import IMAGENET_MEAN, IMAGENET_STD, Config, Preprocess
 from keras_cnn.models.fields import conform, held_to
+from keras_cnn.models.heads import Head
 from keras_cnn.models.registry import get
 
 
-def resnet(spec: Any) -> Rules:
+def resnet(backbone: Any) -> Rules:
     """timm `resnet.py`, torchvision `resnet.py`."""
-    if spec.preact:
-        return resnetv2(spec)
-    down = 1 if spec.shortcut == "avgpool" else 0  # the average pool is the Sequential's entry 0
+    if backbone.preact:
+        return resnetv2(backbone)
+    down = 1 if backbone.shortcut == "avgpool" else 0  # the average pool is the Sequential's entry 0
     return [
         ("stem_conv", "conv1"),
         (r"stem_conv(\d)", lambda n: f"conv1.{3 * (n - 1)}"),
@@ -32,7 +33,7 @@ def resnet(spec: Any) -> Rules:
     ]
 
 
-def resnetv2(spec: Any) -> Rules:
+def resnetv2(backbone: Any) -> Rules:
     """timm `resnetv2.py`."""
     return [
         ("stem_conv", "stem.conv"),
@@ -61,11 +62,11 @@ EFFICIENTNET = {
 SQUEEZE_EXCITE = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
 
 
-def efficientnet(spec: Any) -> Rules:
+def efficientnet(backbone: Any) -> Rules:
     """timm `efficientnet.py`."""
     blocks = [
         (rf"stage{s}_block(\d+)_{ours}", lambda b, s=s, theirs=theirs: f"blocks.{s - 1}.{b - 1}.{theirs}")
-        for s, (kind, *_) in enumerate(spec.blocks, 1)
+        for s, (kind, *_) in enumerate(backbone.blocks, 1)
         for ours, theirs in (EFFICIENTNET[kind] | SQUEEZE_EXCITE).items()
     ]
     ends = {
@@ -78,13 +79,13 @@ def efficientnet(spec: Any) -> Rules:
     return [*ends.items(), *blocks]
 
 
-def preprocess(spec: Any, state: Mapping[str, Any]) -> Preprocess:
+def preprocess(backbone: Any, state: Mapping[str, Any]) -> Preprocess:
     """What a bare file's images were: every Inception was trained on -1..1.
 
     torchvision feeds its Inception ImageNet statistics and turns them back to -1..1 inside (`transform_input`), so a
     mean and std of .5 are the same computation.
     """
-    if spec.family.startswith("Inception"):
+    if backbone.family.startswith("Inception"):
         return Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3, interpolation="bilinear")
     return Preprocess(interpolation="bilinear")
 
@@ -97,7 +98,7 @@ RULES = {
 }
 FORMAT = Format(
     name="timm or torchvision",
-    rules=lambda spec: RULES[spec.family](spec),
+    rules=lambda backbone: RULES[backbone.family](backbone),
     names=TORCH_NAMES,
     separator=".",
     to_ours=from_torch,
@@ -161,12 +162,10 @@ def config(values: Mapping[str, Any]) -> Config:
             f"{name} pools with {pooling!r} in timm, keras_cnn with {' or '.join(map(repr, POOLS))} only."
         )
     channels, *size = their.input_size
-    spec: Spec = get(name).with_(input_shape=(*size, channels), classes=classes)
+    ours = get(name).at((size[0], size[1], channels))
     names, described = their.label_names or (), their.label_descriptions or {}
-    return Config(
-        architecture=name,
-        spec=spec,
-        head=Head(classes=classes, dropout=spec.drop_rate, pooling=pooling),
+    return ours.with_(
+        head=Head(classes=classes, dropout=ours.head.dropout, pooling=pooling),
         preprocess=Preprocess(
             mean=their.mean,
             std=their.std,

@@ -1,1 +1,1 @@
-"""One file a family: a Spec with its recipe, and `VARIANTS`, the published networks as data."""
+"""One file a family: a backbone with its recipe, and `VARIANTS`, the published networks as data."""

@@ -7,8 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from keras_cnn.models.backbone import (
+    LONGEST_STRIDE,
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    Backbone,
+    Variant,
+    rounded_width,
+    stage_plan,
+)
 from keras_cnn.models.builder import Builder, Tensor
-from keras_cnn.models.config import LONGEST_STRIDE, MOST_BLOCKS, MOST_CHANNELS, Spec, rounded_width, stage_plan
 from keras_cnn.models.fields import one_of, within
 
 # (kind, repeats, kernel size, stride, expansion, filters, squeeze-excite ratio); kinds, in timm's words:
@@ -34,7 +42,7 @@ class Window(TypedDict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EfficientNet(Spec):
+class EfficientNet(Backbone):
     """Tan & Le 2019 (1905.11946) and 2021 (2104.00298); squeeze-excite as in 1709.01507.
 
     blocks: the unscaled stages. width, depth: the compound coefficients; filters are rounded to multiples of 8,
@@ -43,7 +51,7 @@ class EfficientNet(Spec):
     drop_path_rate grows as rate * i / N over all N blocks, so that the last block has less than the full rate.
     """
 
-    BOUNDS = Spec.BOUNDS | {
+    BOUNDS = Backbone.BOUNDS | {
         **dict.fromkeys(("width", "depth"), (0.01, 1000)),
         **dict.fromkeys(("stem", "top"), (1, MOST_CHANNELS)),
         "round_limit": (0, 1),
@@ -75,8 +83,8 @@ class EfficientNet(Spec):
         """Width of a layer: the nearest multiple of 8, never less than `round_limit` of the exact product."""
         return filters if self.width == 1.0 else rounded_width(filters * self.width, self.round_limit)
 
-    def scaled(self, depth: float, width: float, resolution: float) -> EfficientNet:
-        return self.with_(depth=self.depth * depth, width=self.width * width, input_shape=self.resized(resolution))
+    def scaled(self, depth: float, width: float) -> EfficientNet:
+        return self.with_(depth=self.depth * depth, width=self.width * width)
 
     def scaled_depth(self, stage: int) -> int:
         """Blocks of a stage, counted from 0."""
@@ -196,18 +204,17 @@ V2_SCALES = {
 TF: dict[str, Any] = {"pad": "same", "norm_eps": 1e-3}
 
 
-def _scaled(blocks: tuple[Stage, ...], scale: tuple[float, float, int, float], **more: Any) -> EfficientNet:
+def _scaled(blocks: tuple[Stage, ...], scale: tuple[float, float, int, float], **more: Any) -> Variant:
     width, depth, size, dropout = scale
-    shape = (size, size, 3)
-    return EfficientNet(blocks=blocks, width=width, depth=depth, input_shape=shape, drop_rate=dropout, **more)
+    return Variant(EfficientNet(blocks=blocks, width=width, depth=depth, **more), size, dropout=dropout)
 
 
-def _v2(rows: list[tuple[Any, ...]], stem: int, size: int) -> EfficientNet:
-    return EfficientNet(blocks=_stages(rows), stem=stem, fixed_top=True, input_shape=(size, size, 3), **TF)
+def _v2(rows: list[tuple[Any, ...]], stem: int, size: int) -> Variant:
+    return Variant(EfficientNet(blocks=_stages(rows), stem=stem, fixed_top=True, **TF), size)
 
 
 LITE: dict[str, Any] = {"act": "relu6", "fixed_ends": True}
-VARIANTS: dict[str, EfficientNet] = {
+VARIANTS: dict[str, Variant] = {
     **{f"efficientnet_{n}": _scaled(_stages(V1_ROWS), scale) for n, scale in SCALES.items()},
     **{f"tf_efficientnet_{n}": _scaled(_stages(V1_ROWS), scale, **TF) for n, scale in SCALES.items()},
     **{f"efficientnet_{n}": _scaled(_stages(V1_ROWS, 0.0), scale, **LITE) for n, scale in LITE_SCALES.items()},

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from keras_cnn.errors import BadSpec
+from keras_cnn.models.backbone import Backbone, Variant
 from keras_cnn.models.builder import Builder, Tensor
-from keras_cnn.models.config import Head, Spec
 
 # An operation: "avg" and "max" pool over 3x3 (the maximum strides by 2); (filters, size) convolves; with a third
 # entry, the stride, it does so without padding; a list of branches forks. A branch is a list of operations, a module
@@ -42,7 +42,7 @@ def module(g: Builder, x: Tensor, branches: Module) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inception(Spec):
+class Inception(Backbone):
     """Szegedy et al. 2015 (1512.00567, v3) and 2016 (1602.07261, v4): factorised convolutions, grids reduced by
     stride and pool side by side.
 
@@ -50,12 +50,11 @@ class Inception(Spec):
     the network then has two outputs, the auxiliary one last.
     """
 
-    CHOICES = Spec.CHOICES | {"version": ("v3", "v4")}
+    CHOICES = Backbone.CHOICES | {"version": ("v3", "v4")}
     RESIDUAL: ClassVar[bool] = False
 
     version: str = "v3"
     aux: bool = False
-    input_shape: tuple[int | None, int | None, int] = (299, 299, 3)
     norm_eps: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -76,13 +75,13 @@ class Inception(Spec):
                 x = module(g.at(stage, f"block{b}"), x, table)
             yield stage, x
 
-    def auxiliary(self, g: Builder, maps: Mapping[str, Tensor], head: Head) -> Tensor | None:
+    def auxiliary(self, g: Builder, maps: Mapping[str, Tensor], head: Any) -> Tensor | None:
         if not self.aux or not head.classes:
             return None
         x = g.pool(maps["stage3"], "avg", 5, 3, padding="valid")
         x = g.conv_norm_act(x, 128, 1, number=1)
         x = g.conv_norm_act(x, 768, 5, number=2, padding="valid")
-        return g.classify(g.emit("globalavg", "global", x), head)
+        return head.classify(g, g.emit("globalavg", "global", x))
 
 
 STEM: Branch = [(32, 3, 2), (32, 3, 1), (64, 3)]
@@ -149,8 +148,8 @@ STAGES: dict[str, list[Stage]] = {
     ],
 }
 
-VARIANTS: dict[str, Inception] = {
+VARIANTS: dict[str, Variant] = {
     # torchvision and timm count the padding in average pools of v3; TensorFlow and v4 do not.
-    "inception_v3": Inception(avg_pad="include"),
-    "inception_v4": Inception(version="v4"),
+    "inception_v3": Variant(Inception(avg_pad="include"), size=299),
+    "inception_v4": Variant(Inception(version="v4"), size=299),
 }

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+from keras_cnn.models.backbone import Variant, drop_path_rates
 from keras_cnn.models.builder import Builder, Tensor
-from keras_cnn.models.config import drop_path_rates
 from keras_cnn.models.families.inception import ACROSS, DOWN, STAGE1, STEM, Branch, Inception, Module, branch, module
 
 
@@ -116,7 +116,7 @@ STAGES: dict[str, list[Residuals]] = {
 }
 TOP = {"v1": 0, "v2": 1536}
 
-VARIANTS: dict[str, InceptionResNet] = {
-    "inception_resnet_v1": InceptionResNet(version="v1"),
-    "inception_resnet_v2": InceptionResNet(),
+VARIANTS: dict[str, Variant] = {
+    "inception_resnet_v1": Variant(InceptionResNet(version="v1"), size=299),
+    "inception_resnet_v2": Variant(InceptionResNet(), size=299),
 }

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_cnn.errors import BadSpec
-from keras_cnn.models.builder import Builder, Tensor
-from keras_cnn.models.config import (
+from keras_cnn.models.backbone import (
     LONGEST_STRIDE,
     MOST_BLOCKS,
     MOST_CHANNELS,
-    Spec,
+    Backbone,
+    Variant,
     drop_path_rates,
     rounded_width,
     stage_plan,
 )
+from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.fields import within
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNet(Spec):
+class ResNet(Backbone):
     """He et al. 2015 (1512.03385) and what grew from it.
 
     `preact`: He et al. 2016 (1603.05027). `groups`: ResNeXt (1611.05431). `base`: channels of a group's 3x3 at
@@ -32,12 +33,12 @@ class ResNet(Spec):
     `stride_last`: the last block of a stage strides, not the first (keras.applications' v2).
     """
 
-    CHOICES = Spec.CHOICES | {
+    CHOICES = Backbone.CHOICES | {
         "stem": ("conv7", "deep", "small"),
         "shortcut": ("conv", "avgpool", "pad"),
         "stride_at": (1, 2),
     }
-    BOUNDS = Spec.BOUNDS | {
+    BOUNDS = Backbone.BOUNDS | {
         "depths": (1, MOST_BLOCKS),
         "strides": (1, LONGEST_STRIDE),
         "stem_width": (2, MOST_CHANNELS),
@@ -73,13 +74,12 @@ class ResNet(Spec):
     def stages(self) -> tuple[str, ...]:
         return ("stem", *(f"stage{s}" for s in range(1, len(self.depths) + 1)), *(["top"] if self.preact else []))
 
-    def scaled(self, depth: float, width: float, resolution: float) -> ResNet:
+    def scaled(self, depth: float, width: float) -> ResNet:
         """Blocks of a stage to the nearest number, widths to the nearest multiple of 8."""
         return self.with_(
             depths=tuple(max(1, math.floor(n * depth + 0.5)) for n in self.depths),
             widths=tuple(rounded_width(n * width) for n in self.widths),
             stem_width=rounded_width(self.stem_width * width),
-            input_shape=self.resized(resolution),
         )
 
     def features(self, g: Builder, x: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -194,8 +194,6 @@ KERAS: dict[str, Any] = {"conv_bias": True, "norm_eps": 1.001e-5, "norm_momentum
 KERAS_V1: dict[str, Any] = KERAS | {"stride_at": 1, "pool_pad": "zero"}
 KERAS_V2: dict[str, Any] = KERAS | {"preact": True, "stride_last": True, "strides": (2, 2, 2, 1), "pool_pad": "zero"}
 CIFAR: dict[str, Any] = {
-    "input_shape": (32, 32, 3),
-    "classes": 10,
     "widths": (16, 32, 64),
     "strides": (1, 2, 2),
     "bottleneck": False,
@@ -205,7 +203,7 @@ CIFAR: dict[str, Any] = {
 D18, D26, D34 = (2, 2, 2, 2), (2, 2, 2, 2), (3, 4, 6, 3)
 D50, D101, D152, D200 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3), (3, 24, 36, 3)
 
-VARIANTS: dict[str, ResNet] = {
+VARIANTS: dict[str, ResNet | Variant] = {
     "resnet18": ResNet(depths=D18, bottleneck=False),
     "resnet34": ResNet(depths=D34, bottleneck=False),
     "resnet50": ResNet(depths=D50),
@@ -235,5 +233,8 @@ VARIANTS: dict[str, ResNet] = {
     "keras_resnet50v2": ResNet(depths=D50, **KERAS_V2),
     "keras_resnet101v2": ResNet(depths=D101, **KERAS_V2),
     "keras_resnet152v2": ResNet(depths=D152, **KERAS_V2),
-    **{f"resnet{6 * n + 2}": ResNet(depths=(n, n, n), **CIFAR) for n in (3, 5, 7, 9, 18, 200)},
+    **{
+        f"resnet{6 * n + 2}": Variant(ResNet(depths=(n, n, n), **CIFAR), size=32, classes=10)
+        for n in (3, 5, 7, 9, 18, 200)
+    },
 }

@@ -1,0 +1,89 @@
+"""What stands on a backbone: heads write themselves onto its feature maps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keras_cnn.errors import BadSpec
+from keras_cnn.models.backbone import MOST_BLOCKS, MOST_CHANNELS, check_activation
+from keras_cnn.models.builder import Builder, Tensor
+from keras_cnn.models.fields import conform, known_options, one_of, within
+
+MOST_CLASSES = 2**31 - 1
+
+
+@known_options
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The dense layers behind the backbone.
+
+    classes: number of outputs; 0 ends the network at the pooled features.
+    hidden: widths of dense layers before the classifier, each with hidden_activation and dropout.
+    embedding: width of a linear, batch-normalised layer; with classes=0 its output, at length 1, is the network's
+        (FaceNet, 1503.03832, uses 512 behind inception_resnet_v1).
+    dropout: rate before every dense layer.
+    pooling: "avg", "max", or None for none (then classes must be 0: the output is a feature map).
+    activation: of the output; None gives logits.
+    """
+
+    classes: int
+    hidden: tuple[int, ...] = ()
+    embedding: int = 0
+    dropout: float = 0.0
+    pooling: str | None = "avg"
+    hidden_activation: str = "relu"
+    activation: str | None = "softmax"
+
+    def __post_init__(self) -> None:
+        conform(self)
+        if not 0 <= self.classes <= MOST_CLASSES:
+            raise BadSpec(f"classes={self.classes}: give the number of classes, or 0 for no classifier.")
+        within("hidden", self.hidden, 1, MOST_CHANNELS)
+        within("layers in hidden", len(self.hidden), 0, MOST_BLOCKS)
+        within("embedding", self.embedding, 0, MOST_CHANNELS)
+        if not 0 <= self.dropout < 1:
+            raise BadSpec(f"dropout={self.dropout!r}: give a probability from 0 up to, not including, 1.")
+        check_activation("hidden_activation", self.hidden_activation)
+        if self.activation is not None:
+            check_activation("activation", self.activation)
+        one_of("pooling", self.pooling, ("avg", "max", None))
+        if self.pooling is None and (self.classes or self.hidden or self.embedding):
+            raise BadSpec("a classifier needs pooled features: give pooling='avg' or 'max', or classes=0.")
+        if self.hidden and not self.classes:
+            raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
+
+    def for_classes(self, classes: int) -> Head:
+        """The same for another number of classes; hidden layers, which were of the old ones, are left out."""
+        hidden = self.hidden if classes == self.classes else ()
+        pooling = self.pooling or ("avg" if classes else None)
+        return dataclasses.replace(self, classes=classes, hidden=hidden, pooling=pooling)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `registry.head_from_dict` reads them back."""
+        return {"kind": type(self).__name__, **dataclasses.asdict(self)}
+
+    def write(self, g: Builder, maps: Mapping[str, Tensor]) -> Tensor:
+        """Write the head with builder `g` on a backbone's feature maps, by stage; returns its output."""
+        *_, x = maps.values()
+        if self.pooling:
+            x = g.emit(f"global{self.pooling}", "pool", x)
+        for i, width in enumerate(self.hidden, 1):
+            x = self._dropped(g, x, f"drop{i}")
+            x = g.act(g.emit("dense", f"dense{i}", x, units=width), f"act{i}", self.hidden_activation)
+        if self.embedding:
+            x = self._dropped(g, x, "embeddingdrop")
+            x = g.emit("dense", "embedding", x, units=self.embedding, bias=False)
+            x = g.batchnorm(x, "norm")
+            return self.classify(g, x) if self.classes else g.emit("unit", "unit", x)
+        return self.classify(g, self._dropped(g, x, "drop")) if self.classes else x
+
+    def classify(self, g: Builder, x: Tensor) -> Tensor:
+        """Class scores of features (batch, n): float32 under every dtype policy."""
+        x = g.emit("dense", "logits", x, units=self.classes, dtype="float32")
+        return g.emit("act", "probs", x, fn=self.activation, dtype="float32") if self.activation else x
+
+    def _dropped(self, g: Builder, x: Tensor, token: str) -> Tensor:
+        return g.emit("dropout", token, x, rate=self.dropout) if self.dropout else x
