@@ -224,7 +224,7 @@ def flip(path: Path, position: int = -5) -> None:
         (lambda p: (p / "config.json").write_text("[1, 2]"), r"net/config\.json is not a JSON object"),
         (lambda p: (p / "config.json").write_text("{}"), r"config\.json is neither ours .* nor timm's"),
         (lambda p: edit(p, lambda c: []), r"config\.json: the value of 'keras_cnn' is not an object"),
-        (lambda p: edit(p, lambda c: c.update(format=99)), r"has format 99, this version reads 1 to 2: upgrade keras-cnn"),
+        (lambda p: edit(p, lambda c: c.update(format=99)), r"format 99, this version reads 1 to 2: upgrade keras-cnn"),
         (lambda p: edit(p, lambda c: c.pop("format") and None), r"has format None"),
         (lambda p: edit(p, lambda c: c["backbone"].update(family="Transformer")), r"json: .* 'Transformer' .*upgrade"),
         (lambda p: edit(p, lambda c: c["backbone"].pop("depths") and None), r"config\.json: .* is not complete"),
@@ -365,10 +365,10 @@ def test_threads_that_save_into_one_directory_leave_a_readable_one(tmp_path):
 
 WRITER = """
 import sys, numpy as np
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays
 path, value = sys.argv[1], float(sys.argv[2])
 for _ in range(60):
-    checkpoint.save({"a/kernel": np.full((200, 200), value, "float32")}, path)
+    arrays.save({"a/kernel": np.full((200, 200), value, "float32")}, path)
 """
 
 

@@ -522,7 +522,7 @@ import json, os, sys, time
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras, tensorflow as tf
 import keras_cnn as kc
-from keras_cnn import state
+from keras_cnn.training import state
 
 tf.config.experimental.enable_op_determinism()
 told = json.loads(sys.argv[1])

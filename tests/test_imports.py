@@ -184,19 +184,19 @@ import keras
 import numpy as np
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays
 
 directory, out = sys.argv[1:]
 assert keras.backend.backend() == "jax"
 keras.utils.set_random_seed(0)
 model = kc.build(directory, input_shape=(16, 16, 3), classes=["dark", "light"], freeze="stage3")
 assert [layer.name for layer in model.layers if layer.trainable and layer.weights] == ["head_logits"]
-before = checkpoint.arrays(model)
+before = arrays.arrays(model)
 labels = np.arange(16) % 2
 images = (labels[:, None, None, None] * 200 + np.zeros((16, 16, 16, 3))).astype("uint8")
 history = kc.fine_tune(model, (images, labels), (images, labels), head_epochs=1, epochs=1, above="stage3",
                        batch_size=8, out=out, verbose=0)
-after = checkpoint.arrays(model)
+after = arrays.arrays(model)
 assert len(history.history["loss"]) == 2
 changed = {key for key in after if not np.array_equal(after[key], before[key])}
 assert changed == {"head_logits/kernel", "head_logits/bias"}
