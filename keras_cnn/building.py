@@ -78,6 +78,7 @@ def build(
         raise BadSpec(f"{count} classes and head.classes={head.classes} disagree: give one of them.")
     found = resolve(source, weights)
     config, values = found.load() if found.load else (found.config, None)
+    tag = next((str(name) for name in (source, weights) if name in tags()), None)
     if preprocess:  # the size is the network's, unless it takes any
         preprocess = preprocess.for_channels(config.channels).at_size(config.input_shape[:2])
         config = config.with_(preprocess=preprocess)
@@ -91,15 +92,15 @@ def build(
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
     if not keep_head:
-        config = config.as_base(next((str(name) for name in (source, weights) if name in tags()), None))
+        config = config.as_base(tag)
     check_size(config)
     model = assemble(config, name)
-    if values is not None:
-        _load(model, values, keep_head)
     if freeze is not None:
         frozen = naming.lower(sizes(model, tally(config)), **naming.parse(freeze))
         for layer in model.layers:
             layer.trainable = layer.trainable and layer.name not in frozen
+    if values is not None:
+        _load(model, values, keep_head)
     return model
 
 
