@@ -34,7 +34,7 @@ def test_every_line_is_complete(tag):
     assert re.fullmatch(r"hf://timm/[\w.]+|https://[\w./-]+", line.source)
     assert line.source.startswith("hf://") or re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{8,64}", line.hash)
     assert config.provenance["license"]
-    assert config.preprocess.size == config.backbone.input_shape[:2]
+    assert config.input_shape == (*config.preprocess.size, 3)
     assert config.head.classes >= 1000
     assert (line.top1 is None) == (line.top1_size is None)
     assert line.top1 is None or (65 < line.top1 < 90 and line.top1_size <= 800)
