@@ -105,14 +105,27 @@ class Graph(Builder):
 def assemble(config: Config, name: str | None = None) -> keras.Model:
     """The functional model of a configuration, with random weights: raw image in, head's output out."""
     g, pre = Graph(config.spec), config.preprocess
-    # Keras walks a model layer by layer recursively, not only here: resnet1202 is deeper than Python's default.
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + len(tally(config))))
-    with _one_variable_name():
-        image = keras.Input(config.spec.input_shape, name="stem_image")
-        x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
-        outputs = g.network(x, config.head)
-        model = keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
-    return model
+    image = keras.Input(config.spec.input_shape, name="stem_image")
+    x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
+    outputs = g.network(x, config.head)
+    with recursion(len(tally(config))):
+        return keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
+
+
+@contextlib.contextmanager
+def recursion(layers: int) -> Iterator[None]:
+    """Room for the block to make a `keras.Model` of so many layers, which Keras walks by recursion.
+
+    Of our networks resnet1202 alone needs more than Python allows. Whoever calls `keras.models.clone_model` or
+    `keras.saving.load_model` for it needs the room as well; saving it, its summary and its predictions do not.
+    """
+    before = sys.getrecursionlimit()
+    if 2 * layers > before:  # the other half is for whoever called
+        sys.setrecursionlimit(before + layers)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def sizes(model: Any, rows: Iterable[Row] = ()) -> dict[str, int]:
@@ -128,18 +141,3 @@ def sizes(model: Any, rows: Iterable[Row] = ()) -> dict[str, int]:
 def learned(layer: Any) -> int:
     """Parameters that learn where nothing is frozen: all but the statistics of batch norm."""
     return sum(math.prod(v.shape) for v in layer.weights if v.name not in NON_TRAINABLE)
-
-
-@contextlib.contextmanager
-def _one_variable_name() -> Iterator[None]:
-    """TensorFlow makes a new kernel for every variable of a new name, half a millisecond each: give all the same.
-
-    These are the names inside TensorFlow, which nothing reads; Keras' own names and paths are not touched.
-    """
-    if keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    with tf.variable_creator_scope(lambda create, **options: create(**{**options, "name": "variable/"})):
-        yield
