@@ -379,10 +379,10 @@ def test_threads_that_save_into_one_directory_leave_a_readable_one(tmp_path):
 
 WRITER = """
 import sys, numpy as np
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays
 path, value = sys.argv[1], float(sys.argv[2])
 for _ in range(60):
-    checkpoint.save({"a/kernel": np.full((200, 200), value, "float32")}, path)
+    arrays.save({"a/kernel": np.full((200, 200), value, "float32")}, path)
 """
 
 
