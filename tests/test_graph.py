@@ -288,6 +288,7 @@ def test_variables_of_a_savedmodel_have_the_paths_of_keras(tmp_path):
     import tensorflow as tf
 
     model = kc.build("resnet20", classes=3)
+    assert all(variable.value.name == f"{variable.path}:0" for variable in model.variables)
     model.export(tmp_path / "net", verbose=False)
     names = {variable.name.removesuffix(":0") for variable in tf.saved_model.load(tmp_path / "net").variables}
     assert names == {variable.path for variable in model.variables}
