@@ -86,7 +86,7 @@ class Store:
         with self._or_without(), self._rows() as rows:  # what is amiss is told before the work
             # Pages whose layout is damaged can be read, and lose rows when more are put into them. The check reads the
             # whole file, a second for 1 GB.
-            told = rows.execute("PRAGMA quick_check(1)").fetchone()[0].decode()
+            told = rows.execute("PRAGMA quick_check(1)").fetchone()[0].decode().splitlines()[-1]  # below a heading
             if told != "ok":
                 raise _Damaged(told)
 
