@@ -96,6 +96,21 @@ def test_half_precision_rounds_kernels_only(model, tmp_path):
     assert {v.dtype.name for v in loaded.values()} == {"float32"}
 
 
+def test_half_refuses_kernels_that_it_would_make_infinite(tmp_path):
+    model = kc.build("resnet20", classes=3)
+    kernel = model.get_layer("stage2_block1_conv1").kernel
+    kernel.assign(keras.ops.full_like(kernel, 65_520))  # the least that float16 rounds to infinity
+    with pytest.raises(BadSpec, match=r"^stage2_block1_conv1/kernel holds numbers beyond 65,504.*half=False"):
+        kc.save_pretrained(model, tmp_path / "net", half=True)
+    assert not (tmp_path / "net").exists()
+    again = kc.build(kc.save_pretrained(model, tmp_path / "net"))
+    np.testing.assert_array_equal(
+        arrays.arrays(again)["stage2_block1_conv1/kernel"], arrays.arrays(model)["stage2_block1_conv1/kernel"]
+    )
+    kernel.assign(keras.ops.full_like(kernel, 65_519))
+    assert kc.save_pretrained(model, tmp_path / "net", half=True)
+
+
 def test_the_file_is_plain_safetensors_and_the_directory_complete(model, saved):
     assert same(load_file(saved / "model.safetensors"), arrays.arrays(model))
     assert sorted(p.name for p in saved.iterdir()) == ["README.md", "config.json", "model.safetensors"]

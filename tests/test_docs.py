@@ -43,7 +43,7 @@ def commands_in(text: str) -> list[list[str]]:
     lines = [line for block in shell for line in block.replace("\\\n", " ").splitlines()]
     lines += [code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", fence.sub("", text))]
     parts = [part for line in lines for part in re.split(r"&&|\|\||[;|]", line)]
-    found = [re.search(r"(?:^|[\s/])keras-cnn((?:\s+\S+)+)", part) for part in parts]
+    found = [re.search(r"(?:^|[\s/(])(?:keras-cnn|-m keras_cnn\.cli)((?:\s+\S+)+)", part) for part in parts]
     return [shlex.split(match[1], comments=True) for match in found if match]
 
 
@@ -78,6 +78,8 @@ def test_readme_names_existing_commands():
         "```bash\nkeras-cnn frobnicate x\n```",
         "```bash\n    keras-cnn predict x --modell y\n```",
         "```bash\npip install . && .venv/bin/keras-cnn demmo\n```",
+        "```bash\nKERAS_BACKEND=jax python -m keras_cnn.cli demmo\n```",
+        "```bash\nls $(keras-cnn pulll x)\n```",
         "see `keras-cnn list --colour` for all",
         "see `keras-cnn finetune DATA --model M\n--outt DIR` for all",
         "`keras-cnn --versions`",

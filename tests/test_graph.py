@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import sys
 
 import keras
 import numpy as np
@@ -282,6 +284,33 @@ def test_a_residual_branch_starts_as_the_identity():
     model = kc.build("resnet20")
     gammas = {k: v for k, v in arrays.arrays(model).items() if k.endswith("_norm2/gamma")}
     assert len(gammas) == 9 and not any(v.any() for v in gammas.values())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="SavedModels are TensorFlow's")
+def test_variables_of_a_savedmodel_have_the_paths_of_keras(tmp_path):
+    import tensorflow as tf
+
+    model = kc.build("resnet20", classes=3)
+    assert all(variable.value.name == f"{variable.path}:0" for variable in model.variables)
+    model.export(tmp_path / "net", verbose=False)
+    names = {variable.name.removesuffix(":0") for variable in tf.saved_model.load(tmp_path / "net").variables}
+    assert names == {variable.path for variable in model.variables}
+
+
+def test_room_for_recursion_is_given_back():
+    """Keras makes models by recursion; a deep network gets the room for it, and nobody else's limit changes."""
+    kc.build("resnet20")
+    before = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(len(inspect.stack(0)) + 250)
+        limit = sys.getrecursionlimit()
+        model = kc.build("resnet110")  # of some 400 layers
+        assert kc.features(model, "stage3").output_shape == (None, 8, 8, 64)
+        with pytest.raises(BadSpec):
+            kc.build("resnet110", act="wrong")
+        assert sys.getrecursionlimit() == limit
+    finally:
+        sys.setrecursionlimit(before)
 
 
 # --- precision, saving ----------------------------------------------------------------------------------------------

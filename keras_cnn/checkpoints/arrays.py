@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from keras_cnn.errors import CorruptFile, WeightsMismatch
+from keras_cnn.errors import BadSpec, CorruptFile, WeightsMismatch
 from keras_cnn.files import write_beside
 from keras_cnn.models import naming
 
@@ -153,10 +153,16 @@ def stored(values: Mapping[str, np.ndarray], half: bool = False) -> Arrays:
     """Arrays as a file has them.
 
     half: kernels as float16 (relative error 2**-11); vectors stay float32, since a small variance would vanish.
+    BadSpec where a number is beyond float16's largest, 65,504: it would become infinite.
     """
     import numpy as np
 
-    return {k: np.ascontiguousarray(v.astype("float16") if half and v.ndim > 1 else v) for k, v in values.items()}
+    halved = {key: value for key, value in values.items() if half and value.ndim > 1}
+    with np.errstate(over="ignore"):
+        halved = {key: value.astype("float16") for key, value in halved.items()}
+    if over := [key for key, value in halved.items() if (np.isinf(value) & np.isfinite(values[key])).any()]:
+        raise BadSpec(f"{over[0]} holds numbers beyond 65,504, which float16 cannot hold: save with half=False.")
+    return {key: np.ascontiguousarray(value) for key, value in {**values, **halved}.items()}
 
 
 def write_arrays(values: Mapping[str, np.ndarray], path: str | Path, about: Mapping[str, str]) -> None:

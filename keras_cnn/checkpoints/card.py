@@ -1,6 +1,8 @@
 """The model card: what a stranger must know before trusting weights.
 
-Names and facts may come from strangers, too: `shown`, `prose` and `code` give them as text, whatever they hold.
+Names and facts may come from strangers, too: `shown`, `prose` and `code_block` give them as text, whatever they hold.
+The metadata is written by huggingface_hub's `ModelCardData` and `EvalResult`. Its `ModelCard` fills templates by
+jinja2, one dependency more that escapes nothing for Markdown, so that the text is put together here.
 """
 
 from __future__ import annotations

@@ -183,8 +183,8 @@ def save_pretrained(
     half: kernels in float16, half the size. provenance: facts for config.json and the model card, such as
     `{"metrics": {"accuracy": 0.91}, "data": ..., "command": ..., "license": ...}`; they add to what the model knows.
     All files are written aside first, then renamed. Raises BadSpec for a model that is not of ours, or no longer what
-    its configuration says, such as a quantised one, since `build` could not read it back; RunInUse where a run of
-    another process or thread goes on writing there.
+    its configuration says, such as a quantised one, since `build` could not read it back, and for kernels that `half`
+    would make infinite; RunInUse where a run of another process or thread goes on writing there.
     """
     path = Path(path)
     config = config_of(model)

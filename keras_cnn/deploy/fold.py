@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cnn.models.assemble import recursion
+
 
 def fold(model: Any) -> Any:
     """A copy for prediction whose batch norms are part of the convolutions that they follow (1712.05877, section 3.2).
@@ -25,7 +27,8 @@ def fold(model: Any) -> Any:
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         return args[0] if layer.name in folded else layer(*args, **kwargs)
 
-    copy: Any = keras.models.clone_model(model, clone_function=clone, call_function=call)
+    with recursion(len(model.layers)):
+        copy: Any = keras.models.clone_model(model, clone_function=clone, call_function=call)
     for layer in [layer for layer in copy.layers if layer.weights]:
         original = model.get_layer(layer.name)
         layer.set_weights(_folded(original, norms[layer.name]) if layer.name in norms else original.get_weights())
@@ -40,11 +43,12 @@ def _foldable(model: Any) -> dict[str, Any]:
     for layer in model.layers:
         for tensor in keras.tree.flatten(layer.input):
             users[id(tensor)] = users.get(id(tensor), 0) + (not isinstance(layer, keras.layers.InputLayer))
+    makers = {id(tensor): layer for layer in model.layers for tensor in keras.tree.flatten(layer.output)}
     found = {}
     for norm in model.layers:
         if isinstance(norm, keras.layers.BatchNormalization):
             entering: Any = norm.input
-            before = entering._keras_history.operation
+            before = makers.get(id(entering))
             convolution = isinstance(before, keras.layers.Conv2D | keras.layers.DepthwiseConv2D)
             alone = users[id(entering)] == 1 and id(entering) not in outputs
             if convolution and alone and before.activation is keras.activations.linear:

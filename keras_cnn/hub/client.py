@@ -1,4 +1,9 @@
-"""Calls to a hub: repeated where that may help, given up where nothing moves, and what went wrong as a sentence."""
+"""Calls to a hub: repeated where that may help, given up where nothing moves, and what went wrong as a sentence.
+
+Why not a library's: tenacity and huggingface_hub's `http_backoff` count attempts and pauses. Here one time without
+progress is over the whole call, the waits for a connection, an answer and its bytes included, and a server's
+`Retry-After` cannot prolong it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A file from the web: into a file beside its place, bounded, checked, and only then in its place."""
+"""A file from the web: into a file beside its place, bounded, checked, and only then in its place.
+
+Why not a library's: `hf_hub_download` names files by a header of the answer, compares no hash, and writes what comes;
+pooch compares a known hash, but begins anew after a break, and bounds neither bytes nor time without progress.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,10 @@ def profile(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> d
     if input_shape is not None:
         import keras
 
-        model = keras.models.clone_model(model, input_tensors=keras.Input(input_shape))
+        from keras_cnn.models.assemble import recursion
+
+        with recursion(len(model.layers)):
+            model = keras.models.clone_model(model, input_tensors=keras.Input(input_shape))
     elif None in tuple(model.input_shape)[1:]:
         raise BadSpec(f"{model.name} leaves its input's size open: give input_shape=(height, width, channels).")
     return by_stage(_rows(model))

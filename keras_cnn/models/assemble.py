@@ -105,14 +105,28 @@ class Graph(Builder):
 def assemble(config: Config, name: str | None = None) -> keras.Model:
     """The functional model of a configuration, with random weights: raw image in, head's output out."""
     g, pre = Graph(config.backbone), config.preprocess
-    # Keras walks a model layer by layer recursively, not only here: resnet1202 is deeper than Python's default.
-    sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + len(tally(config))))
-    with _one_variable_name():
+    with _quick_variables():
         image = keras.Input(config.input_shape, name="stem_image")
         x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
         outputs = g.network(x, config.head)
-        model = keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
-    return model
+    with recursion(len(tally(config))):
+        return keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
+
+
+@contextlib.contextmanager
+def recursion(layers: int) -> Iterator[None]:
+    """Room for the block to make a `keras.Model` of so many layers, which Keras walks by recursion.
+
+    Of our networks resnet1202 alone needs more than Python allows. Whoever calls `keras.models.clone_model` or
+    `keras.saving.load_model` for it needs the room as well; saving it, its summary and its predictions do not.
+    """
+    before = sys.getrecursionlimit()
+    if 2 * layers > before:  # the other half is for whoever called
+        sys.setrecursionlimit(before + layers)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def sizes(model: Any, rows: Iterable[Row] = ()) -> dict[str, int]:
@@ -131,15 +145,22 @@ def learned(layer: Any) -> int:
 
 
 @contextlib.contextmanager
-def _one_variable_name() -> Iterator[None]:
-    """TensorFlow makes a new kernel for every variable of a new name, half a millisecond each: give all the same.
+def _quick_variables() -> Iterator[None]:
+    """TensorFlow makes a new kernel for every variable of a new name, half a millisecond each, a third of building.
 
-    These are the names inside TensorFlow, which nothing reads; Keras' own names and paths are not touched.
+    So each is made under one name and then given its own, which SavedModels and graphs show. There is no public way to
+    name a variable that is there. A strategy's variables are several under one name: they are left alone.
     """
     if keras.backend.backend() != "tensorflow":
         yield
         return
     import tensorflow as tf
 
-    with tf.variable_creator_scope(lambda create, **options: create(**{**options, "name": "variable/"})):
+    def named(create: Any, **options: Any) -> Any:
+        scope, name = tf.get_current_name_scope(), options["name"]
+        variable = create(**{**options, "name": "variable/"})
+        variable._handle_name = f"{scope}/{name}:0" if scope else f"{name}:0"
+        return variable
+
+    with contextlib.nullcontext() if tf.distribute.has_strategy() else tf.variable_creator_scope(named):
         yield

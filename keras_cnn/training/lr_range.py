@@ -14,6 +14,7 @@ import numpy as np
 from keras_cnn.data import Data, labelled
 from keras_cnn.data.examples import Batches
 from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import known_options
 from keras_cnn.terminal import progress
 from keras_cnn.training.recipe import OneCycle
@@ -118,7 +119,8 @@ def _copy(model: Any) -> tuple[Any, list[tuple[Any, float]]]:
 
     Where stages have optimisers of their own, their rates keep their proportions: the highest is the one tested.
     """
-    copy = keras.models.clone_model(model)
+    with recursion(len(model.layers)):
+        copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for layer, original in zip(copy.layers, model.layers, strict=True):
         layer.trainable = original.trainable

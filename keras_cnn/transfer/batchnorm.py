@@ -13,6 +13,7 @@ from keras import ops
 from keras_cnn.data import Data
 from keras_cnn.data.examples import Batches
 from keras_cnn.errors import BadData
+from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.naming import stage_of
 from keras_cnn.transfer.given import Given
@@ -41,7 +42,8 @@ def recalibrate_batchnorm(
     depths = {name: depth for name, depth in _depths(model).items() if stages is None or stage_of(name) in stages}
     for depth in sorted(set(depths.values())):
         layers = [layer for layer in model.layers if depths.get(layer.name) == depth]
-        below = keras.Model(model.input, [layer.input for layer in layers])
+        with recursion(len(model.layers)):
+            below = keras.Model(model.input, [layer.input for layer in layers])
         population: list[Moments] = []
         for images in _images(data, batch_size):
             # Called, not predicted with: one function less to trace for every depth.

@@ -83,8 +83,12 @@ class Store:
         self.path = Path(place or folder()) / f"{digest(network)[:32]}.sqlite"
         self.shape = tuple(network.output_shape[1:])
         self.limit, self.usable, self.mended = limit, True, False
-        with self._or_without(), self._rows():
-            pass  # what is amiss is told before the work
+        with self._or_without(), self._rows() as rows:  # what is amiss is told before the work
+            # Pages whose layout is damaged can be read, and lose rows when more are put into them. The check reads the
+            # whole file, a second for 1 GB.
+            told = rows.execute("PRAGMA quick_check(1)").fetchone()[0].decode().splitlines()[-1]  # below a heading
+            if told != "ok":
+                raise _Damaged(told)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """Those features that are there."""

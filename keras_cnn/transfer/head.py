@@ -11,7 +11,7 @@ from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
 from keras_cnn.models import naming
-from keras_cnn.models.assemble import assemble
+from keras_cnn.models.assemble import assemble, recursion
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.heads import Head
 from keras_cnn.transfer.freeze import stages
@@ -59,4 +59,5 @@ def features(model: Any, names: str | Sequence[str]) -> Any:
     if missing := [name for name in wanted if name not in groups]:
         raise BadSpec(f"there is no stage {missing[0]!r}: this network has {', '.join(groups)}.")
     maps = [groups[name][-1].output for name in wanted]
-    return keras.Model(model.input, maps[0] if isinstance(names, str) else maps, name=f"{model.name}_features")
+    with recursion(len(model.layers)):
+        return keras.Model(model.input, maps[0] if isinstance(names, str) else maps, name=f"{model.name}_features")

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_cnn.errors import BadSpec
+from keras_cnn.models.assemble import recursion
 from keras_cnn.models.naming import CLASSIFIERS, stage_of
 
 
@@ -25,7 +26,8 @@ def backbone(model: Any) -> tuple[Any, Any]:
 
     An auxiliary classifier, which would hold the cut down to the stage that it stands on, is left out.
     """
-    main = keras.Model(model.input, model.outputs[0], name=model.name) if model.outputs[1:] else model
+    with recursion(len(model.layers)):
+        main = keras.Model(model.input, model.outputs[0], name=model.name) if model.outputs[1:] else model
     main.jit_compile = model.jit_compile
     parts = _cut(main, lambda layer: stage_of(layer.name) not in CLASSIFIERS or (_still(layer) and not layer.weights))
     if parts is None:
@@ -61,10 +63,9 @@ def _cut(model: Any, below: Callable[[Any], bool]) -> tuple[Any, Any] | None:
     if cut is None or id(cut) == id(model.outputs[0]):
         return None
     outputs = model.outputs if len(model.outputs) > 1 else model.outputs[0]
-    lower, upper = (
-        keras.Model(model.input, cut, name=f"{model.name}_lower"),
-        keras.Model(cut, outputs, name=model.name),
-    )
+    with recursion(len(layers)):
+        lower = keras.Model(model.input, cut, name=f"{model.name}_lower")
+        upper = keras.Model(cut, outputs, name=model.name)
     for part in (lower, upper):
         part.jit_compile = model.jit_compile
     return lower, upper

@@ -6,6 +6,10 @@ Each time is of a fresh process, ours and theirs in turns, since TensorFlow read
 means that ours is faster; ratios are of the least time of all rounds. The processor's time counts on a machine that is
 not idle, the clock's on one that is.
 
+The commands `predict` and `evaluate` choose for prediction alone; Python, which may train next, does not know. So tasks
+of prediction have two lines. Where the settings are TensorFlow's own there is nothing to compare, and nothing is run;
+--force does it all the same, and shows the noise.
+
 --isa avx2 emulates a processor without AVX-512, on one that has it: oneDNN and XLA are held to AVX2
 (ONEDNN_MAX_CPU_ISA, XLA's xla_cpu_max_isa), TensorFlow's own setting is oneDNN off, as it is there, and ours is what
 `runtime.settings` chooses for such instruction sets. TensorFlow's other kernels are not held to anything: caches, clock
@@ -39,6 +43,7 @@ TASKS = {
     "evaluate resnet18": ("resnet18", 64, 32, "test_on_batch"),
 }
 DEMO = "demo"
+PYTHON, COMMANDS, THEIRS = "ours", "ours, commands that predict", "TensorFlow's"
 Times = tuple[float, float]  # by the clock, of the processor; seconds
 
 
@@ -50,8 +55,9 @@ def environments(isa: str) -> dict[str, dict[str, str]]:
     else:
         flags, default = frozenset(AVX2), {runtime.ONEDNN: "0"}
         held = {"ONEDNN_MAX_CPU_ISA": "AVX2", "XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}
-    ours = runtime.settings(flags, runtime.allowed(), runtime.quota())
-    return {"ours": {**clean, **held, **default, **ours}, "TensorFlow's": {**clean, **held, **default}}
+    theirs = {**clean, **held, **default}
+    python, commands = (runtime.settings(flags, runtime.allowed(), runtime.quota(), training=t) for t in (True, False))
+    return {PYTHON: {**theirs, **python}, COMMANDS: {**theirs, **commands}, THEIRS: theirs}
 
 
 def demo(environment: dict[str, str]) -> Times:
@@ -112,6 +118,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=(*TASKS, DEMO), default=[*TASKS, DEMO], metavar="TASK")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each task in each process")
+    parser.add_argument("--force", action="store_true", help="measure where both sides have the same settings, too")
     parser.add_argument("--inside", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside is not None:
@@ -121,22 +128,32 @@ def main() -> None:
     print(f"{runtime.allowed()} cores; {', '.join(flags)}{' (emulated)' if args.isa == 'avx2' else ''}")
     for side, environment in sides.items():
         print(f"{side}: {runtime.ONEDNN}={environment.get(runtime.ONEDNN, 'not set')}")
-    took: dict[str, dict[str, list[Times]]] = {side: {name: [] for name in args.tasks} for side in sides}
-    steps = [name for name in args.tasks if name != DEMO]
+    predicting = [name for name in args.tasks if name != DEMO and not name.startswith("step")]
+    tasks = {PYTHON: args.tasks, COMMANDS: predicting}
+    tasks = {side: names for side, names in tasks.items() if names and (args.force or sides[side] != sides[THEIRS])}
+    for side in [side for side in (PYTHON, COMMANDS) if sides[side] == sides[THEIRS] and not args.force]:
+        print(f"{side}: nothing to compare, the settings are TensorFlow's own")
+    tasks[THEIRS] = [name for name in args.tasks if any(name in names for names in tasks.values())]
+    took: dict[tuple[str, str], list[Times]] = {(side, name): [] for side, names in tasks.items() for name in names}
     for number in range(args.rounds):
-        for side, environment in sides.items():
-            found = measure(environment, steps, args.seconds) if steps else {}
-            if DEMO in args.tasks and number == 0:
-                found[DEMO] = demo(environment)
+        for side, names in tasks.items():
+            calls = [name for name in names if name != DEMO]
+            found = measure(sides[side], calls, args.seconds) if calls else {}
+            if DEMO in names and number == 0:
+                found[DEMO] = demo(sides[side])
             for name, times in found.items():
-                took[side][name].append(times)
+                took[side, name].append(times)
+    if not took:
+        return
+    least_of = {key: [min(times[i] for times in all_) for i in range(2)] for key, all_ in took.items()}
     print("| task | ours, s | TensorFlow's, s | by the clock | by the processor |\n|---|---|---|---|---|")
-    for name in args.tasks:
-        (wall, processor), (their_wall, their_processor) = (
-            [min(times[i] for times in took[side][name]) for i in range(2)] for side in sides
-        )
+    for (side, name), (wall, processor) in least_of.items():
+        if side == THEIRS:
+            continue
+        their_wall, their_processor = least_of[THEIRS, name]
         ratios = f"{their_wall / wall:.2f} | {their_processor / processor:.2f}"
-        print(f"| {name} | {wall:.3f} ({processor:.3f}) | {their_wall:.3f} ({their_processor:.3f}) | {ratios} |")
+        called = f"{name}, as a command" if side == COMMANDS else name
+        print(f"| {called} | {wall:.3f} ({processor:.3f}) | {their_wall:.3f} ({their_processor:.3f}) | {ratios} |")
     print("Seconds by the clock, in brackets of the processor; ratios above 1: ours is faster.")
 
 
