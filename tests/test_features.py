@@ -178,13 +178,13 @@ def test_another_release_keeps_its_own_features(lower, what, monkeypatch):
     """Otherwise the features that it computes a little differently would be mixed with those that are there."""
     before = cache.digest(lower)
     backend = importlib.import_module(keras.backend.backend())
-    module, name = {
-        "format": (cache, "FORMAT"),
-        "package": (kc, "__version__"),
-        "keras": (keras, "__version__"),
-        "backend": (backend, "__version__"),
+    module, name, value = {
+        "format": (cache, "FORMAT", "another"),
+        "package": (cache, "version", lambda package: "another"),
+        "keras": (keras, "__version__", "another"),
+        "backend": (backend, "__version__", "another"),
     }[what]
-    monkeypatch.setattr(module, name, "another")
+    monkeypatch.setattr(module, name, value)
     assert cache.digest(lower) != before
     monkeypatch.undo()
     assert cache.digest(lower) == before

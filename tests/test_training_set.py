@@ -12,7 +12,7 @@ from images import folder
 from keras_cnn import data
 from keras_cnn.data import seen
 from keras_cnn.data.training_set import training_set
-from keras_cnn.errors import BadData
+from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.config import Preprocess
 
 pytestmark = pytest.mark.no_keras
@@ -96,3 +96,65 @@ def test_a_data_set_without_a_length_is_told():
     for given in (endless, unknown):
         with pytest.raises(BadData, match="the training data has no length"):
             math.sqrt(training_set(given).steps)
+
+
+# --- Data from arrays ------------------------------------------------------------------------------------------------
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), "uint8")
+LABELS = np.arange(20) % 2
+
+
+def test_arrays_become_data():
+    loaded = data.load_data((IMAGES, LABELS), SMALL, batch_size=4, augment="light", seed=3)
+    assert (
+        isinstance(loaded, data.Data) and loaded.class_names == ("0", "1") and loaded.sizes == {"train": 16, "val": 4}
+    )
+    assert (
+        loaded.summary
+        == "16 training and 4 validation images of 2 classes (0 8, 1 8); images of 8x8 pixels are seen at 8x8"
+    )
+    pixels = {image.tobytes(): label for image, label in zip(IMAGES, LABELS, strict=True)}
+    found = [pair for name in ("train", "val") for pair in zip(loaded.arrays(name).images, loaded.arrays(name).labels)]
+    assert {image.tobytes(): label for image, label in found} == pixels
+    for name, image, label in loaded.each("val"):
+        number = int(name[len("images[") : -1])
+        assert np.array_equal(image, IMAGES[number]) and label == LABELS[number]
+    images, labels = next(iter(loaded.train))
+    assert images.shape == (4, 8, 8, 3) and labels.shape == (4,)
+    assert next(iter(data.load_data((IMAGES, LABELS), SMALL, augment="heavy").train))[1].shape == (16, 2)
+    named = data.load_data(
+        (IMAGES.astype("float64"), LABELS[:, None]), SMALL, class_names=["dark", "light"], val_split=0
+    )
+    assert named.class_names == ("dark", "light") and named.val is None
+    np.testing.assert_array_equal(together(named.plain)[0], IMAGES[np.argsort(LABELS, kind="stable")])
+    assert loaded.subset(2).sizes["train"] == 4
+    again = data.load_data((IMAGES + 1, LABELS), SMALL, batch_size=4, augment="light", seed=3)
+    assert training_set(again).fingerprint != training_set(loaded).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "sentence"),
+    [
+        (IMAGES, LABELS[:9], "20 images and 9 labels"),
+        (IMAGES[:0], LABELS[:0], "0 images"),
+        (IMAGES, LABELS * 0, "all images are of one class"),
+        (IMAGES, LABELS * 2, "the class '1' has no images"),
+        (IMAGES, LABELS - 1, "not whole numbers from 0"),
+        (IMAGES, LABELS / 2, "not whole numbers from 0"),
+        (IMAGES[:, :4], LABELS, "the images are 4x8, the network sees 8x8"),
+        (IMAGES[..., 0], LABELS, r"have the shape \(20, 8, 8\)"),
+        (IMAGES / 255, LABELS, "are not whole numbers of 0..255"),
+    ],
+)
+def test_arrays_that_cannot_be_trained_on(images, labels, sentence):
+    with pytest.raises(BadData, match=sentence):
+        data.load_data((images, labels), SMALL)
+
+
+def test_names_that_do_not_fit_the_arrays(tmp_path):
+    with pytest.raises(BadData, match="a label is 1, and class_names has 1 names"):
+        data.load_data((IMAGES, LABELS), SMALL, class_names=["dark"])
+    with pytest.raises(BadSpec, match="class_names is for arrays"):
+        data.load_data(folder(tmp_path, {"a": 2, "b": 2}), SMALL, class_names=["a", "b"])
+    with pytest.raises(BadData, match="has 3 parts"):
+        data.load_data((IMAGES, LABELS, LABELS), SMALL)

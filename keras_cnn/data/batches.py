@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from keras_cnn.data import crops, survey
+from keras_cnn.data import crops, pairs, survey
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
 from keras_cnn.data.decoding import Arrays, arrays, load
 from keras_cnn.data.images import MODES, resize_and_crop
@@ -230,7 +230,7 @@ class Data:
 
 @known_options
 def load_data(
-    data: str | os.PathLike[str] | Splits,
+    data: str | os.PathLike[str] | Splits | tuple[Any, Any],
     preprocess: Any,
     *,
     batch_size: int = 32,
@@ -242,10 +242,14 @@ def load_data(
     window: tuple[float, float] | None = None,
     cache_bytes: int = 4 << 30,
     decode: Collection[str] = ("train", "val", "test"),
+    class_names: Sequence[str] | None = None,
 ) -> Data:
     """Index a data set and decode it, each image once, to uint8 of preprocess.size.
 
     data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
+        data may also be a pair of arrays (images, labels): images (n, height, width, channels) of preprocess.size,
+        uint8 or whole numbers of 0..255, which are taken as they are; labels (n,), whole numbers from 0.
+    class_names: of arrays, by number; by default "0", "1" and so on. Folders bring their own.
     channels: 1, 3 or 4, by default those of preprocess.mean. batch_size: images a step; the last batch is smaller.
     window: the values of gray images of more than 8 bits that become 0 and 255, such as (0, 4095) or (-160, 240); by
         default that of the weights, else of the fewest bits (8, 10, 12, 14 or 16) that all training images need, with a
@@ -272,29 +276,26 @@ def load_data(
     one_of("augment", augment, tuple(AUGMENTS))
     if batch_size < 1:
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
-    channels = channels or len(preprocess.mean)
-    if channels not in MODES:
-        raise BadSpec(f"channels={channels!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
+    if class_names is not None and not isinstance(data, tuple):
+        raise BadSpec("class_names is for arrays: folders bring the names of their classes; leave it out.")
     check_window(window)
-    splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
-    preprocess = replace(preprocess, window=window or survey.window(splits, decode, preprocess.window))
     canvas = None
-    if AUGMENTS[augment].crop and not splits.chiral:  # a part of a glyph may be another one
-        canvas = crops.canvas(splits.train.sources, preprocess) if splits.train else None
-    held: dict[str, Arrays] = {}
-    for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
-        size, whole = (len(split.sources) * channels * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
-        if name in decode and size <= cache_bytes:
-            photos = canvas if name == "train" and size + whole <= cache_bytes else None
-            cache_bytes -= size + (whole if photos else 0)
-            held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad, canvas=photos)
-            for label, count in _counts(held[name].labels, splits.class_names).items():
-                if not count and name == "train":
-                    raise BadData(f"every image of the class {label!r} is unreadable, such as {held[name].skipped[0]}.")
+    if isinstance(data, tuple):
+        splits, held = pairs.read(data, preprocess.size, class_names, val_split, seed)
+        depth = held["train"].images.shape[-1]
+    else:
+        depth = channels or len(preprocess.mean)
+        if depth not in MODES:
+            raise BadSpec(f"channels={depth!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
+        splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
+        preprocess = replace(preprocess, window=window or survey.window(splits, decode, preprocess.window))
+        if AUGMENTS[augment].crop and not splits.chiral:  # a part of a glyph may be another one
+            canvas = crops.canvas(splits.train.sources, preprocess) if splits.train else None
+        held = _held(splits, decode, preprocess, canvas, cache_bytes, channels=depth, skip_bad=skip_bad)
     return Data(
         splits=splits,
         preprocess=preprocess,
-        channels=channels,
+        channels=depth,
         batch_size=batch_size,
         augment=augment,
         seed=seed,
@@ -303,6 +304,30 @@ def load_data(
         held=held,
         skipped=[name for part in held.values() for name in part.skipped],
     )
+
+
+def _held(
+    splits: Splits,
+    wanted: Collection[str],
+    preprocess: Preprocess,
+    canvas: tuple[int, int] | None,
+    room: int,
+    *,
+    channels: int,
+    skip_bad: bool,
+) -> dict[str, Arrays]:
+    """The splits that fit into so many bytes, decoded; the smallest first, whole photos last."""
+    held: dict[str, Arrays] = {}
+    for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
+        size, whole = (len(split.sources) * channels * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
+        if name in wanted and size <= room:
+            photos = canvas if name == "train" and size + whole <= room else None
+            room -= size + (whole if photos else 0)
+            held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad, canvas=photos)
+            for label, count in _counts(held[name].labels, splits.class_names).items():
+                if not count and name == "train":
+                    raise BadData(f"every image of the class {label!r} is unreadable, such as {held[name].skipped[0]}.")
+    return held
 
 
 def _counts(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:

@@ -157,11 +157,12 @@ class OfData(TrainingSet):
 
     @property
     def fingerprint(self) -> dict[str, str]:
-        """Of the names of files, where these are all that is known of them, and labels."""
+        """Of the names of files, or of arrays; and of labels."""
         split = cast(Split, self.train.splits.train)
         names = json.dumps([source.name for source in split.sources]).encode()
         labels = np.asarray(split.labels, "int64").tobytes()
-        return {"data": hashlib.sha256(names + labels + repr(self.train.preprocess.size).encode()).hexdigest()}
+        seen_as = f"{self.train.preprocess.size}{self.train.splits.content}".encode()
+        return {"data": hashlib.sha256(names + labels + seen_as).hexdigest()}
 
     def labels(self) -> np.ndarray:
         counts = list(self.train.counts["train"].values())
