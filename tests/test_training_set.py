@@ -114,8 +114,8 @@ def test_arrays_become_data():
         == "16 training and 4 validation images of 2 classes (0 8, 1 8); images of 8x8 pixels are seen at 8x8"
     )
     pixels = {image.tobytes(): label for image, label in zip(IMAGES, LABELS, strict=True)}
-    found = [pair for name in ("train", "val") for pair in zip(loaded.arrays(name).images, loaded.arrays(name).labels)]
-    assert {image.tobytes(): label for image, label in found} == pixels
+    found = [(image.tobytes(), label) for name in ("train", "val") for _, image, label in loaded.each(name)]
+    assert dict(found) == pixels and len(found) == 20
     for name, image, label in loaded.each("val"):
         number = int(name[len("images[") : -1])
         assert np.array_equal(image, IMAGES[number]) and label == LABELS[number]
