@@ -493,7 +493,7 @@ def test_arrays_need_no_tensorflow(tmp_path):
     folder(tmp_path, {"a": 3, "b": 3})
     code = (
         "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = None\n"
-        "from keras_cnn import data; from keras_cnn.spec import Preprocess\n"
+        "from keras_cnn import data; from keras_cnn.models.config import Preprocess\n"
         "from keras_cnn.errors import MissingPackage\n"
         f"loaded = data.load_data({str(tmp_path)!r}, Preprocess(size=(8, 8)))\n"
         "assert loaded.arrays('train').images.shape == (4, 8, 8, 3)\n"

@@ -185,7 +185,7 @@ import keras
 import numpy as np
 
 import keras_cnn as kc
-from keras_cnn import checkpoint
+from keras_cnn.checkpoints import arrays as checkpoint
 
 directory, out = sys.argv[1:]
 assert keras.backend.backend() == "jax"

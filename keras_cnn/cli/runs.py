@@ -225,10 +225,7 @@ def tell_ignored(files: Sequence[str]) -> None:
 
 def _more(loaded: Any) -> str:
     """What to say where photos are far larger than the network sees them."""
-    from keras_cnn.data import survey
-
-    side = max(loaded.preprocess.size)
-    found = survey.sizes(survey.spread(loaded.splits.train.sources, 24))
+    side, found = max(loaded.preprocess.size), loaded.look.sizes
     large = found and statistics.median(map(min, found)) >= 1.5 * side
     return f" (--size {2 * side} shows more)" if large else ""
 

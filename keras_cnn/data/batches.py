@@ -35,6 +35,7 @@ class Data:
     All are None where absent; there is a train unless `index` was told otherwise.
     canvas: (height, width) of the whole photos that train's images are random parts of (augment="crop"); None where
     they are cropped as for evaluation.
+    look: what a sample of the files told, their sizes among it.
     plain: train in order, not augmented, its labels int32. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -48,6 +49,7 @@ class Data:
     skip_bad: bool
     held: dict[str, Arrays]
     skipped: list[str]
+    look: survey.Look
     canvas: tuple[int, int] | None = None
 
     @cached_property
@@ -282,15 +284,17 @@ def load_data(
     canvas = None
     if isinstance(data, tuple):
         splits, held = pairs.read(data, preprocess.size, class_names, val_split, seed)
-        depth = held["train"].images.shape[-1]
+        depth, look = held["train"].images.shape[-1], survey.Look((preprocess.size[::-1],))
     else:
         depth = channels or len(preprocess.mean)
         if depth not in MODES:
             raise BadSpec(f"channels={depth!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
         splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
-        preprocess = replace(preprocess, window=window or survey.window(splits, decode, preprocess.window))
-        if AUGMENTS[augment].crop and not splits.chiral:  # a part of a glyph may be another one
-            canvas = crops.canvas(splits.train.sources, preprocess) if splits.train else None
+        sources = next((split for name, split in splits.items() if name in decode), splits.items()[0][1]).sources
+        look = survey.look(sources)
+        preprocess = replace(preprocess, window=window or survey.window(look, sources, preprocess.window))
+        if AUGMENTS[augment].crop and splits.train and not splits.chiral:  # a part of a glyph may be another one
+            canvas = crops.canvas(look.sizes, preprocess)
         held = _held(splits, decode, preprocess, canvas, cache_bytes, channels=depth, skip_bad=skip_bad)
     return Data(
         splits=splits,
@@ -300,6 +304,7 @@ def load_data(
         augment=augment,
         seed=seed,
         skip_bad=skip_bad,
+        look=look,
         canvas=canvas,
         held=held,
         skipped=[name for part in held.values() for name in part.skipped],
