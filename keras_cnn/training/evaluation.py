@@ -163,7 +163,7 @@ def evaluate(
         whole, training images of `Data` only when asked for.
     run: the directory of a run. Images that it was trained on, as it knows them, are left out and counted apart in
         `Result.trained_on`. By default that of `model`, where this is a directory.
-    batch_size: images that the network sees at once; a data set has its own. Files are decoded as they are needed.
+    batch_size: images that the network sees at once. Files are decoded as they are needed.
     skip_bad: leave unreadable files out, log them and name them in `Result.skipped`, instead of raising BadImage. (Of
         `Data`, what it was loaded with.)
     Returns a `Result`. Raises BadSpec for a network without a classifier, BadData for labels or images that it cannot
