@@ -15,12 +15,14 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import load_data, load_image
+    from keras_cnn.deploy.predictor import predictor
     from keras_cnn.hub import publish, pull
     from keras_cnn.hub.info import info, list_models
     from keras_cnn.insight import profile
     from keras_cnn.models.config import Head, Preprocess
     from keras_cnn.models.scaling import compound_scale, search_coefficients
     from keras_cnn.training.doctor import doctor
+    from keras_cnn.training.evaluation import evaluate
     from keras_cnn.training.finetune import fine_tune
     from keras_cnn.training.lr_range import lr_find
     from keras_cnn.training.scratch import train
@@ -47,6 +49,7 @@ __all__ = [
     "compound_scale",
     "config_of",
     "doctor",
+    "evaluate",
     "features",
     "fine_tune",
     "freeze",
@@ -55,6 +58,7 @@ __all__ = [
     "load_data",
     "load_image",
     "lr_find",
+    "predictor",
     "probe",
     "profile",
     "publish",
@@ -75,12 +79,14 @@ _HOME = {
     "building": ["build"],
     "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["load_data", "load_image"],
+    "deploy.predictor": ["predictor"],
     "hub": ["publish", "pull"],
     "hub.info": ["info", "list_models"],
     "insight": ["profile"],
     "models.config": ["Head", "Preprocess"],
     "models.scaling": ["compound_scale", "search_coefficients"],
     "training.doctor": ["doctor"],
+    "training.evaluation": ["evaluate"],
     "training.finetune": ["fine_tune"],
     "training.lr_range": ["lr_find"],
     "training.scratch": ["train"],

@@ -13,7 +13,7 @@ from PIL import Image
 
 import keras_cnn as kc
 from keras_cnn import data
-from keras_cnn.data import crops, index
+from keras_cnn.data import crops, index, survey
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import FILTERS
 from keras_cnn.models.config import Preprocess
@@ -58,9 +58,10 @@ def equal(some, others):
 )
 def test_photos_are_held_at_up_to_twice_the_networks_size(sizes, expected):
     sources = [Source("", "", lambda size=size: io.BytesIO(encode(noise(*size)))) for size in sizes]
-    assert crops.canvas(sources, SMALL) == expected
-    assert crops.canvas([*sources, Source("", "", lambda: io.BytesIO(b"no photo"))], SMALL) == expected
-    assert crops.canvas(sources, dataclasses.replace(SMALL, interpolation="nearest")) is None
+    bad = Source("", "", lambda: io.BytesIO(b"no photo"))
+    assert crops.canvas(survey.look(sources).sizes, SMALL) == expected
+    assert crops.canvas(survey.look([*sources, bad]).sizes, SMALL) == expected
+    assert crops.canvas(survey.look(sources).sizes, dataclasses.replace(SMALL, interpolation="nearest")) is None
 
 
 @pytest.mark.parametrize(("augment", "cropped"), [(None, 0), ("light", 0), ("crop", 1), ("heavy", 0)])

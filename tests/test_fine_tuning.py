@@ -244,12 +244,13 @@ def test_views_are_augmented_and_as_many_as_wanted(weights, tmp_path):
     watch.on_epoch_begin = lambda epoch, logs=None: seen.append(watch.model.input.shape[1:])
     history = kc.fine_tune(model, data, views=2, head_epochs=4, epochs=0, cache=tmp_path, callbacks=[watch], verbose=0)
     assert seen == [(64,)] * 4 and len(history.epoch) == 4
+    from keras_cnn.data.training_set import training_set
     from keras_cnn.transfer import split
-    from keras_cnn.transfer.given import Given
+    from keras_cnn.transfer.precomputed import Features
 
     kc.freeze(model)
     lower = split.divide(model)[0]
-    train, _ = Given(data, None, 4, 0).features(lower, tmp_path, 2)
+    train, _ = Features(training_set(data)).of(lower, tmp_path, 2)
     for number, (features, labels) in enumerate(train):
         data.seek(number)
         batches = [(np.asarray(x), np.asarray(y)) for x, y in data.train]
@@ -388,12 +389,12 @@ def test_a_network_that_gives_logits_learns_too(weights):
 
 
 def test_rare_classes_weigh_as_much_as_common_ones():
+    from keras_cnn.data.training_set import training_set
     from keras_cnn.training.options import class_weights
-    from keras_cnn.transfer.given import Given
 
     net = kc.build("resnet20", classes=4)
     labels = np.array([0] * 6 + [1] * 2 + [3] * 4)
-    arrays = Given((np.zeros((12, 1)), labels), None, 4, 0)
+    arrays = training_set((np.zeros((12, 1)), labels))
     assert class_weights("balanced", arrays, net) == pytest.approx({0: 12 / 18, 1: 2.0, 2: 1.0, 3: 1.0})
     numbers = dict(zip(np.unique(labels), np.ones(3), strict=True))  # NumPy's numbers are numbers
     assert class_weights({**numbers, 0: 2}, arrays, net) == {0: 2.0, 1: 1.0, 2: 1.0, 3: 1.0}

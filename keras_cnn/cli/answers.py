@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +17,9 @@ from keras_cnn.cli.options import BATCH, DATA, JSON, MODEL, SIZE, SKIP_BAD, WEIG
 from keras_cnn.errors import BadData
 from keras_cnn.files import write_beside
 from keras_cnn.terminal import progress
+
+if TYPE_CHECKING:
+    from keras_cnn.training.evaluation import Result
 
 Answer = Mapping[str, Any]
 
@@ -41,36 +43,54 @@ def evaluate(
 
     Images that a run was trained on, as its directory knows them, are left out and told apart.
     """
-    from keras_cnn.cli import scores
-    from keras_cnn.data import index, seen, survey
-    from keras_cnn.training import evaluation
+    from keras_cnn.data import index
 
     found = index(data, val_split=0.0, training=False)
-    splits = dict(found.items())  # train, val, test
-    split = split or [*splits][-1]
-    if split not in splits:
-        raise BadData(f"{data} has no split {split!r}; it has {', '.join(splits)}.")
+    split = split or found.items()[-1][0]
     runs.tell_ignored(found.ignored)
-    net, config, _ = runs.network(model, weights, size)
-    labels = evaluation.align(found.class_names, config.class_names, config.head.classes)
-    trained = seen.read(model) if weights is None and Path(model).is_dir() else set()
-    window = survey.window(found, (split,), config.preprocess.window)  # of gray images of more than 8 bits
-    config = config.with_(preprocess=dataclasses.replace(config.preprocess, window=window))
-    new, known, skipped = scores.answers(net, config, splits[split], labels, batch_size, skip_bad, trained)
-    if not (new.images or known.images):
-        raise BadData(f"{data}: not one image of {split} can be read.")
-    names = config.class_names or found.class_names
-    facts = {"split": split, **scores.figures(new), "skipped": len(skipped), "trained_on": scores.figures(known)}
-    details = scores.details(new, names)
-    if out and new.images:
+    net, _, kc = runs.network(model, weights, size)
+    run = model if weights is None and Path(model).is_dir() else None
+    result = kc.evaluate(net, found, split=split, run=run, batch_size=batch_size, skip_bad=skip_bad)
+    known = result.trained_on
+    before: dict[str, Any] = _figures(known) if known else {"images": 0}
+    facts = {"split": split, **_figures(result), "skipped": len(result.skipped), "trained_on": before}
+    if out and len(result):
         out.mkdir(parents=True, exist_ok=True)
-        scores.draw(new, names, out / "confusion.png")
+        _draw(result, out / "confusion.png")
     if as_json:
-        facts["trained_on"]["names"] = known.images
-        return console.print_json({**facts, **details, "skipped_names": skipped})
-    console.show(*tables.evaluation(f"{model} on {data}", facts, details, known.images))
-    if out and new.images:
+        before["names"] = list(known.names) if known else []
+        return console.print_json({**facts, **_details(result), "skipped_names": list(result.skipped)})
+    console.show(*tables.evaluation(f"{model} on {data}", facts, _details(result), known.names if known else ()))
+    if out and len(result):
         console.show("", f"{console.quoted(out / 'confusion.png')} shows the confusion matrix.")
+
+
+def _figures(result: Result) -> dict[str, Any]:
+    """Counts and shares, and the interval of each accuracy; of no images, their number alone."""
+    intervals = {f"{key}_interval": list(interval) for key, interval in result.intervals.items()}
+    return {"correct": result.correct, **result.metrics, **intervals} if len(result) else {"images": 0}
+
+
+def _details(result: Result) -> dict[str, Any]:
+    """By class, the confusion matrix, the pairs that are confused most, and the worst mistakes."""
+    if not len(result):
+        return {}
+    return {
+        "classes": [row for row in result.by_class() if row["images"] or row["precision"] is not None],
+        "confusion": result.confusion().tolist(),
+        "confused": result.confused(),
+        "worst": result.worst(),
+    }
+
+
+def _draw(result: Result, path: Path) -> None:
+    """The confusion matrix of the classes that occur."""
+    import numpy as np
+
+    from keras_cnn.insight import plots
+
+    occur: list[int] = np.unique(np.concatenate([result.labels, result.predicted])).tolist()
+    plots.confusion_matrix(result.confusion()[np.ix_(occur, occur)], [result.name_of(i) for i in occur], path)
 
 
 def predict(
@@ -90,11 +110,11 @@ def predict(
     if out and out.suffix.lower() not in WRITERS:
         raise BadData(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}.")
     sources = [source for path in images for source in find_images(path)]
-    net, config, _ = runs.network(model, weights, size)
-    if not config.head.classes:
-        raise BadData(f"{model} has no classifier: it gives features, not classes.")
-    top, bad = min(top, config.head.classes), list[str]()
-    answers: Iterable[Answer] = _answers(net, config, sources, top, batch_size, skip_bad, bad)
+    net, config, kc = runs.network(model, weights, size)
+    answer = kc.predictor(net, batch_size=batch_size)
+    bad = list[str]()
+    answers: Iterable[Answer] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), bad)
+    top = min(top, config.head.classes)  # columns of a .csv
     if out or as_json or not sys.stdout.isatty():  # elsewhere the answers themselves show how far it is
         answers = progress(answers, "predicting", len(sources))
     if out:
@@ -115,28 +135,16 @@ def predict(
         console.note(f"{len(bad):,} of {len(sources):,} images could not be read and are left out.")
 
 
-def _answers(
-    net: Any, config: Any, sources: Sequence[Any], top: int, batch_size: int, skip_bad: bool, bad: list[str]
-) -> Iterator[Answer]:
-    """What an image shows, for each in order; for one that cannot be read, why. Such are told, and named in `bad`."""
-    from keras_cnn.data.stream import decoded
-    from keras_cnn.training import evaluation
-
-    names = config.class_names or tuple(f"class {i}" for i in range(config.head.classes))
-    described = config.provenance.get("class_descriptions", {})
-    channels = config.channels
-    images = decoded(sources, config.preprocess, channels=channels, ahead=2 * batch_size, skip_bad=skip_bad)
-    for source, image, row in evaluation.classify(net, images, batch_size):
-        if row is None:
-            console.note(f"left out: {image}")
-            bad.append(source.name)
-            yield {"image": source.name, "error": str(image)}
+def _told(answers: Iterable[Any], bad: list[str]) -> Iterator[Answer]:
+    """Answers as JSON has them; of images that cannot be read, why: such are told, and named in `bad`."""
+    for answer in answers:
+        if answer.error:
+            console.note(f"left out: {answer.error}")
+            bad.append(answer.name)
+            yield {"image": answer.name, "error": answer.error}
             continue
-        best = (-row).argsort()[:top]
-        guesses = [
-            {"class": names[i], "name": described.get(names[i], names[i]), "probability": float(row[i])} for i in best
-        ]
-        yield {"image": source.name, "top": guesses}
+        guesses = [{"class": label, "name": name, "probability": share} for label, share, name in answer.top]
+        yield {"image": answer.name, "top": guesses}
 
 
 def _csv(path: str, answers: Iterable[Answer], top: int) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from keras_cnn import files, terminal
 from keras_cnn.checkpoints import commands
 from keras_cnn.cli import console
-from keras_cnn.terminal import progress
 from keras_cnn.training import state
 
 STATES = (state.STATE, "study.csv")  # what a run, or a study, goes on from
@@ -75,7 +74,7 @@ def finetune(
     import keras_cnn as kc
     from keras_cnn.training import evaluation
 
-    first = evaluation.evaluate(net, loaded.val).metrics["accuracy"] if before else None
+    first = evaluation.evaluate(net, loaded, split="val").metrics["accuracy"] if before else None
     with stoppable(out, resume), files.holding(out):  # scores belong to the run
         history = kc.fine_tune(
             net,
@@ -164,11 +163,7 @@ def score(
     from keras_cnn.insight import plots
     from keras_cnn.training import evaluation
 
-    scores = {
-        name: evaluation.evaluate(net, progress(batches, f"evaluating {name}"))
-        for name, batches in (("val", loaded.val), ("test", loaded.test))
-        if batches is not None
-    }
+    scores = {name: evaluation.evaluate(net, loaded, split=name) for name in loaded.sizes if name != "train"}
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
     # Pictures first: the card shows those that are there.
     plots.learning_curves(history, Path(out) / "curves.png")
@@ -229,10 +224,7 @@ def tell_ignored(files: Sequence[str]) -> None:
 
 def _more(loaded: Any) -> str:
     """What to say where photos are far larger than the network sees them."""
-    from keras_cnn.data import survey
-
-    side = max(loaded.preprocess.size)
-    found = survey.sizes(survey.spread(loaded.splits.train.sources, 24))
+    side, found = max(loaded.preprocess.size), loaded.look.sizes
     large = found and statistics.median(map(min, found)) >= 1.5 * side
     return f" (--size {2 * side} shows more)" if large else ""
 

@@ -5,103 +5,24 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from keras_cnn.data import crops, survey
+from keras_cnn.data import crops, pairs, survey
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
-from keras_cnn.data.files import Source
-from keras_cnn.data.images import MODES, decode, resize_and_crop
+from keras_cnn.data.decoding import Arrays, arrays, load
+from keras_cnn.data.images import MODES, resize_and_crop
 from keras_cnn.data.index import Split, Splits, index
-from keras_cnn.errors import BadData, BadImage, BadSpec
+from keras_cnn.data.stream import decoded
+from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.config import Preprocess, check_window
 from keras_cnn.models.fields import known_options, one_of
-from keras_cnn.terminal import progress
 
 log = logging.getLogger("keras_cnn")
-Seen = TypeVar("Seen")
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """images: uint8 (n, height, width, channels); labels: int32 (n,); skipped: names of images that were unreadable.
-
-    photos: the same images whole, squashed to one size, and stretch: float32 (n,), see `crops.whole`; or None, both.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    skipped: tuple[str, ...] = ()
-    photos: np.ndarray | None = None
-    stretch: np.ndarray | None = None
-
-    def some(self, kept: np.ndarray) -> Arrays:
-        """Some of the images, by an index or a mask of NumPy."""
-        photos, stretch = (None if part is None else part[kept] for part in (self.photos, self.stretch))
-        return Arrays(self.images[kept], self.labels[kept], photos=photos, stretch=stretch)
-
-
-def arrays(
-    split: Split,
-    preprocess: Preprocess,
-    *,
-    channels: int | None = None,
-    skip_bad: bool = False,
-    canvas: tuple[int, int] | None = None,
-) -> Arrays:
-    """Decode a whole split, on all cores, as `load_image` does; a progress bar shows on a terminal.
-
-    canvas: (height, width) of whole photos that are wanted as well.
-    Raises BadImage, naming the file, at the first unreadable image in order; with skip_bad, leaves such images out.
-    """
-    channels = channels or len(preprocess.mean)
-    count = len(split.sources)
-    images = np.empty((count, *preprocess.size, channels), np.uint8)
-    photos = np.empty((count, *canvas, channels), np.uint8) if canvas else None
-    stretch = np.ones(count, np.float32) if canvas else None
-    readable = np.ones(count, bool)
-
-    def see(image: np.ndarray, name: str) -> tuple[np.ndarray, Any]:
-        return resize_and_crop(image, preprocess, name=name), canvas and crops.whole(image, canvas, preprocess)
-
-    def fill(start: int) -> None:
-        for i in range(start, min(start + 64, count)):
-            seen = _load(split.sources[i], preprocess, channels, skip_bad, see)
-            readable[i] = seen is not None
-            if seen is not None:
-                images[i] = seen[0]
-            if seen is not None and photos is not None and stretch is not None:
-                photos[i], stretch[i] = seen[1]
-
-    pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and resizes without holding the GIL
-    try:
-        starts = range(0, count, 64)
-        for _ in progress(pool.map(fill, starts), f"decoding {count} images", len(starts)):
-            pass
-    finally:
-        pool.shutdown(cancel_futures=True)
-    found = Arrays(images, split.labels, photos=photos, stretch=stretch)
-    if readable.all():
-        return found
-    return replace(found.some(readable), skipped=tuple(split.sources[i].name for i in np.flatnonzero(~readable)))
-
-
-def _load(
-    source: Source, preprocess: Preprocess, channels: int, skip_bad: bool, see: Callable[[np.ndarray, str], Seen]
-) -> Seen | None:
-    """What is made of an image, given its pixels and its name; None where it is unreadable and may be skipped."""
-    try:
-        return see(decode(source.read, channels, source.name, preprocess.window), source.name)
-    except BadImage as error:
-        if not skip_bad:
-            raise
-        log.warning("skipped: %s", error)
-        return None
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -114,6 +35,7 @@ class Data:
     All are None where absent; there is a train unless `index` was told otherwise.
     canvas: (height, width) of the whole photos that train's images are random parts of (augment="crop"); None where
     they are cropped as for evaluation.
+    look: what a sample of the files told, their sizes among it.
     plain: train in order, not augmented, its labels int32. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -127,6 +49,7 @@ class Data:
     skip_bad: bool
     held: dict[str, Arrays]
     skipped: list[str]
+    look: survey.Look
     canvas: tuple[int, int] | None = None
 
     @cached_property
@@ -157,10 +80,34 @@ class Data:
 
     def arrays(self, name: str = "train") -> Arrays:
         """A whole split as numpy, not augmented; decoded now if it was too large to hold."""
+        split = self._split(name)
+        return self.held.get(name) or arrays(split, self.preprocess, channels=self.channels, skip_bad=self.skip_bad)
+
+    def each(self, name: str) -> Iterator[tuple[str, np.ndarray | None, int]]:
+        """(name, image, label) of a split in order, as at evaluation: in the memory of a few, and without TensorFlow.
+
+        The image is None where it is unreadable and left out.
+        """
+        split, held = self._split(name), self.held.get(name)
+        if held:
+            rows, bad = iter(held.images), set(held.skipped)
+            images = ((source.name, None if source.name in bad else next(rows)) for source in split.sources)
+        else:
+            images = self._decoded(split)
+        return ((source, image, label) for (source, image), label in zip(images, split.labels.tolist(), strict=True))
+
+    def _split(self, name: str) -> Split:
         split = dict(self.splits.items()).get(name)
         if split is None:
-            raise BadData(f"no split {name!r}; there is {', '.join(self.sizes)}.")
-        return self.held.get(name) or arrays(split, self.preprocess, channels=self.channels, skip_bad=self.skip_bad)
+            raise BadData(f"the data has no split {name!r}; it has {', '.join(self.sizes)}.")
+        return split
+
+    def _decoded(self, split: Split) -> Iterator[tuple[str, np.ndarray | None]]:
+        told: dict[str, Any] = {"channels": self.channels, "ahead": 2 * self.batch_size}
+        for source, image in decoded(split.sources, self.preprocess, skip_bad=self.skip_bad, **told):
+            if not isinstance(image, np.ndarray):
+                log.warning("left out: %s", image)
+            yield source.name, image if isinstance(image, np.ndarray) else None
 
     @cached_property
     def train(self) -> Any:
@@ -270,7 +217,7 @@ class Data:
             return resize_and_crop(image, self.preprocess, name=name), 1.0
 
         def read(i: int) -> tuple[bool, np.ndarray, np.float32]:
-            seen = _load(split.sources[i], self.preprocess, self.channels, self.skip_bad, see)
+            seen = load(split.sources[i], self.preprocess, self.channels, self.skip_bad, see)
             if seen is None and split.sources[i].name not in self.skipped:
                 self.skipped.append(split.sources[i].name)
             image, stretch = (np.zeros(shape, np.uint8), 1.0) if seen is None else seen
@@ -285,7 +232,7 @@ class Data:
 
 @known_options
 def load_data(
-    data: str | os.PathLike[str] | Splits,
+    data: str | os.PathLike[str] | Splits | tuple[Any, Any],
     preprocess: Any,
     *,
     batch_size: int = 32,
@@ -297,10 +244,14 @@ def load_data(
     window: tuple[float, float] | None = None,
     cache_bytes: int = 4 << 30,
     decode: Collection[str] = ("train", "val", "test"),
+    class_names: Sequence[str] | None = None,
 ) -> Data:
     """Index a data set and decode it, each image once, to uint8 of preprocess.size.
 
     data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
+        data may also be a pair of arrays (images, labels): images (n, height, width, channels) of preprocess.size,
+        uint8 or whole numbers of 0..255, which are taken as they are; labels (n,), whole numbers from 0.
+    class_names: of arrays, by number; by default "0", "1" and so on. Folders bring their own.
     channels: 1, 3 or 4, by default those of preprocess.mean. batch_size: images a step; the last batch is smaller.
     window: the values of gray images of more than 8 bits that become 0 and 255, such as (0, 4095) or (-160, 240); by
         default that of the weights, else of the fewest bits (8, 10, 12, 14 or 16) that all training images need, with a
@@ -327,37 +278,61 @@ def load_data(
     one_of("augment", augment, tuple(AUGMENTS))
     if batch_size < 1:
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
-    channels = channels or len(preprocess.mean)
-    if channels not in MODES:
-        raise BadSpec(f"channels={channels!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
+    if class_names is not None and not isinstance(data, tuple):
+        raise BadSpec("class_names is for arrays: folders bring the names of their classes; leave it out.")
     check_window(window)
-    splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
-    preprocess = replace(preprocess, window=window or survey.window(splits, decode, preprocess.window))
     canvas = None
-    if AUGMENTS[augment].crop and not splits.chiral:  # a part of a glyph may be another one
-        canvas = crops.canvas(splits.train.sources, preprocess) if splits.train else None
-    held: dict[str, Arrays] = {}
-    for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
-        size, whole = (len(split.sources) * channels * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
-        if name in decode and size <= cache_bytes:
-            photos = canvas if name == "train" and size + whole <= cache_bytes else None
-            cache_bytes -= size + (whole if photos else 0)
-            held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad, canvas=photos)
-            for label, count in _counts(held[name].labels, splits.class_names).items():
-                if not count and name == "train":
-                    raise BadData(f"every image of the class {label!r} is unreadable, such as {held[name].skipped[0]}.")
+    if isinstance(data, tuple):
+        splits, held = pairs.read(data, preprocess.size, class_names, val_split, seed)
+        depth, look = held["train"].images.shape[-1], survey.Look((preprocess.size[::-1],))
+    else:
+        depth = channels or len(preprocess.mean)
+        if depth not in MODES:
+            raise BadSpec(f"channels={depth!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
+        splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
+        sources = next((split for name, split in splits.items() if name in decode), splits.items()[0][1]).sources
+        look = survey.look(sources)
+        preprocess = replace(preprocess, window=window or survey.window(look, sources, preprocess.window))
+        if AUGMENTS[augment].crop and splits.train and not splits.chiral:  # a part of a glyph may be another one
+            canvas = crops.canvas(look.sizes, preprocess)
+        held = _held(splits, decode, preprocess, canvas, cache_bytes, channels=depth, skip_bad=skip_bad)
     return Data(
         splits=splits,
         preprocess=preprocess,
-        channels=channels,
+        channels=depth,
         batch_size=batch_size,
         augment=augment,
         seed=seed,
         skip_bad=skip_bad,
+        look=look,
         canvas=canvas,
         held=held,
         skipped=[name for part in held.values() for name in part.skipped],
     )
+
+
+def _held(
+    splits: Splits,
+    wanted: Collection[str],
+    preprocess: Preprocess,
+    canvas: tuple[int, int] | None,
+    room: int,
+    *,
+    channels: int,
+    skip_bad: bool,
+) -> dict[str, Arrays]:
+    """The splits that fit into so many bytes, decoded; the smallest first, whole photos last."""
+    held: dict[str, Arrays] = {}
+    for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
+        size, whole = (len(split.sources) * channels * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
+        if name in wanted and size <= room:
+            photos = canvas if name == "train" and size + whole <= room else None
+            room -= size + (whole if photos else 0)
+            held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad, canvas=photos)
+            for label, count in _counts(held[name].labels, splits.class_names).items():
+                if not count and name == "train":
+                    raise BadData(f"every image of the class {label!r} is unreadable, such as {held[name].skipped[0]}.")
+    return held
 
 
 def _counts(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from keras_cnn.data import survey
 from keras_cnn.data.augment import tensorflow
-from keras_cnn.data.files import Source
 from keras_cnn.data.images import FILTERS, PLAIN_MODES
 from keras_cnn.models.config import Preprocess
 
@@ -19,20 +17,19 @@ LEAST = 0.35  # share of a photo's area that a part has at least; 0.08, as for I
 RATIO = 4 / 3  # the most that a part is stretched, either way
 MOST = 2.0  # a photo is held at so many times the network's size: the smallest parts are enlarged hardly at all
 ENOUGH = 1.25  # times the network's size: photos that are no larger have nothing to choose from
-SAMPLE = 64  # photos whose size is looked at
 KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3"}  # TensorFlow's names
 
 
-def canvas(sources: Sequence[Source], preprocess: Preprocess) -> tuple[int, int] | None:
+def canvas(sizes: Sequence[tuple[int, int]], preprocess: Preprocess) -> tuple[int, int] | None:
     """(height, width) at which whole photos are held, all alike; None where they are hardly larger than what is seen.
 
-    Twice the network's size, or that of the photos where they are smaller: the median of some, spread over all. None
-    as well where photos are resized to the nearest pixel, which TensorFlow does otherwise.
+    sizes: (width, height) of some photos. Twice the network's size, or that of the photos where they are smaller:
+    their median. None as well where photos are resized to the nearest pixel, which TensorFlow does otherwise.
     """
     if preprocess.interpolation not in KERNELS:
         return None
     height, width = preprocess.size
-    room = [min(tall / height, wide / width) for wide, tall in survey.sizes(survey.spread(sources, SAMPLE))]
+    room = [min(tall / height, wide / width) for wide, tall in sizes]
     times = min(float(np.median(room)), MOST) if room else 0.0
     return (round(times * height), round(times * width)) if times >= ENOUGH else None
 

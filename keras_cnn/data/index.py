@@ -6,7 +6,7 @@ import hashlib
 import io
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -40,6 +40,8 @@ class Split:
 class Splits:
     """A data set by name. ignored: files that are no images, or in no class; chiral: images must not be mirrored.
 
+    content: a hash of the images, where they are arrays and have no names of their own.
+
     train is None only where `index` was not asked for a data set to train on.
     """
 
@@ -49,6 +51,7 @@ class Splits:
     class_names: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     chiral: bool = False
+    content: str = ""
 
     def items(self) -> list[tuple[str, Split]]:
         """(name, Split) of those that hold images, in the order train, val, test."""
@@ -81,22 +84,22 @@ def index(data: str | os.PathLike[str], *, val_split: float = 0.2, seed: int = 0
         (tree, ignored), chiral = _tfds(name, training), name[5:].split("/")[0].split(":")[0] in CHIRAL
     else:
         tree, ignored = _arrange(Path(data), training)
-    _check(tree, name, training)
-    if training and "val" not in tree and val_split:
-        tree |= _divide(tree["train"], val_split, seed)
-        if not any(tree["val"].values()):
-            raise BadData(f"{name}: no class has two images, so that none is left to validate on; add images.")
     every = sorted({label for classes in tree.values() for label in classes})
     names = tuple(dict.fromkeys([*tree.get("train", ()), *every]))
-    splits = {split: _flatten(classes, names) for split, classes in tree.items()}
-    return Splits(
-        train=splits.get("train"),
-        val=splits.get("val"),
-        test=splits.get("test"),
-        class_names=names,
-        ignored=tuple(ignored),
-        chiral=chiral,
+    _check(tree, name, training)
+    return replace(
+        arranged(tree, name, names, val_split if training else 0.0, seed), ignored=tuple(ignored), chiral=chiral
     )
+
+
+def arranged(tree: Tree, where: str, names: tuple[str, ...], val_split: float, seed: int) -> Splits:
+    """A data set of sources by split and class; where there is no val, a share of train becomes that."""
+    if "val" not in tree and val_split:
+        tree |= _divide(tree["train"], val_split, seed)
+        if not any(tree["val"].values()):
+            raise BadData(f"{where}: no class has two images, so that none is left to validate on; add images.")
+    splits = {split: _flatten(classes, names) for split, classes in tree.items()}
+    return Splits(train=splits.get("train"), val=splits.get("val"), test=splits.get("test"), class_names=names)
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Source]:

@@ -6,6 +6,7 @@ as they come (`watched`).
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any
 
@@ -56,6 +57,20 @@ def check(images: Any, labels: Any, classes: int | None, what: str) -> None:
     if len(images) != len(labels):
         raise BadData(f"there are {len(images)} {what} images and {len(labels)} labels: give one label for each image.")
     check_labels(labels, classes, what)
+
+
+def check_batch(model: Any, batch: Any, classes: int | None, what: str, *, first: bool) -> tuple[Any, Any]:
+    """(images, labels) of a batch that is learnt from or scored, as arrays; BadData where they are not good.
+
+    first: look at the images, too. Of labels for several outputs, those of the head are taken.
+    """
+    images, labels = _parts(batch, what)
+    images, labels = np.asarray(images), np.asarray(labels[0] if isinstance(labels, tuple | list) else labels)
+    check(images, labels, classes, what)
+    if first:
+        check_shape(images, model, what)
+        warn_of_pixels(model, images)
+    return images, labels
 
 
 def check_labels(labels: Any, classes: int | None, what: str) -> None:
@@ -150,10 +165,7 @@ class Watched(keras.utils.PyDataset):
 
 def classes_of(model: Any) -> int:
     """The classes of a network's head; BadSpec where it has none that softmax can tell apart."""
-    activations = keras.activations
-    output = model.outputs[0]
-    last = output._keras_history.operation
-    activation = activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", None)
+    activations, output, activation = keras.activations, model.outputs[0], last_activation(model)
     if len(output.shape) != 2 or activation is None:
         raise BadSpec(
             f"{model.name} ends in features, not in a classifier (classes=0): build it with classes=data.class_names, "
@@ -170,6 +182,12 @@ def classes_of(model: Any) -> int:
             f"{model.name} with classifier_activation='softmax', or use model.compile and model.fit with a loss for it."
         )
     return output.shape[-1]
+
+
+def last_activation(model: Any) -> Any:
+    """The activation that a network's head ends in, as Keras' function; None where it ends in another layer."""
+    last = model.outputs[0]._keras_history.operation
+    return keras.activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", None)
 
 
 def _check_names(model: Any, names: tuple[str, ...], classes: int) -> None:
@@ -238,10 +256,16 @@ def _first(data: Any, what: str) -> tuple[Any, Any] | None:
             batch = next(iter(data.take(1)) if hasattr(data, "element_spec") else iter(data), None)
         if batch is None:
             raise BadData(f"the {what} data has no batch: give some images.")
+    images, labels = _parts(batch, what)
+    return np.asarray(images), np.asarray(labels)
+
+
+def _parts(batch: Any, what: str) -> tuple[Any, Any]:
+    """Images and labels of a batch; BadData where it has other parts."""
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         parts = f"{len(batch)} parts" if isinstance(batch, tuple | list) else "one part"
         raise BadData(f"a batch of the {what} data has {parts}: give pairs (images, labels).")
-    return np.asarray(batch[0]), np.asarray(batch[1])
+    return batch[0], batch[1]
 
 
 def check_shape(images: np.ndarray, model: Any, what: str) -> None:
@@ -270,8 +294,16 @@ def warn_of_pixels(model: Any, images: np.ndarray) -> None:
             f"no pixel exceeds 1, and {model.name} takes raw values of 0..255, which it scales itself: leave images as "
             "they are, or multiply them by 255.",
             PixelWarning,
-            stacklevel=5,  # whoever called fine_tune or train
+            stacklevel=_of_caller(),
         )
+
+
+def _of_caller() -> int:
+    """How many frames above the caller's the package is left, as `warn` counts them."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back and frame.f_globals["__name__"].startswith("keras_cnn."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _integers(data: Any) -> Any:
@@ -282,6 +314,15 @@ def _integers(data: Any) -> Any:
     if labels.ndim == 2 and labels.shape[1] > 1:
         return (images, labels.argmax(1)) if np.isin(labels, (0, 1)).all() else data
     return images, labels.reshape(-1)
+
+
+def numbers(labels: np.ndarray, what: str) -> np.ndarray:
+    """One class for each image, (n,), of labels that are numbers, a column of them, or one-hot; BadData for shares."""
+    if labels.ndim == 1 or labels.shape[1] == 1:
+        return labels.reshape(-1)
+    if not np.isin(labels, (0, 1)).all():
+        raise BadData(f"the labels of the {what} images are shares of classes: give one class for each image.")
+    return labels.argmax(1)
 
 
 def _check_seen(train: Any, val: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def write(out: str | Path, hashes: Iterable[str]) -> None:
         (Path(out) / FILE).unlink(missing_ok=True)
 
 
-def read(directory: str | Path) -> set[str]:
+def read(directory: str | os.PathLike[str]) -> set[str]:
     """The hashes that a directory has; none where its images are not known."""
     try:
         return set((Path(directory) / FILE).read_text(encoding="utf-8").split())

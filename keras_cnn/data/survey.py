@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import bit_window, brightest, in_words, is_deep, open_image
-from keras_cnn.data.index import Splits
 from keras_cnn.errors import DataWarning
 from keras_cnn.terminal import progress
 
@@ -20,30 +20,45 @@ PER_CLASS = 5  # classes that are named
 Window = tuple[float, float]
 
 
-def sizes(sources: Iterable[Source]) -> list[tuple[int, int]]:
-    """(width, height) of images, as they are seen; unreadable ones are left out."""
+@dataclass(frozen=True)
+class Look:
+    """What some of a data set's files tell. sizes: (width, height), as they are seen, of those that can be read.
 
-    def size(source: Source) -> tuple[int, int] | None:
+    brightest: the largest value of the gray images of more than 8 bits among them; None where there are none.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    brightest: int | None = None
+
+
+def look(sources: Sequence[Source], most: int | None = SAMPLE, bar: str = "") -> Look:
+    """Open so many files, spread evenly over all; of most of them the header is enough. bar: of progress, if any."""
+
+    def one(source: Source) -> tuple[tuple[int, int], int | None] | None:
         try:
             with source.open() as file, open_image(file, source.name) as image:
                 width, height = image.size
                 turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-                return (height, width) if turned else (width, height)
+                return (height, width) if turned else (width, height), brightest(image) if is_deep(image) else None
         except Exception:  # whoever decodes it says what is wrong
             return None
 
-    return [found for found in map(size, sources) if found]
+    some = sources if most is None else sources[:: max(1, math.ceil(len(sources) / most))]
+    with ThreadPoolExecutor() as pool:
+        steps = pool.map(one, some)
+        found = [seen for seen in (progress(steps, bar, len(some)) if bar else steps) if seen]
+    tops = (top for _, top in found if top is not None)
+    return Look(tuple(size for size, _ in found), max(tops, default=None))
 
 
-def window(splits: Splits, used: Collection[str], of_weights: Window | None) -> Window | None:
-    """The values of a data set's gray images of more than 8 bits that become 0 and 255; None where there are none.
+def window(seen: Look, sources: Sequence[Source], of_weights: Window | None) -> Window | None:
+    """The values of gray images of more than 8 bits that become 0 and 255; None where a look at the sources saw none.
 
-    They are those of the weights, if these have seen such images; else of the fewest bits that hold all training
-    images (of the first split in use, where these are not): one image alone would not tell. Images that no sample
-    shows are told of by `read_image`. Either way a DataWarning says what was understood.
+    They are those of the weights, if these have seen such images; else of the fewest bits that hold all of them: one
+    image alone would not tell. Images that no sample shows are told of by `read_image`. Either way a DataWarning says
+    what was understood.
     """
-    split = next((split for name, split in splits.items() if name in used), splits.items()[0][1])
-    top = _brightest(spread(split.sources))
+    top = seen.brightest
     if top is None:
         return of_weights
     if of_weights:
@@ -51,7 +66,8 @@ def window(splits: Splits, used: Collection[str], of_weights: Window | None) -> 
             text = f"there are gray values of {top}, above the window of the weights, in which {in_words(of_weights)}"
             warnings.warn(f"{text}: brighter ones are seen as white; load_data(window=...) is another.", DataWarning, 3)
         return of_weights
-    found = bit_window(max(top, _brightest(split.sources, bar="measuring") or 0))
+    whole = look(sources, most=None, bar=f"measuring {len(sources)} images")
+    found = bit_window(max(top, whole.brightest or 0))
     text = f"gray images of more than 8 bits use {int(found[1]).bit_length()}, so {in_words(found)}"
     warnings.warn(f"{text}; load_data(window=(low, high)) changes that.", DataWarning, stacklevel=3)
     return found
@@ -64,9 +80,9 @@ def summary(data: Any) -> str:
     images = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
     lines = [f"{images} images of {len(data.class_names):,} classes ({_some(next(iter(data.counts.values())))})"]
     height, width = data.preprocess.size
-    if found := sizes(spread(data.splits.items()[0][1].sources)):
-        wide, tall = (round(statistics.median(side)) for side in zip(*found, strict=True))
-        about = "" if len(set(found)) == 1 else "about "
+    if data.look.sizes:
+        wide, tall = (round(statistics.median(side)) for side in zip(*data.look.sizes, strict=True))
+        about = "" if len(set(data.look.sizes)) == 1 else "about "
         lines.append(f"images of {about}{wide}x{tall} pixels are seen at {width}x{height}")
     if data.preprocess.window:
         lines.append(f"gray values {in_words(data.preprocess.window)}")
@@ -78,25 +94,3 @@ def summary(data: Any) -> str:
 def _some(counts: Mapping[str, int]) -> str:
     some = [f"{name} {count:,}" for name, count in list(counts.items())[:PER_CLASS]]
     return ", ".join([*some, "..."] if len(counts) > PER_CLASS else some)
-
-
-def spread(sources: Sequence[Source], most: int = SAMPLE) -> Sequence[Source]:
-    """At most so many, evenly over all, and so over the classes."""
-    return sources[:: max(1, math.ceil(len(sources) / most))]
-
-
-def _brightest(sources: Iterable[Source], bar: str = "") -> int | None:
-    """The largest value of the gray images of more than 8 bits; None where there are none."""
-
-    def one(source: Source) -> int | None:
-        try:
-            with source.open() as file, open_image(file, source.name) as image:
-                return brightest(image) if is_deep(image) else None
-        except Exception:  # whoever decodes it says what is wrong
-            return None
-
-    sources = list(sources)
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(one, sources)
-        found = progress(found, f"{bar} {len(sources)} images", len(sources)) if bar else found
-        return max((top for top in found if top is not None), default=None)

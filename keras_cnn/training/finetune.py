@@ -17,6 +17,7 @@ from keras import ops
 from keras_cnn.checkpoints import arrays
 from keras_cnn.data import Data, labelled
 from keras_cnn.data.examples import Batches, Examples
+from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.config import keep_window
 from keras_cnn.models.fields import known_options
@@ -27,7 +28,7 @@ from keras_cnn.training.phases import WARMUPS, Phase, StageOptimizers, plan
 from keras_cnn.transfer import probing, split
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.freeze import freeze, frozen_stages, stages, unfreeze
-from keras_cnn.transfer.given import Given
+from keras_cnn.transfer.precomputed import Features
 
 
 class TuningHistory(keras.callbacks.History):
@@ -144,7 +145,7 @@ def fine_tune(
     if not phases:
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
     train, val = labelled.accepted(model, train, val, validation_data)
-    given = Given(train, val, batch_size, seed)
+    given = training_set(train, val, batch_size, seed)
     if isinstance(train, Data):
         keep_window(model, train.preprocess.window)
     if patience is not None and given.val is None:
@@ -187,7 +188,7 @@ class _Run:
     """One call of `fine_tune`: what its phases share."""
 
     model: Any
-    given: Given
+    given: TrainingSet
     phases: tuple[Phase, ...]
     options: dict[str, Any]
     class_weight: dict[int, float] | None
@@ -202,6 +203,7 @@ class _Run:
     history: TuningHistory = field(default_factory=TuningHistory)
 
     def __post_init__(self) -> None:
+        self.features = Features(self.given)
         self.history.set_model(self.model)
         self.history.on_train_begin()
 
@@ -287,7 +289,7 @@ class _Run:
         only_head = not phase.rates.keys() - set(CLASSIFIERS)
         views = self.options["views"] if only_head else 0
         parts = split.divide(self.model) if only_head or not self.given.augmented else None
-        found = self.given.features(parts[0], self.place, views) if parts else None
+        found = self.features.of(parts[0], self.place, views) if parts else None
         if parts and not found and self.given.again and self.verbose:
             print("features of all images would fill the memory: the backbone is run in every epoch")
         if not parts or not found:
@@ -302,7 +304,7 @@ class _Run:
         """
         lower, head = split.backbone(self.model)
         dense = [layer for layer in head.layers if layer.weights]
-        found = self.given.features(lower, self.place) if len(lower.output.shape) == 2 else None
+        found = self.features.of(lower, self.place) if len(lower.output.shape) == 2 else None
         if not found:
             return
         (train,), val = found

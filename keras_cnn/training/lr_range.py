@@ -71,7 +71,7 @@ def lr_find(
     batches = itertools.islice(_again(data, batch_size), steps)
     for step, (images, labels) in enumerate(progress(batches, "learning-rate test", steps)):
         if classes:
-            _check(model, images, labels, classes, first=step == 0)
+            labelled.check_batch(model, (images, labels), classes, "training", first=step == 0)
         rate = low * (high / low) ** (step / max(steps - 1, 1))
         for optimizer, share in shares:
             optimizer.learning_rate = rate * share
@@ -103,15 +103,6 @@ def _over_classes(loss: Any) -> bool:
     loss = next(iter(loss), None) if isinstance(loss, list | tuple) else loss
     name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
     return "crossentropy" in name and "binary" not in name
-
-
-def _check(model: Any, images: Any, labels: Any, classes: int, first: bool) -> None:
-    """Raise BadData for a batch that cannot be learnt from."""
-    images, labels = np.asarray(images), np.asarray(labels[0] if isinstance(labels, tuple | list) else labels)
-    labelled.check(images, labels, classes, "training")
-    if first:
-        labelled.check_shape(images, model, "training")
-        labelled.warn_of_pixels(model, images)
 
 
 def _copy(model: Any) -> tuple[Any, list[tuple[Any, float]]]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnn.data.training_set import TrainingSet
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.fields import one_of
 from keras_cnn.training.phases import WARMUPS
-from keras_cnn.transfer.given import Given
 
 BATCHNORM = {None: None, "frozen": "frozen", "train": "train", "recalibrate": "train"}  # what `unfreeze` is told
 CHOICES: dict[str, Mapping[Any, Any]] = {"cycle": WARMUPS, "bn": BATCHNORM}
@@ -34,7 +34,7 @@ def check(options: Mapping[str, Any]) -> None:
             raise BadSpec(f"{name}={options[name]!r}: give {least:g} or more{at_most}.")
 
 
-def class_weights(wanted: str | Mapping[int, float] | None, given: Given, model: Any) -> dict[int, float] | None:
+def class_weights(wanted: str | Mapping[int, float] | None, given: TrainingSet, model: Any) -> dict[int, float] | None:
     """A weight for each class; those that are not named, or have no images, weigh 1."""
     if not wanted:
         return None

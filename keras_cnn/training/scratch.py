@@ -13,10 +13,10 @@ import keras
 
 from keras_cnn.checkpoints import directory
 from keras_cnn.data import labelled
+from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import BadSpec, RunWarning
 from keras_cnn.models.fields import known_options
 from keras_cnn.training import recipe, state
-from keras_cnn.transfer.given import Given
 
 
 @known_options
@@ -62,7 +62,7 @@ def train(
         raise BadSpec(f"epochs={epochs!r}, rate={rate!r}: give 1 epoch or more, and a rate of 0 or more.")
     state.check(out, resume, overwrite)
     train, val = labelled.accepted(model, train, val, validation_data)
-    given = Given(train, val, batch_size, seed)
+    given = training_set(train, val, batch_size, seed)
     options = {"epochs": epochs, "rate": rate, "weight_decay": weight_decay, "smoothing": smoothing, "seed": seed}
     options |= {"precision": keras.config.dtype_policy().name, **given.facts}
     if out is not None:
@@ -74,7 +74,7 @@ def train(
 
 
 def _complete(
-    run: state.Run, model: Any, given: Given, best: recipe.Best, epochs: int, verbose: int | str
+    run: state.Run, model: Any, given: TrainingSet, best: recipe.Best, epochs: int, verbose: int | str
 ) -> keras.callbacks.History:
     """Train a compiled model for what is left of its epochs."""
     history, first = keras.callbacks.History(), 0

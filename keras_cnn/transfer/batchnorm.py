@@ -12,11 +12,11 @@ from keras import ops
 
 from keras_cnn.data import Data
 from keras_cnn.data.examples import Batches
+from keras_cnn.data.training_set import training_set
 from keras_cnn.errors import BadData
 from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.naming import stage_of
-from keras_cnn.transfer.given import Given
 
 Moments = tuple[int, np.ndarray, np.ndarray]  # elements of each channel; their mean and variance, (channels,)
 
@@ -91,7 +91,7 @@ def _together(one: Moments, other: Moments) -> Moments:
 def _images(data: Any, batch_size: int) -> Iterator[Any]:
     """Batches of images, without their labels."""
     if isinstance(data, Data):
-        data = Given(data, None, batch_size, seed=0).plain()
+        data = training_set(data).plain()
     if isinstance(data, tuple):
         data = data[0]
     for batch in Batches(data, size=batch_size) if isinstance(data, np.ndarray) else data:

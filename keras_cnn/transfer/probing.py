@@ -12,10 +12,11 @@ import numpy as np
 
 from keras_cnn.data import labelled
 from keras_cnn.data.examples import Pair
+from keras_cnn.data.training_set import training_set
 from keras_cnn.errors import BadData
 from keras_cnn.models.fields import known_options
 from keras_cnn.transfer import split
-from keras_cnn.transfer.given import Given
+from keras_cnn.transfer.precomputed import Features
 
 STRENGTH = 10.0  # of the fit against the penalty, on centred features of mean length 1
 NEIGHBOURS = 10
@@ -54,8 +55,7 @@ def probe(
     Raises BadData where there is nothing to validate on.
     """
     train, val = labelled.accepted(model, train, val, validation_data, head=False)
-    given = Given(train, val, batch_size, 0)
-    found = given.features(split.backbone(model)[0], cache)
+    found = Features(training_set(train, val, batch_size)).of(split.backbone(model)[0], cache)
     if not found or not found[1]:
         raise BadData("a probe needs training and validation images, as Data or as arrays, that fit into memory.")
     (pair,), held_out = found

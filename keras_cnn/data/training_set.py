@@ -1,0 +1,183 @@
+"""What a run learns from, in whatever form it was given: `Data`, arrays, or a data set of batches, as one object."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+
+from keras_cnn.data import Data, Split, seen
+from keras_cnn.data.examples import Batches, Examples, Pair
+from keras_cnn.errors import BadData, BadImage
+from keras_cnn.terminal import progress
+
+
+def training_set(train: Any, val: Any = None, batch_size: int = 32, seed: int = 0) -> TrainingSet:
+    """The training set of a call, once `labelled.accepted` has seen that it is good.
+
+    train: `Data`, which brings its own validation images and batch size; a pair of arrays; or a data set of batches
+    (images, labels) with a length. val: a pair, a data set, or None. seed: of the order of arrays.
+    """
+    kind: Any = OfData if isinstance(train, Data) else OfArrays if isinstance(train, tuple) else TrainingSet
+    return kind(train, val, batch_size, seed)
+
+
+class TrainingSet:
+    """A data set of batches, of which nothing is known beforehand; others know more. Made by `training_set`.
+
+    batch_size: images a step. val: validation images, in a form that Keras' `fit` takes; None where there are none.
+    again: whether all images can be seen again just as they were: only then are features computed once, and does a
+    run that goes on repeat what it would have seen. augmented: whether images differ from pass to pass.
+    """
+
+    again = augmented = False
+
+    def __init__(self, train: Any, val: Any, batch_size: int, seed: int) -> None:
+        self.train, self.val, self.batch_size, self.seed = train, val, batch_size, seed
+
+    @property
+    def count(self) -> int:
+        """Training images; of a data set of batches, these."""
+        try:
+            return len(self.train)
+        except TypeError:
+            raise BadData(
+                "the training data has no length, which the learning rate needs: remove its unreadable images, or give "
+                "the data set one with tf.data.experimental.assert_cardinality."
+            ) from None
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return self.count
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the course of a run depends on."""
+        return {"batch_size": self.batch_size, "steps": self.steps}
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """A hash of the training data, where it can be seen again."""
+        return {}
+
+    def labels(self) -> np.ndarray | None:
+        """Integer labels of the training images, where they can be told."""
+        return None
+
+    def images(self, outputs: int = 1) -> Any:
+        """What Keras' `fit` is given. outputs: how many outputs of the network learn the same labels."""
+        return self.train
+
+    def seek(self, data: Any, number: int) -> None:
+        """Make the next pass over what `images` gave that of this number, where passes are known."""
+
+    def plain(self) -> Iterable[Pair]:
+        """Training images in order, not augmented, in batches; of a data set of batches, as it gives them."""
+        return self.train
+
+    def view(self, number: int) -> Iterable[Pair]:
+        """The images of a pass, augmented where they are."""
+        return self.plain()
+
+    def held_out(self) -> Any:
+        """Validation images in order, in batches; None where there are none."""
+        return Batches(*self.val) if isinstance(self.val, tuple) else self.val
+
+    def seen(self) -> list[str]:
+        """The hashes of the training images, as the network sees them; none of a data set of batches."""
+        if not self.again:
+            return []
+        with BadImage.surfacing():
+            batches = progress(self.plain(), "hashing images", self.steps)
+            return [one for images, _ in batches for one in seen.of(images)]
+
+
+class OfArrays(TrainingSet):
+    """A pair (images, labels), cut into batches in an order that follows from the seed and the epoch."""
+
+    again = True
+    train: Pair
+
+    @property
+    def count(self) -> int:
+        return len(self.train[0])
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.count / self.batch_size)
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        whole = hashlib.sha256()
+        for name, array in zip(("images", "labels"), map(np.ascontiguousarray, self.train), strict=True):
+            whole.update(f"{name} {array.dtype} {array.shape}".encode())
+            whole.update(array.data)
+        return {"data": whole.hexdigest()}
+
+    def labels(self) -> np.ndarray:
+        return np.asarray(self.train[1])
+
+    def images(self, outputs: int = 1) -> Examples:
+        return Examples([self.train], self.batch_size, self.seed, outputs)
+
+    def seek(self, data: Examples, number: int) -> None:
+        data.seek(number)
+
+    def plain(self) -> Batches:
+        return Batches(*self.train)
+
+
+class OfData(TrainingSet):
+    """`Data`, which knows its images, passes and augmentation."""
+
+    again = True
+    train: Data
+
+    def __init__(self, train: Data, val: Any, batch_size: int, seed: int) -> None:
+        super().__init__(train, train.val if val is None else val, train.batch_size, seed)
+        self.augmented = train.augment is not None
+
+    @property
+    def count(self) -> int:
+        return self.train.sizes["train"]
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.count / self.batch_size)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        known = {"classes": list(self.train.class_names), "augment": self.train.augment}
+        return {**super().facts, **known, "data's seed": self.train.seed, "canvas": self.train.canvas}
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """Of the names of files, or of arrays; and of labels."""
+        split = cast(Split, self.train.splits.train)
+        names = json.dumps([source.name for source in split.sources]).encode()
+        labels = np.asarray(split.labels, "int64").tobytes()
+        seen_as = f"{self.train.preprocess.size}{self.train.splits.content}".encode()
+        return {"data": hashlib.sha256(names + labels + seen_as).hexdigest()}
+
+    def labels(self) -> np.ndarray:
+        counts = list(self.train.counts["train"].values())
+        return np.repeat(np.arange(len(counts)), counts)
+
+    def images(self, outputs: int = 1) -> Any:
+        return self.train.train
+
+    def seek(self, data: Any, number: int) -> None:
+        self.train.seek(number)
+
+    def plain(self) -> Iterable[Pair]:
+        held = self.train.held.get("train")
+        return Batches(held.images, held.labels) if held else self.train.plain
+
+    def view(self, number: int) -> Iterable[Pair]:
+        self.train.seek(number)
+        return self.train.train
