@@ -30,8 +30,8 @@ METHODS: dict[str, Mapping[str, Any] | None] = {
     "scratch": None,
     "linear probe": None,
     "frozen head": {"schedule": "head", "head_epochs": 20, "probe": False},
-    "two-phase": {"schedule": "two-phase", "decay": 1.0, "probe": False},
-    "gradual": {"schedule": "gradual", "decay": 0.7, "probe": False},
+    "two-phase": {"schedule": "two-phase", "layer_decay": 1.0, "probe": False},
+    "gradual": {"schedule": "gradual", "layer_decay": 0.7, "probe": False},
     "default": {},
 }
 
@@ -104,7 +104,7 @@ def study(
                 if method == "scratch":
                     net = build(False)
                     history = scratch.train(
-                        net, subset.train, subset.val, epochs=scratch_epochs, rate=scratch_rate, verbose=0
+                        net, subset.train, subset.val, epochs=scratch_epochs, learning_rate=scratch_rate, verbose=0
                     ).history
                 elif method == "linear probe":
                     history = {"val_accuracy": [probe(build(True), subset).linear]}
