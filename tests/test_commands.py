@@ -43,7 +43,7 @@ def told(arguments: list[str]) -> str:
         ("hf://datasets/me/a@v -m hf://ann:secret@nas/net -o run", "hf://datasets/me/a@v --model net --out run"),
         ("digits -m r.t_in2 -o run --learning-rate 1e-3", "digits --model r.t_in2 --out run --learning-rate 0.001"),
         ("/srv/ann/models--me--net@v1 -m net -o run", "models--me--net@v1 --model net --out run"),
-        ("x -m net -o run --no-probe --study", "x --model net --out run --no-probe --study"),
+        ("x -m net -o run --no-probe --study", "x --model net --out run --study --no-probe"),
         (r"x -m net -o run --above 'stage\d'", r"x --model net --out run --above 'stage\d'"),
         ('"/home/ann/it\'s \\"here\\"" -m net -o run', "'it'\"'\"'s \"here\"' --model net --out run"),
         ("-m net --out=-run -- -x", "--model net --out=-run -- -x"),

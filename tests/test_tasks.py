@@ -14,7 +14,7 @@ from keras_cnn.training import loop, tasks
 from keras_cnn.training.optimizers import sgd
 
 TRAINING = Path(kc.__file__).parent / "training"
-OTHERS = ("tasks.py", "evaluation.py", "lr_range.py", "study.py")  # scores, a test of any loss, a study of accuracies
+OTHERS = ("tasks.py", "evaluation.py", "lr_range.py")  # scores, and a test of any loss
 
 
 def pair(count: int = 10) -> tuple[np.ndarray, np.ndarray]:

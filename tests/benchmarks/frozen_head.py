@@ -48,8 +48,7 @@ def main() -> None:
         watch = Watch()
         cycle = schedules.OneCycle(args.learning_rate, epochs * -(-len(train[1]) // args.batch_size))
         loop.compile_(net, optimizers.adamw(cycle, weight_decay=0.05))
-        options = {"epochs": epochs, "batch_size": args.batch_size, "validation_data": val, "verbose": 0}
-        history = net.fit(*train, **options).history
+        history = loop.fit(net, train, val, batch_size=args.batch_size, epochs=epochs, verbose=0).history
         return watch.report(f"{epochs} epochs, backbone run every epoch", history)
 
     def once(epochs: int) -> Took:
