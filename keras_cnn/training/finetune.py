@@ -286,7 +286,7 @@ class _Run:
             given = dense[0].get_weights()
             dense[0].set_weights([linear.kernel, linear.bias])
             figure = self.task.score(head, Batches(*val))
-            if figure > self.spare[0]:
+            if self.task.better(figure, self.spare[0]):
                 self.spare = figure, self.model.get_weights()
             dense[0].set_weights(given)
 

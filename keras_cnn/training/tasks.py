@@ -42,8 +42,12 @@ class Task:
     def losses(self, model: Any, label_smoothing: float) -> list[keras.losses.Loss]:
         """A loss for each output of a network."""
         linear = keras.activations.linear
-        none = [self.activation != "linear" and _activation(output) is linear for output in model.outputs]
-        return [self.loss(from_logits=logits, label_smoothing=label_smoothing) for logits in none]
+        logits = [self.activation != "linear" and _activation(output) is linear for output in model.outputs]
+        return [self.loss(from_logits=one, label_smoothing=label_smoothing) for one in logits]
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether one monitored figure is better than another."""
+        return one > other if self.mode == "max" else one < other
 
     def score(self, network: Any, batches: Any) -> float:
         """The figure that is monitored, of a network on batches of images and labels."""
@@ -127,7 +131,9 @@ def _shares(labels: Any, classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == classes > 1:
         return labels.astype("float32")
-    return np.eye(classes, dtype="float32")[labels.reshape(-1).astype("int64")]
+    shares = np.zeros((len(labels), classes), "float32")
+    shares[np.arange(len(labels)), labels.reshape(-1).astype("int64")] = 1
+    return shares
 
 
 def _class_weights(wanted: str | Mapping[int, float], given: Given, classes: int) -> dict[int, float]:
