@@ -67,7 +67,8 @@ def test_an_auxiliary_classifier_learns_the_same_labels(two_outputs, form):
     batch = IMAGES[:16], LABELS[:16]
     data = {"pair": batch, "batches": [batch], "a label for each output": [(IMAGES[:16], (LABELS[:16],) * 2)]}[form]
     found = kc.lr_find(two_outputs, data, steps=3, low=1e-6, high=1e-6, batch_size=16)
-    logs = two_outputs.evaluate(IMAGES[:16], (LABELS[:16],) * 2, verbose=0, return_dict=True)
+    targets = keras.utils.to_categorical(LABELS[:16], 2)
+    logs = two_outputs.evaluate(IMAGES[:16], (targets, targets), verbose=0, return_dict=True)
     assert found.losses[0] == pytest.approx(logs["loss"], rel=1e-3)
 
 
