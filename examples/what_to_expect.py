@@ -5,7 +5,7 @@
 Photos lie in one folder a class; "digits" are scikit-learn's handwritten ones. Transfer learning promises a higher
 start, a higher slope and a higher asymptote; the pictures show which of them hold for your data, and the table says how
 sure that is. With 20 images of each of four digits, the pretrained network is more than 20 points better. The same
-command goes on after a crash. `keras-cnn finetune --study` is the same.
+command goes on after a crash. `keras-cnn fine-tune --study` is the same.
 """
 
 import argparse

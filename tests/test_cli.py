@@ -142,7 +142,7 @@ def test_evaluate_looks_at_no_image_of_another_split(run, net, tmp_path):
 
 
 def test_finetune_of_no_epochs_is_told(run, net, pets, tmp_path):
-    for epochs, sentence in ((0, "no epoch to learn in"), (-2, "epochs=-2: give 0 or more")):
+    for epochs, sentence in ((0, "no epoch to learn in"), (-2, "'--epochs'")):
         options = ["--out", tmp_path / "out", "--epochs", epochs, "--head-epochs", 0]
         code, _, err = run("finetune", pets, "--model", net, *options)
         assert (code, sentence in err, (tmp_path / "out").exists()) == (2, True, False)
@@ -285,8 +285,8 @@ def test_a_configuration_that_cannot_be_is_one_sentence(run, net, tmp_path, part
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_what_was_good(run, net, pets, tmp_path):
-    options = ["--batch-size", 4, "--head-rate", "1e-2", "--epochs", 1, "--head-epochs", 1]
-    code, _, err = run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options, "--rate", "1e38")
+    options = ["--batch-size", 4, "--head-learning-rate", "1e-2", "--epochs", 1, "--head-epochs", 1]
+    code, _, err = run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options, "--learning-rate", "1e38")
     assert code == 2
     assert "the loss is no longer a number" in err and f"last good weights are in {tmp_path / 'out'}" in err
     assert kc.build(tmp_path / "out").output_shape == (None, 2)
@@ -329,7 +329,10 @@ def turned() -> Image.Exif:
         (["train", "x", "--model", "y", "--out", "z", "--epochs", "0"], "--epochs"),
         (["finetune", "x", "--model", "y", "--out", "z", "--batch-size", "0"], "--batch-size"),
         (["evaluate", "x", "--model", "y", "--size", "-5"], "--size"),
-        (["finetune", "x", "--model", "y", "--out", "z", "--study", "--rate", "1"], "leave out --rate"),
+        (["fine-tune", "x", "--model", "y", "--out", "z", "--study", "--ema", "0.5"], "leave out --ema"),
+        (["fine-tune", "x", "--model", "y", "--out", "z", "--head-rate", "1"], "--head-learning-rate"),
+        (["finetune", "x", "--model", "y", "--out", "z", "--cycle", "cosine"], "--warmup"),
+        (["train", "x", "--model", "y", "--out", "z", "--smoothing", "0"], "--label-smoothing"),
     ],
 )
 def test_bad_usage_is_exit_code_2(run, arguments, word):
@@ -412,7 +415,7 @@ def test_defaults_of_the_command_are_those_of_the_function():
 
     command, function = (inspect.signature(f).parameters for f in (command_, fine_tune))
     shared = command.keys() & function.keys() - {"out"}
-    assert len(shared) > 15
+    assert len(shared) > 17
     assert {name: command[name].default for name in shared} == {name: function[name].default for name in shared}
 
 

@@ -41,9 +41,9 @@ def told(arguments: list[str]) -> str:
         ("x -m net --weights https://nas/ann/w.h5?token=abc -o run", "x --model net --out run --weights w.h5"),
         ("tfds:flowers/a:1.0 -m hf://me/n@try/this -o run", "tfds:flowers/a:1.0 --model hf://me/n@try/this --out run"),
         ("hf://datasets/me/a@v -m hf://ann:secret@nas/net -o run", "hf://datasets/me/a@v --model net --out run"),
-        ("digits -m r.t_in2 -o run --rate 1e-3", "digits --model r.t_in2 --out run --rate 0.001"),
+        ("digits -m r.t_in2 -o run --learning-rate 1e-3", "digits --model r.t_in2 --out run --learning-rate 0.001"),
         ("/srv/ann/models--me--net@v1 -m net -o run", "models--me--net@v1 --model net --out run"),
-        ("x -m net -o run --no-probe --study", "x --model net --out run --no-probe --study"),
+        ("x -m net -o run --no-probe --study", "x --model net --out run --study --no-probe"),
         (r"x -m net -o run --above 'stage\d'", r"x --model net --out run --above 'stage\d'"),
         ('"/home/ann/it\'s \\"here\\"" -m net -o run', "'it'\"'\"'s \"here\"' --model net --out run"),
         ("-m net --out=-run -- -x", "--model net --out=-run -- -x"),
@@ -105,7 +105,7 @@ def test_no_folder_is_told_and_the_command_means_the_same(data, model, out, form
         "equals": lambda option, value: [f"{option}={value}"],
         "apart": lambda option, value: [option, value],
     }["apart" if form == "apart" and not (model + out).startswith("-") else "equals" if form == "equals" else "joined"]
-    line = [*given_("--model", model), *given_("--out", out), "--rate", repr(rate), "--no-probe", "--", data]
+    line = [*given_("--model", model), *given_("--out", out), "--learning-rate", repr(rate), "--no-probe", "--", data]
     first = parsed(line)
     text = commands.command(first)
     assert "ANN" not in text

@@ -40,13 +40,13 @@ def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tm
     ran = []
     tune = study.fine_tune
     monkeypatch.setattr(study, "fine_tune", lambda *args, **kwargs: ran.append(kwargs) or tune(*args, **kwargs))
-    monkeypatch.setattr(study.training, "train", None)  # nothing is to be trained from scratch again
+    monkeypatch.setattr(study.scratch, "train", None)  # nothing is to be trained from scratch again
     more = kc.study(build, data, out, sizes=[2, 0], seeds=[0, 1], **{**told, "methods": ["linear probe", "default"]})
     assert more[: len(rows)] == rows and len(ran) == 2
     assert {row.images for row in more[len(rows) :]} == {12}
     with (out / "study.csv").open() as file:
         lines = list(csv.DictReader(file))
-    assert [float(line["accuracy"]) for line in lines] == [row.accuracy for row in more]
+    assert [float(line["score"]) for line in lines] == [row.score for row in more]
     with pytest.raises(BadSpec, match="a study with other epochs"):
         kc.study(build, data, out, **{**told, "epochs": 3})
     with pytest.raises(BadSpec, match="no method 'luck'"):

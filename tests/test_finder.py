@@ -10,7 +10,7 @@ import pytest
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadData, BadSpec
-from keras_cnn.training import recipe
+from keras_cnn.training import loop, optimizers
 from keras_cnn.training.lr_range import Finding
 
 RNG = np.random.default_rng(0)
@@ -57,17 +57,18 @@ def test_data_is_gone_through_as_it_is_trained_on(tmp_path, augment):
     net = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
     folder = images.folder(tmp_path / "pets", {"a": 6, "b": 6}, size=(16, 16))
     data = kc.load_data(folder, net, augment=augment, batch_size=4)
-    recipe.compile_(net, recipe.adamw(1e-3))
+    loop.compile_(net, optimizers.adamw(1e-3))
     assert len(kc.lr_find(net, data, steps=5, high=1e-3).losses) == 5
 
 
 @pytest.mark.parametrize("form", ["pair", "batches", "a label for each output"])
 def test_an_auxiliary_classifier_learns_the_same_labels(two_outputs, form):
-    recipe.compile_(two_outputs, recipe.adamw(1e-3))
+    loop.compile_(two_outputs, optimizers.adamw(1e-3))
     batch = IMAGES[:16], LABELS[:16]
     data = {"pair": batch, "batches": [batch], "a label for each output": [(IMAGES[:16], (LABELS[:16],) * 2)]}[form]
     found = kc.lr_find(two_outputs, data, steps=3, low=1e-6, high=1e-6, batch_size=16)
-    logs = two_outputs.evaluate(IMAGES[:16], (LABELS[:16],) * 2, verbose=0, return_dict=True)
+    targets = keras.utils.to_categorical(LABELS[:16], 2)
+    logs = two_outputs.evaluate(IMAGES[:16], (targets, targets), verbose=0, return_dict=True)
     assert found.losses[0] == pytest.approx(logs["loss"], rel=1e-3)
 
 
@@ -89,7 +90,7 @@ def test_a_model_that_is_not_compiled_and_empty_data_are_told():
 
 
 def test_a_schedule_is_replaced_in_the_copy_only(model):
-    from keras_cnn.training.recipe import OneCycle
+    from keras_cnn.training.schedules import OneCycle
 
     before = arrays.arrays(model)
     model.compile(keras.optimizers.SGD(OneCycle(0.1, 10)), "sparse_categorical_crossentropy")
@@ -110,7 +111,7 @@ def test_half_precision_hides_no_optimiser(precision):
 
 def test_rates_by_stage_keep_their_proportions(model):
     from keras_cnn.training.lr_range import _copy
-    from keras_cnn.training.recipe import OneCycle
+    from keras_cnn.training.schedules import OneCycle
 
     adams = {"stage2_.*": keras.optimizers.SGD(OneCycle(0.2, 10)), "stage3_.*": keras.optimizers.SGD(0.1)}
     optimizer = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.4), adams))

@@ -19,8 +19,11 @@ from hypothesis import strategies as st
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
-from keras_cnn.training import evaluation, recipe
-from keras_cnn.training.phases import SCHEDULES, Phase, StageOptimizers, plan
+from keras_cnn.training import evaluation
+from keras_cnn.training.optimizers import StageOptimizers
+from keras_cnn.training.options import SCHEDULES, FineTuneOptions
+from keras_cnn.training.phases import Phase, plan
+from keras_cnn.training.schedules import OneCycle
 from keras_cnn.transfer import probing
 
 NAMES = ["stem", "stage1", "stage2", "stage3", "head"]
@@ -63,8 +66,9 @@ def moved(before, model) -> set[str]:
     above=st.sampled_from([None, *NAMES[:-1]]),
 )
 def test_every_schedule_spends_its_epochs_and_only_ever_adds_stages(schedule, head_epochs, epochs, rate, decay, above):
-    told = {"head_epochs": head_epochs, "epochs": epochs, "head_rate": 0.3, "rate": rate, "decay": decay}
-    phases = plan(schedule, NAMES, **told, above=above)
+    told = {"head_epochs": head_epochs, "epochs": epochs, "head_learning_rate": 0.3}
+    told |= {"schedule": schedule, "learning_rate": rate, "layer_decay": decay, "above": above}
+    phases = plan(NAMES, FineTuneOptions(**told))
     learning = NAMES[NAMES.index(above) + 1 : -1] if above else NAMES[:-1]
     with_head = head_epochs if schedule != "all" else 0
     assert sum(phase.epochs for phase in phases) == with_head + (epochs if schedule != "head" else 0)
@@ -84,8 +88,8 @@ def test_every_schedule_spends_its_epochs_and_only_ever_adds_stages(schedule, he
 
 
 def test_gradual_unfreezing_goes_down_a_stage_an_epoch():
-    told = {"head_epochs": 2, "epochs": 6, "head_rate": 1.0, "rate": 1.0, "decay": 0.5}
-    assert [(phase.name, phase.epochs) for phase in plan("gradual", NAMES, **told)] == [
+    told = {"head_epochs": 2, "epochs": 6, "schedule": "gradual"}
+    assert [(phase.name, phase.epochs) for phase in plan(NAMES, FineTuneOptions(**told))] == [
         *[("head", 2), ("stage3", 1), ("stage2", 1), ("stage1", 1), ("all", 3)]
     ]
 
@@ -94,11 +98,12 @@ def test_gradual_unfreezing_goes_down_a_stage_an_epoch():
     "told,names",
     [
         ({"schedule": "slow"}, ["gradual", "two-phase", "all", "head"]),
-        ({"cycle": "round"}, ["one-cycle", "cosine"]),
+        ({"warmup": 2}, ["warmup=2: give 0 or more, at most 1."]),
         ({"above": "stage9"}, NAMES[:-1]),
         ({"bn": "off"}, ["frozen", "train", "recalibrate"]),
         ({"class_weight": "fair"}, ["balanced"]),
         ({"ema": 1.5}, ["ema=1.5: give 0 or more, at most 0.9999"]),
+        ({"epochs": "many"}, ["epochs='many': give a whole number."]),
         ({"views": -1}, ["views=-1: give 0 or more."]),
         ({"head_epochs": 0, "epochs": 0}, ["no epoch to learn in"]),
     ],
@@ -174,7 +179,7 @@ def test_moments_survive_a_change_of_freezing(net):
 
 
 def test_a_cycle_may_begin_late():
-    first, late = recipe.OneCycle(0.4, 50), recipe.OneCycle(0.4, 50, start=70)
+    first, late = OneCycle(0.4, 50), OneCycle(0.4, 50, start=70)
     assert [float(first(step)) for step in range(50)] == [float(late(step + 70)) for step in range(50)]
 
 
@@ -185,7 +190,8 @@ def test_a_model_that_was_fine_tuned_is_saved_and_loaded_with_its_optimisers(net
     np.testing.assert_array_equal(again.predict(pair()[0], verbose=0), net.predict(pair()[0], verbose=0))
     states = [[np.array(v) for v in model.optimizer.variables if v.path.endswith("momentum")] for model in (net, again)]
     assert len(states[0]) == len(net.trainable_variables) and all(map(np.array_equal, *states))
-    again.fit(*pair(), batch_size=16, verbose=0)
+    inputs, labels = pair()
+    again.fit(inputs, keras.utils.to_categorical(labels), batch_size=16, verbose=0)
 
 
 # --- features -------------------------------------------------------------------------------------------------------
@@ -229,7 +235,7 @@ def test_a_frozen_backbone_is_run_once(net, tmp_path, monkeypatch):
 
         return real(network, count(), store)
 
-    monkeypatch.setattr("keras_cnn.training.scratch.given.features", counting)
+    monkeypatch.setattr("keras_cnn.transfer.precomputed.features", counting)
     kc.fine_tune(net, pair(48), pair(20), head_epochs=6, epochs=0, **{**QUIET, "cache": tmp_path})
     assert counted == [48, 20]
     assert len(list(tmp_path.glob("*.sqlite"))) == 1
@@ -298,7 +304,7 @@ def test_the_network_never_ends_worse_than_its_probe(net, tmp_path):
     found = kc.probe(net, pair(64), pair(32, seed=1), cache=False)
     assert found.linear > 0.9 and found.knn > 0.9 and found.images == 64
     assert all((a == b).all() for a, b in zip(before, net.get_layer("head_logits").get_weights(), strict=True))
-    told = {"head_epochs": 1, "head_rate": 1e-9, "epochs": 0, "out": tmp_path / "out"}
+    told = {"head_epochs": 1, "head_learning_rate": 1e-9, "epochs": 0, "out": tmp_path / "out"}
     history = kc.fine_tune(net, pair(64), pair(32, seed=1), **told, **QUIET)
     assert max(history.history["val_accuracy"]) < found.linear
     assert (history.baselines.linear, history.baselines.knn) == (found.linear, found.knn)
@@ -313,7 +319,7 @@ def test_a_network_with_an_auxiliary_classifier_is_probed_by_its_head(two_output
     found, expected = (kc.probe(net, pair(64), pair(32, seed=1), cache=False) for net in (two_outputs, plain))
     assert (found.linear, found.knn) == (expected.linear, expected.knn) and found.linear > 0.9
     assert moved(before, two_outputs) == set()
-    told = {"schedule": "head", "head_epochs": 1, "head_rate": 1e-9, "bn": "frozen"}
+    told = {"schedule": "head", "head_epochs": 1, "head_learning_rate": 1e-9, "bn": "frozen"}
     history = kc.fine_tune(two_outputs, pair(64), pair(32, seed=1), **told, **QUIET)
     assert history.baselines.linear == found.linear
     accuracy = evaluation.evaluate(two_outputs, [pair(32, seed=1)]).metrics["accuracy"]
@@ -326,7 +332,7 @@ def test_a_network_that_was_better_before_is_kept(weights):
     before = arrays.arrays(model)
     right = (model.predict(held_out[0], verbose=0).argmax(1) == held_out[1]).mean()
     wrong = pair(64)[0], 1 - pair(64)[1]
-    told = {"schedule": "all", "epochs": 1, "rate": 3e-2, "class_weight": {0: 1.0, 1: 0.0}}
+    told = {"schedule": "all", "epochs": 1, "learning_rate": 3e-2, "class_weight": {0: 1.0, 1: 0.0}}
     history = kc.fine_tune(model, wrong, held_out, **told, **QUIET).history
     assert history["val_accuracy"][0] < right and moved(before, model) == set()
 
@@ -340,8 +346,8 @@ def test_l2sp_pulls_to_the_pretrained_weights_and_leaves_no_trace(weights):
         keras.utils.set_random_seed(0)
         model = kc.build(weights, classes=["dark", "light"])
         before = arrays.arrays(model)
-        told = {"schedule": "all", "epochs": 4, "l2sp": strength, "weight_decay": 0.0, "probe": False, "rate": 1e-2}
-        kc.fine_tune(model, pair(64), **told, **QUIET)
+        told = {"schedule": "all", "epochs": 4, "l2sp": strength, "weight_decay": 0.0, "probe": False}
+        kc.fine_tune(model, pair(64), learning_rate=1e-2, **told, **QUIET)
         kernels = [key for key in before if key.endswith("/kernel") and not key.startswith("head")]
         after = arrays.arrays(model)
         distances[strength] = sum(float(((after[key] - before[key]) ** 2).sum()) for key in kernels)
@@ -363,7 +369,7 @@ def test_mean_weights_are_what_is_validated_and_kept(weights, tmp_path):
 
 def test_patience_ends_a_phase(net):
     """The first epoch is a new best; two without one follow."""
-    told = {"schedule": "head", "head_epochs": 20, "patience": 2, "head_rate": 1e-12}
+    told = {"schedule": "head", "head_epochs": 20, "patience": 2, "head_learning_rate": 1e-12}
     assert len(kc.fine_tune(net, pair(), pair(), **told, **QUIET).epoch) == 3
 
 
@@ -390,7 +396,7 @@ def test_a_network_that_gives_logits_learns_too(weights):
 
 def test_rare_classes_weigh_as_much_as_common_ones():
     from keras_cnn.data.training_set import training_set
-    from keras_cnn.training.options import class_weights
+    from keras_cnn.training.tasks import class_weights
 
     net = kc.build("resnet20", classes=4)
     labels = np.array([0] * 6 + [1] * 2 + [3] * 4)
@@ -430,7 +436,7 @@ def test_frozen_stages_keep_their_statistics_when_others_are_recalibrated(net, t
 
 def test_frozen_batch_norm_is_bit_equal_after_all_phases(net):
     before = arrays.arrays(net)
-    kc.fine_tune(net, pair(), pair(), schedule="gradual", head_epochs=1, epochs=4, rate=1e-2, **QUIET)
+    kc.fine_tune(net, pair(), pair(), schedule="gradual", head_epochs=1, epochs=4, learning_rate=1e-2, **QUIET)
     assert not {key for key in moved(before, net) if "_norm" in key}
     assert {key.partition("_")[0] for key in moved(before, net)} == set(NAMES)
 
@@ -505,7 +511,7 @@ def test_images_that_vanish_during_training_are_named(weights, tmp_path):
 def test_a_loss_that_is_no_number_leaves_the_state_of_the_last_good_epoch(weights, tmp_path):
     out = tmp_path / "out"
     model = kc.build(weights, classes=["dark", "light"])
-    told = {"schedule": "two-phase", "head_epochs": 1, "epochs": 2, "rate": 1e30, "out": out}
+    told = {"schedule": "two-phase", "head_epochs": 1, "epochs": 2, "learning_rate": 1e30, "out": out}
     with pytest.raises(NotFinite, match="last good weights are in"):
         kc.fine_tune(model, pair(), pair(), **told, **QUIET)
     assert all(np.isfinite(value).all() for value in arrays.arrays(kc.build(out)).values())
@@ -513,7 +519,7 @@ def test_a_loss_that_is_no_number_leaves_the_state_of_the_last_good_epoch(weight
 
 def test_weights_that_are_no_numbers_after_the_last_batch_are_not_a_result(net):
     with pytest.raises(NotFinite, match="the weights are no longer numbers: lower the learning rate"):
-        kc.fine_tune(net, pair(16), schedule="head", head_epochs=1, head_rate=1e39, probe=False, **QUIET)
+        kc.fine_tune(net, pair(16), schedule="head", head_epochs=1, head_learning_rate=1e39, probe=False, **QUIET)
 
 
 # --- resuming -------------------------------------------------------------------------------------------------------
@@ -582,8 +588,10 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=crash)],
             **told,
         )
-    with pytest.raises(BadSpec, match=r"rate was 0.0005 and is 0.1.*overwrite=True"):
-        kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, rate=0.1, **told)
+    with pytest.raises(BadSpec, match=r"learning_rate was 0.0005 and is 0.1.*overwrite=True"):
+        kc.fine_tune(
+            kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, learning_rate=0.1, **told
+        )
     for other in ({"batch_size": 8}, {"class_weight": {0: 2.0}}):
         with pytest.raises(BadSpec, match=rf"{next(iter(other))} was .* and is"):
             kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, **{**told, **other})

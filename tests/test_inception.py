@@ -19,7 +19,9 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("aux")
     model = kc.build("inception_v3", classes=3, aux=True)
     images, labels = np.random.default_rng(0).integers(0, 256, (2, 299, 299, 3), dtype="uint8"), np.array([0, 2])
-    history = kc.train(model, (images, labels), (images, labels), epochs=1, batch_size=2, rate=1e-3, out=out, verbose=0)
+    history = kc.train(
+        model, (images, labels), (images, labels), epochs=1, batch_size=2, learning_rate=1e-3, out=out, verbose=0
+    )
     return out, history.history, model
 
 

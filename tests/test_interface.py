@@ -41,11 +41,14 @@ def test_no_public_name_swallows_a_keyword(name):
 @pytest.mark.parametrize(
     "call, word, mend",
     [
-        ("fine_tune", "learning_rate", "write rate="),
+        ("fine_tune", "rate", "write learning_rate="),
+        ("fine_tune", "cycle", "write warmup="),
+        ("fine_tune", "lr", "head_learning_rate="),
         ("fine_tune", "freez", "write above="),
         ("fine_tune", "loss", "cross-entropy"),
         ("fine_tune", "epoch", "did you mean 'epochs'?"),
-        ("train", "learning_rate", "write rate="),
+        ("train", "rate", "write learning_rate="),
+        ("train", "smoothing", "write label_smoothing="),
         ("train", "optimiser", "Nesterov SGD"),
         ("build", "include_top", "classes=0"),
         ("build", "pooling", "kc.Head(classes=0, pooling='max')"),
@@ -90,7 +93,7 @@ def test_signatures_stay_for_people_and_editors():
 def test_nothing_is_written_by_a_call_with_an_unknown_keyword(tmp_path):
     for call in (kc.fine_tune, kc.train):
         with pytest.raises(UnknownOption):
-            call(net(), data(), out=tmp_path / "run", learning_rate=1e-3)
+            call(net(), data(), out=tmp_path / "run", rate=1e-3)
     assert not (tmp_path / "run").exists()
 
 

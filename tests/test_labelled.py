@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_cnn as kc
 from keras_cnn.errors import BadData, BadSpec, PixelWarning
-from keras_cnn.training import recipe
+from keras_cnn.training import loop, optimizers
 
 LABELS = np.arange(16) % 2
 IMAGES = np.random.default_rng(0).integers(0, 60, (16, 16, 16, 3)).astype("uint8")
@@ -90,7 +90,7 @@ def test_labels_that_cannot_be_learnt(net, call, form, kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["several classes for an image", "from 1", "floats", "texts"])
 def test_lr_find_tells_of_labels_too(net, kind):
-    recipe.compile_(net, recipe.adamw(1e-3))
+    loop.compile_(net, optimizers.adamw(1e-3))
     for form in ("arrays", "data set"):
         with pytest.raises(BadData, match=BAD_LABELS[kind][1]):
             kc.lr_find(net, given(form, IMAGES, BAD_LABELS[kind][0]), steps=3)

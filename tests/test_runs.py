@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,11 @@ from keras_cnn import cli, files
 from keras_cnn.checkpoints import arrays, directory
 from keras_cnn.data import seen
 from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, KerasCnnError, RunExists, RunInUse, RunWarning
-from keras_cnn.training import recipe, state
+from keras_cnn.training import state
+from keras_cnn.training.callbacks import Best
 
 QUIET = {"verbose": 0, "batch_size": 16}
-RUN = {"epochs": 2, "rate": 0.02, **QUIET}
+RUN = {"epochs": 2, "learning_rate": 0.02, **QUIET}
 ATTACK = Path(__file__).parent / "attacks" / "kill_runs.py"
 
 
@@ -62,15 +64,15 @@ class Crash(RuntimeError):
 
 
 def crash_in(monkeypatch, epoch: int) -> None:
-    end = recipe.Best.on_epoch_end
+    end = Best.on_epoch_end
 
     def crash(self, number, logs=None):
         if number == epoch:
-            monkeypatch.setattr(recipe.Best, "on_epoch_end", end)
+            monkeypatch.setattr(Best, "on_epoch_end", end)
             raise Crash
         end(self, number, logs)
 
-    monkeypatch.setattr(recipe.Best, "on_epoch_end", crash)
+    monkeypatch.setattr(Best, "on_epoch_end", crash)
     monkeypatch.setattr(state, "EVERY", 0.0)
 
 
@@ -180,7 +182,7 @@ def test_a_run_that_is_complete_is_not_run_again(whole):
 
 def test_a_run_goes_on_only_as_it_began(whole):
     out, before = whole[0], contents(whole[0])
-    for other in ({"rate": 0.1}, {"epochs": 3}, {"batch_size": 8}, {"seed": 1}):
+    for other in ({"learning_rate": 0.1}, {"epochs": 3}, {"batch_size": 8}, {"seed": 1}):
         with pytest.raises(BadSpec, match=rf"{next(iter(other))} was .* and is .*overwrite=True"):
             kc.train(make(dropout=0.3), pair(), pair(16, 1), out=out, resume=True, **{**RUN, **other})
     with pytest.raises(BadSpec, match="network was"):
@@ -336,3 +338,19 @@ def test_killed_processes_lose_nothing(verb, count):
 
 def test_the_errors_are_ours():
     assert all(issubclass(error, KerasCnnError) for error in (RunExists, RunInUse, CannotWrite))
+
+
+# --- earlier releases -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_of_an_earlier_release_does_not_go_on_but_its_weights_load(tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(Path(__file__).parent / "fixtures" / "format1" / "run", out)
+    before = contents(out)
+    model = kc.build(out)
+    with pytest.raises(RunExists, match=r"written by another version .*overwrite=True \(--overwrite\) begins anew"):
+        kc.fine_tune(model, pair(), pair(), out=out, resume=True, **QUIET)
+    assert {name: data for name, data in contents(out).items() if name != files.LOCK} == before
+    assert np.isfinite(model.predict(pair(2)[0], verbose=0)).all()
+    kc.fine_tune(model, pair(), pair(), schedule="head", head_epochs=1, out=out, overwrite=True, **QUIET)
+    assert (out / "run.json").exists() and not (out / "progress.safetensors").exists()

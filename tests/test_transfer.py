@@ -6,15 +6,16 @@ import keras
 import numpy as np
 import pytest
 import seeded
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec, NotFinite
 from keras_cnn.models.heads import Head
-from keras_cnn.training import recipe, state
+from keras_cnn.training import state
+from keras_cnn.training.callbacks import Best
+from keras_cnn.training.optimizers import adamw, sgd
+from keras_cnn.training.schedules import OneCycle
 
 COLOURS = ["dark", "light"]
 STAGES = ["stem", "stage1", "stage2", "stage3", "head"]
@@ -165,33 +166,21 @@ def test_features_are_the_maps_of_the_stages():
 
 @pytest.mark.parametrize("steps", [2, 5, 100, 1001])
 def test_one_cycle_rises_to_its_peak_and_falls_to_nothing(steps):
-    rates = np.array([float(recipe.OneCycle(0.4, steps)(step)) for step in range(steps)])
+    rates = np.array([float(OneCycle(0.4, steps)(step)) for step in range(steps)])
     assert (rates > 0).all() and rates.max() == pytest.approx(0.4)
     top = rates.argmax()
     assert (np.diff(rates[: top + 1]) > 0).all() and (np.diff(rates[top + 1 :]) < 0).all()
     if steps >= 100:
         assert top == pytest.approx(0.2 * steps, abs=2) and rates[-1] < 0.4 * 1e-3 and rates[0] < 0.4 / 10
-    assert float(recipe.OneCycle(0.4, steps)(steps)) == pytest.approx(0, abs=1e-6)
+    assert float(OneCycle(0.4, steps)(steps)) == pytest.approx(0, abs=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 999), classes=st.integers(2, 9), count=st.integers(1, 7), smoothing=st.floats(0, 0.5))
-def test_smoothed_crossentropy_is_that_of_keras_on_one_hot_labels(seed, classes, count, smoothing):
-    rng = np.random.default_rng(seed)
-    labels, probabilities = rng.integers(0, classes, count), rng.dirichlet(np.ones(classes), count).astype("float32")
-    expected = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)(np.eye(classes)[labels], probabilities)
-    for shape in ((count,), (count, 1)):
-        found = recipe.SmoothedCrossentropy(smoothing)(labels.reshape(shape), probabilities)
-        assert float(found) == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
-
-
-@pytest.mark.parametrize("part", [recipe.OneCycle(0.3, 50, 0.1), recipe.SmoothedCrossentropy(0.2)])
-def test_recipe_parts_serialise(part):
-    serialize = keras.saving.serialize_keras_object
+def test_a_schedule_serialises():
+    serialize, part = keras.saving.serialize_keras_object, OneCycle(0.3, 50, 0.1)
     assert serialize(keras.saving.deserialize_keras_object(serialize(part))) == serialize(part)
 
 
-@pytest.mark.parametrize("make_optimizer", [recipe.sgd, recipe.adamw])
+@pytest.mark.parametrize("make_optimizer", [sgd, adamw])
 def test_vectors_do_not_decay(make_optimizer):
     model = make()
     optimizer = make_optimizer(0.1)
@@ -207,7 +196,7 @@ def test_fine_tune_learns_and_leaves_a_weights_directory(pretrained, tmp_path):
     out, train, val = tmp_path / "out", data(64), data(32)
     model = kc.build(pretrained, classes=COLOURS)
     history = kc.fine_tune(
-        model, train, val, head_epochs=2, epochs=2, out=out, rate=1e-3, provenance={"data": "greys"}, **QUIET
+        model, train, val, head_epochs=2, epochs=2, out=out, learning_rate=1e-3, provenance={"data": "greys"}, **QUIET
     ).history
     assert history["phase"] == ["head", "head", "all", "all"]
     assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= history.keys()
@@ -252,7 +241,15 @@ def test_the_best_epoch_is_restored_and_written(pretrained, tmp_path):
     )
     callbacks = [remember, Spoil(2, by=-100.0)]
     kc.fine_tune(
-        model, data(64), data(), head_epochs=3, epochs=0, head_rate=5e-2, out=tmp_path, callbacks=callbacks, **QUIET
+        model,
+        data(64),
+        data(),
+        head_epochs=3,
+        epochs=0,
+        head_learning_rate=5e-2,
+        out=tmp_path,
+        callbacks=callbacks,
+        **QUIET,
     )
     best = max(accuracy for accuracy, _ in kept)
     assert kept[2][0] < best
@@ -317,7 +314,7 @@ class Crash(RuntimeError):
 def crashing(monkeypatch, after: int, judge=lambda epoch, logs: logs):
     """Training crashes once, at the end of an epoch; its state is written at every one. Returns the epochs seen."""
     seen: list[int] = []
-    end = recipe.Best.on_epoch_end
+    end = Best.on_epoch_end
 
     def crash(self, epoch, logs=None):
         end(self, epoch, judge(epoch, logs or {}))
@@ -325,13 +322,13 @@ def crashing(monkeypatch, after: int, judge=lambda epoch, logs: logs):
         if seen == list(range(after + 1)):
             raise Crash
 
-    monkeypatch.setattr(recipe.Best, "on_epoch_end", crash)
+    monkeypatch.setattr(Best, "on_epoch_end", crash)
     monkeypatch.setattr(state, "EVERY", 0.0)
     return seen
 
 
 def test_training_that_goes_on_keeps_its_best_epoch(tmp_path, monkeypatch):
-    run = {"epochs": 4, "rate": 0.02, "out": tmp_path / "out", **QUIET}
+    run = {"epochs": 4, "learning_rate": 0.02, "out": tmp_path / "out", **QUIET}
     crashing(monkeypatch, 2, lambda epoch, logs: {**logs, "val_accuracy": 0.9 if epoch == 0 else 0.5})
     with pytest.raises(Crash):
         kc.train(make(), data(64), data(), **run)
@@ -343,7 +340,7 @@ def test_training_that_goes_on_keeps_its_best_epoch(tmp_path, monkeypatch):
 
 
 def test_training_goes_on_after_a_crash(tmp_path, monkeypatch):
-    run = {"epochs": 4, "rate": 0.02, "out": tmp_path / "out", **QUIET}
+    run = {"epochs": 4, "learning_rate": 0.02, "out": tmp_path / "out", **QUIET}
     seen = crashing(monkeypatch, 2)
     with pytest.raises(Crash):
         kc.train(make(), data(64), data(), **run)

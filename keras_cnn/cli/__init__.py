@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from keras_cnn.checkpoints.commands import PROGRAM
 from keras_cnn.cli import answers, console, hub, machine, networks, training
 from keras_cnn.cli.options import with_options_of_all
+from keras_cnn.models.hints import RENAMED
 
 VERBS = {
     "list": networks.list_,
@@ -35,9 +36,14 @@ ALIASES = {"finetune": "fine-tune", "lrfind": "lr-find"}  # of earlier releases
 
 class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C is told with what the command has noted on it."""
+        """Run a command; Ctrl-C is told with what it has noted, an option of earlier releases with its new name."""
         try:
             return super().invoke(ctx)
+        except Exception as error:
+            new = RENAMED.get(getattr(error, "option_name", "").lstrip("-").replace("-", "_"), "")
+            if new:
+                vars(error)["possibilities"] = ["--" + new.replace("_", "-")]
+            raise
         except KeyboardInterrupt as stop:
             console.note("; ".join(["stopped", *getattr(stop, "__notes__", ())]) + ".")
             raise typer.Exit(130) from None

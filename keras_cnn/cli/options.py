@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+# typer brings a click of its own
+from typer.main import get_current_context  # pyright: ignore[reportPrivateImportUsage]
+
 from keras_cnn.cli import console
+from keras_cnn.training.options import Options
 
 DATA = typer.Argument(
     help="A folder with one subfolder a class (or train/ val/ test/ above them), a .zip of one, tfds:NAME, or digits."
@@ -23,6 +29,7 @@ AUGMENT = typer.Option(help="Of training images: none, shift, light, crop, mediu
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out; each is named, and they are counted.")
 RESUME = typer.Option("--resume", help="Go on with a run that was killed.")
 OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that are in --out.")
+OPTIONS = typer.Option("--options", help="TOML file with values for the options below, by their names.")
 JSON = typer.Option("--json", help="Print JSON.")
 TIMEOUT = typer.Option(help="Seconds without progress before giving up; KERAS_CNN_TIMEOUT, else 60.")
 
@@ -35,16 +42,47 @@ OF_ALL = {
 def with_options_of_all(verb: Callable[..., None]) -> Callable[..., None]:
     """The same command, with --verbose and --quiet; their callbacks do all there is to do."""
 
-    @functools.wraps(verb)
     def command(*args: Any, **options: Any) -> None:
         verb(*args, **{name: value for name, value in options.items() if name not in OF_ALL})
 
-    signature = inspect.signature(verb, eval_str=True)
-    more = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
-        for name, option in OF_ALL.items()
-    ]
-    signature = signature.replace(parameters=[*signature.parameters.values(), *more])
-    command.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
-    vars(command)["__signature__"] = signature
+    return _like(verb, command, [_keyword(name, bool, False, option) for name, option in OF_ALL.items()])
+
+
+def with_fields(kind: type[Options], *without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command whose last parameter is `**chosen`: an option for each field of `kind`, but those without.
+
+    Only those that were typed reach the command, so that a file of options may tell the others.
+    """
+    kinds = get_type_hints(kind)
+    fields = [field for field in dataclasses.fields(kind) if field.name not in without]
+    more = [_keyword(field.name, kinds[field.name], field.default, _option(field)) for field in fields]
+
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        def command(*args: Any, **options: Any) -> None:
+            context = get_current_context()
+            typed = lambda name: str(context.get_parameter_source(name)).endswith("COMMANDLINE")  # noqa: E731
+            unsaid = {field.name for field in fields if not typed(field.name)}
+            verb(*args, **{name: value for name, value in options.items() if name not in unsaid})
+
+        return _like(verb, command, more)
+
+    return decorate
+
+
+def _option(field: dataclasses.Field[Any]) -> Any:
+    told, bounds = field.metadata["told"], {"min": field.metadata["least"], "max": field.metadata["most"]}
+    finite = {key: bound for key, bound in bounds.items() if math.isfinite(bound)}
+    return typer.Option(help=f"{told[0].upper()}{told[1:]}.", **finite)
+
+
+def _keyword(name: str, kind: Any, default: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
+
+
+def _like(verb: Any, command: Any, more: list[inspect.Parameter]) -> Callable[..., None]:
+    """A command with the name and the parameters of another, and more; its `**options` are no parameter."""
+    command = functools.wraps(verb)(command)
+    own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *more)}
+    vars(command)["__signature__"] = inspect.Signature([*own, *more])
     return command

@@ -16,6 +16,7 @@ from keras_cnn import files, terminal
 from keras_cnn.checkpoints import commands
 from keras_cnn.cli import console
 from keras_cnn.training import state
+from keras_cnn.training.options import FineTuneOptions
 
 STATES = (state.STATE, "study.csv")  # what a run, or a study, goes on from
 
@@ -55,22 +56,20 @@ def finetune(
     data: str,
     model: str,
     out: str,
+    options: FineTuneOptions,
     *,
     weights: str | None = None,
     size: int = 0,
     augment: str = "light",
     skip_bad: bool = False,
-    seed: int = 0,
-    batch_size: int = 32,
     before: bool = False,
     as_json: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    **options: Any,
 ) -> dict[str, Any]:
     """Fine-tune, and score the best epoch."""
     state.check(out, resume, overwrite)
-    net, loaded = pretrained(data, model, weights, size, augment, skip_bad, seed, batch_size)
+    net, loaded = pretrained(data, model, weights, size, augment, skip_bad, options.seed, options.batch_size)
     import keras_cnn as kc
     from keras_cnn.training import evaluation
 
@@ -82,10 +81,9 @@ def finetune(
             out=out,
             resume=resume,
             overwrite=overwrite,
-            seed=seed,
+            options=options,
             verbose=console.verbosity(as_json),
             provenance={"command": command(), "data": commands.last_name(data)},
-            **options,
         )
         found = history.baselines
         baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}

@@ -102,7 +102,7 @@ def expectations(rows: Sequence[Any], path: str | Path) -> Path:
             runs: dict[int, list[float]] = {}
             for row in rows:
                 if (row.images, row.method) == (images, method):
-                    runs.setdefault(row.seed, []).append(row.accuracy)
+                    runs.setdefault(row.seed, []).append(row.score)
             if not runs:
                 continue
             shortest = min(map(len, runs.values()))

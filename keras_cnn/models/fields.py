@@ -33,7 +33,7 @@ def known_options(public: Public) -> Public:
     def checked(*args: Any, **keywords: Any) -> Any:
         for option, value in keywords.items():
             if option not in options:
-                raise UnknownOption(f"{name} has no option {option!r}: {_instead(name, option, options)}")
+                raise UnknownOption(f"{name} has no option {option!r}: {instead(name, option, options)}")
             if isinstance(value, str) and (hint := VALUES.get((name, option, value))):
                 raise UnknownOption(f"{name}: {option}={value!r} is no value here: {hint}.")
         return given(*args, **keywords)
@@ -44,7 +44,7 @@ def known_options(public: Public) -> Public:
     return cast(Any, checked)
 
 
-def _instead(name: str, option: str, options: list[str]) -> str:
+def instead(name: str, option: str, options: list[str]) -> str:
     """What to write instead of an unknown option: what is known of the word, or of the nearest one; else all."""
     hints = HINTS.get(name, {})
     near = [option] if option in hints else difflib.get_close_matches(option.lower(), [*options, *hints], 1, 0.7)

@@ -8,11 +8,20 @@ _HEAD = "write classes=0 for pooled features, or head=kc.Head(...) for another h
 _CHANNELS = "write input_shape=(height, width, channels)"
 _FEATURES = "write kc.features(model, ['stage2', 'stage4']) once the network is built"
 _TAG = "name a tag, as in build('resnet50.a1_in1k'); kc.list_models(pretrained=True) has them all"
-_LOSS = "the loss is cross-entropy: smoothing= is its label smoothing; for another one, use model.compile and model.fit"
+_LOSS = "the loss is cross-entropy, label_smoothing= an option of it; for another one, use model.compile and model.fit"
 _METRICS = "accuracy is what counts; for others, use model.compile and model.evaluate"
 _DATA = "write kc.load_data(..., {}=) where the data is loaded"
 _BATCHES = "the steps of an epoch follow from the data: give a smaller data set"
 _NUMBERS = "name the layers by stage, by share or by regular expression, as kc.freeze does"
+
+# Options of `fine_tune` and `train` that had another name in earlier releases.
+RENAMED = {
+    "rate": "learning_rate",
+    "head_rate": "head_learning_rate",
+    "decay": "layer_decay",
+    "smoothing": "label_smoothing",
+    "cycle": "warmup",
+}
 
 # By function, and in the last place for all: words that are no options, and what stands for them.
 HINTS: dict[str, dict[str, str]] = {
@@ -48,20 +57,19 @@ HINTS: dict[str, dict[str, str]] = {
         "learning_rate": _COMPILE,
     },
     "fine_tune": {
-        "learning_rate": "write rate=, and head_rate= for the head alone",
-        "lr": "write rate=, and head_rate= for the head alone",
-        "base_lr": "write rate=, and head_rate= for the head alone",
-        "layer_decay": "write decay=",
-        "lr_decay": "write decay=",
+        **{old: f"write {new}=" for old, new in RENAMED.items()},
+        "cycle": "write warmup=, the share of a phase in which the rate rises: 0.2 for 'one-cycle', 0.05 for 'cosine'",
+        "lr": "write learning_rate=, and head_learning_rate= for the head alone",
+        "base_lr": "write learning_rate=, and head_learning_rate= for the head alone",
+        "lr_decay": "write layer_decay=",
         "freeze": "write above=, the last stage that stays frozen; or schedule='head' for the head alone",
         "freeze_epochs": "write head_epochs=",
         "loss": _LOSS,
         "metrics": _METRICS,
-        "label_smoothing": "write smoothing=",
-        "optimizer": "each stage has an AdamW: rate=, weight_decay= and ema= are its options",
+        "optimizer": "each stage has an AdamW: learning_rate=, weight_decay= and ema= are its options",
         "early_stopping": "write patience=",
-        "scheduler": "write schedule= for what learns when, cycle= for the course of the rate",
-        "warmup": "write cycle='one-cycle' or 'cosine': they rise for a fifth and a twentieth of a phase",
+        "scheduler": "write schedule= for what learns when, warmup= for the course of the rate",
+        "warmup_epochs": "write warmup=, a share of the steps of each phase",
         "augment": _DATA.format("augment"),
         "validation_split": _DATA.format("val_split"),
         "shuffle": "training images are in another order in each epoch, given by seed=",
@@ -71,12 +79,11 @@ HINTS: dict[str, dict[str, str]] = {
         "steps_per_epoch": _BATCHES,
     },
     "train": {
-        "learning_rate": "write rate=",
-        "lr": "write rate=",
+        **{old: f"write {RENAMED[old]}=" for old in ("rate", "smoothing")},
+        "lr": "write learning_rate=",
         "loss": _LOSS,
         "metrics": _METRICS,
-        "label_smoothing": "write smoothing=",
-        "optimizer": "it is Nesterov SGD: rate= and weight_decay= are its options",
+        "optimizer": "it is Nesterov SGD: learning_rate= and weight_decay= are its options",
         "freeze": "write kc.freeze(model, ...) before",
         "schedule": "that is of kc.fine_tune; train teaches all that is not frozen, in one cycle",
         "augment": _DATA.format("augment"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,48 +22,35 @@ from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.config import keep_window
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.naming import CLASSIFIERS, stage_of
-from keras_cnn.training import evaluation, recipe, state
-from keras_cnn.training.options import BATCHNORM, check, class_weights
-from keras_cnn.training.phases import WARMUPS, Phase, StageOptimizers, plan
+from keras_cnn.training import loop, state, tasks
+from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Record, Seek, StopOnNaN, into
+from keras_cnn.training.optimizers import StageOptimizers
+from keras_cnn.training.options import FineTuneOptions, takes
+from keras_cnn.training.phases import Phase, plan
 from keras_cnn.transfer import probing, split
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.freeze import freeze, frozen_stages, stages, unfreeze
 from keras_cnn.transfer.precomputed import Features
 
+BATCHNORM = {None: None, "frozen": "frozen", "train": "train", "recalibrate": "train"}  # what `unfreeze` is told
 
-class TuningHistory(keras.callbacks.History):
-    """A Keras History over several `fit` calls. baselines: what the features gave before any training, if measured."""
+
+class TuningHistory(LongHistory):
+    """A Keras History over all phases. baselines: what the features gave before any training, if measured."""
 
     baselines: probing.Baselines | None = None
 
 
 @known_options
+@takes(FineTuneOptions)
 def fine_tune(
     model: Any,
     train: Any,
     val: Any = None,
     *,
     validation_data: Any = None,
-    schedule: str = "two-phase",
-    head_epochs: int = 5,
-    epochs: int = 15,
-    head_rate: float = 1e-2,
-    rate: float = 5e-4,
-    decay: float = 1.0,
-    cycle: str = "one-cycle",
-    above: str | None = None,
-    bn: str | None = None,
-    probe: bool = True,
-    views: int = 0,
+    options: FineTuneOptions | Mapping[str, Any] | str | Path | None = None,
     cache: bool | str | Path = True,
-    weight_decay: float = 0.05,
-    l2sp: float = 0.0,
-    ema: float = 0.0,
-    patience: int | None = None,
-    class_weight: str | Mapping[int, float] | None = None,
-    smoothing: float = 0.1,
-    batch_size: int = 32,
-    seed: int = 0,
     out: str | Path | None = None,
     half: bool = False,
     resume: bool = False,
@@ -71,12 +58,13 @@ def fine_tune(
     callbacks: list[Any] | None = None,
     verbose: int | str = "auto",
     provenance: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> TuningHistory:
     """Teach a pretrained network new classes.
 
-    train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, integer
-    labels) with a length, each with such a `val`. Images and labels may also come as Keras has them:
-    fine_tune(model, images, labels, validation_data=(images, labels)). batch_size is for arrays.
+    train: `Data`, which brings its validation images; or a pair of arrays, or a data set of batches (images, labels)
+    with a length, each with such a `val`. Images and labels may also come as Keras has them:
+    fine_tune(model, images, labels, validation_data=(images, labels)).
 
     While the whole backbone is frozen it is run once: the head learns on its features of `Data` or arrays, of images as
     at prediction, however the data is augmented (see `views`). Lower stages that are frozen are run once too where the
@@ -87,21 +75,17 @@ def fine_tune(
         all (1801.06146, section 3.3). "all": all from the start. "head": the head alone.
         Only stages above `above` ever learn; by default those above the stages that are frozen when the call begins.
         A backbone that is frozen as a whole, as for a new head, does not count: there the schedule decides.
-    head_epochs, head_rate: epochs and peak rate of the head alone. epochs, rate: of what follows; each stage learns
-        `decay` times as fast as the one above it, by an AdamW of its own; 0.7 where few images are like those that the
-        features were learnt from. The gradient's norm, over all stages, is held to 1. cycle: "one-cycle" rises for a
-        fifth of a phase, "cosine" for a twentieth.
+    learning_rate: once the backbone learns, each stage does by an AdamW of its own, `layer_decay` times as fast as the
+        one above it; 0.7 where few images are like those that the features were learnt from. The gradient's norm, over
+        all stages, is held to 1.
     bn: of batch norm in stages that learn: "frozen" (gamma, beta and statistics stay: the default where weights are
         pretrained), "train", or "recalibrate": train, then take the statistics of all training images.
     probe: measure logistic regression and nearest neighbours on the features first; the network never ends worse than
         with the first of them as its head (where that is one dense layer), or than it was.
-    views: while the backbone is frozen, how many augmented views of each image of `Data` the head sees, in turn; 0 is
-        the image itself. cache: keep features on disk, in `transfer.cache.folder()` or a folder that is named.
-    weight_decay: of AdamW, decoupled; biases and norms are spared. smoothing: of labels. seed: of the order of arrays.
-    l2sp: strength of the pull towards the pretrained weights (1802.01483, eq. 2), there in place of weight decay.
-    ema: momentum of a running mean of the weights, which is then what is validated and kept; 0 for none.
-    patience: epochs without a better validation accuracy after which a phase ends.
-    class_weight: weights of the loss by class, or "balanced": inversely to the number of images.
+    l2sp: strength of 1802.01483, eq. 2. ema: mean weights are also what is validated.
+    options: these and the others below, as a TOML file, a mapping or `FineTuneOptions`; what is given beside it
+        wins. batch_size and seed are for arrays: Data has its own.
+    cache: keep features on disk, in `transfer.cache.folder()` or a folder that is named.
     out: gets the best epoch as weights directory, at once when it is reached, `log.csv`, the hashes of the training
         images where they are `Data` or arrays (`seen.txt`); and, while the run lasts, its state. It is held for the
         whole run: RunInUse for another one. RunExists where a run or weights are there already, unless
@@ -110,60 +94,42 @@ def fine_tune(
         in its own order). A run that is complete is not run again: the model gets its weights. Or unless
     overwrite: replace what is there. half: with kernels in float16.
     provenance: facts for config.json and the model card there, as of `save_pretrained`.
+    callbacks: of Keras; while features are learnt on, they see the part above them as their model.
 
-    The model ends with the weights of its best epoch by validation accuracy, compiled, and with the flags of the last
-    phase. Returns a Keras History over all phases; its `history["phase"]` has the name of each epoch's, its `baselines`
-    what a linear probe and nearest neighbours gave before, as `probe` does (printed unless verbose=0).
-    While features are learnt on, callbacks see the part above them as their model.
+    The model ends with the weights of its best epoch on the validation images, compiled for targets (one-hot labels,
+    as `keras.utils.to_categorical` makes them), and with the flags of the last phase. Returns a Keras History over all
+    phases; its `history["phase"]` has the name of each epoch's, its `baselines` what a linear probe and nearest
+    neighbours gave before, as `probe` does (printed unless verbose=0).
     Raises NotFinite when the loss is not a number, BadData where data and head disagree, BadSpec for bad options.
     """
-    above = above or _kept_frozen(model, schedule, verbose)
-    options = dict(
-        schedule=schedule,
-        head_epochs=head_epochs,
-        epochs=epochs,
-        head_rate=head_rate,
-        rate=rate,
-        decay=decay,
-        cycle=cycle,
-        above=above,
-        bn=bn,
-        probe=probe,
-        views=views,
-        weight_decay=weight_decay,
-        l2sp=l2sp,
-        ema=ema,
-        patience=patience,
-        smoothing=smoothing,
-        seed=seed,
-    )
-    check(options)
+    chosen = FineTuneOptions.of(options, "fine_tune", **more)
+    chosen = dataclasses.replace(chosen, above=chosen.above or _kept_frozen(model, chosen.schedule, verbose))
     state.check(out, resume, overwrite)
-    names = list(stages(model))
-    rates = {"head_epochs": head_epochs, "epochs": epochs, "head_rate": head_rate, "rate": rate, "decay": decay}
-    phases = plan(schedule, names, **rates, above=above)
+    phases = plan(list(stages(model)), chosen)
     if not phases:
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
     train, val = labelled.accepted(model, train, val, validation_data)
-    given = training_set(train, val, batch_size, seed)
+    given = training_set(train, val, chosen.batch_size, chosen.seed)
     if isinstance(train, Data):
         keep_window(model, train.preprocess.window)
-    if patience is not None and given.val is None:
+    if chosen.patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
-    weights = class_weights(class_weight, given, model)
-    options |= {"class_weight": weights and list(weights.values()), **given.facts}
+    weights = tasks.class_weights(chosen.class_weight, given, model)
+    facts = dataclasses.asdict(chosen) | {"class_weight": weights and list(weights.values()), **given.facts}
     if out is not None:  # hashing takes a moment, and only what is on disk is compared
-        options |= {"network": arrays.fingerprint(model), **given.fingerprint}
-    with state.Run(out, options, resume=resume, overwrite=overwrite, hashes=given.seen) as directory:
+        facts |= {"network": arrays.fingerprint(model), **given.fingerprint}
+    with state.Run(out, facts, resume=resume, overwrite=overwrite, hashes=given.seen) as directory:
+        task, save = tasks.of(model), into(out, model, half, provenance)
         run = _Run(
             model=model,
+            task=task,
             given=given,
             phases=phases,
-            options=options,
+            options=chosen,
             class_weight=weights,
             place=cache,
-            best=recipe.Best(model, out, half=half, patience=patience, provenance=provenance),
-            optimizers=StageOptimizers(weight_decay, ema, spare_backbone=l2sp > 0),
+            best=Best(model, task.monitor, task.mode, out, save),
+            optimizers=StageOptimizers(chosen.weight_decay, chosen.ema, spare_backbone=chosen.l2sp > 0),
             callbacks=list(callbacks or []),
             verbose=verbose,
             directory=directory,
@@ -188,114 +154,118 @@ class _Run:
     """One call of `fine_tune`: what its phases share."""
 
     model: Any
+    task: tasks.Task
     given: TrainingSet
     phases: tuple[Phase, ...]
-    options: dict[str, Any]
+    options: FineTuneOptions
     class_weight: dict[int, float] | None
     place: bool | str | Path
-    best: recipe.Best
+    best: Best
     optimizers: StageOptimizers
     callbacks: list[Any]
     verbose: int | str
     directory: state.Run
     number: int = 0  # of the phase
-    spare: tuple[float, list[np.ndarray]] | None = None  # validation accuracy and weights without any training
-    history: TuningHistory = field(default_factory=TuningHistory)
+    spare: tuple[float, list[np.ndarray]] | None = None  # figure on validation images and weights before any training
 
     def __post_init__(self) -> None:
+        self.history = TuningHistory(self.model)
         self.features = Features(self.given)
-        self.history.set_model(self.model)
-        self.history.on_train_begin()
 
     def complete(self) -> TuningHistory:
         before = self.directory.state
         first = before[1]["phase"] if before else 0
-        with _pulled(self.model, self.options["l2sp"]):
-            if self.options["probe"]:
+        with _pulled(self.model, self.options.l2sp):
+            if self.options.probe:
                 self._probe()
             for number in range(first, len(self.phases)):
                 self.number = number
                 self._fit(self.phases[number], before)
                 before = None
-        if self.spare and self.spare[0] > self.best.value:
+        if self.spare and self.best.beats(self.spare[0]):
             self.model.set_weights(self.spare[1])
-            self.best.offer({"val_accuracy": self.spare[0]})
-        if self.options["bn"] == "recalibrate":
+            self.best.offer({self.task.monitor: self.spare[0]})
+        if self.options.bn == "recalibrate":
             self._recalibrate()
         baselines = self.history.baselines
-        self.directory.finish(
-            {"history": recipe.rows(self.history), "baselines": baselines and dataclasses.asdict(baselines)}
-        )
+        self.directory.finish({"history": self.history.rows, "baselines": baselines and dataclasses.asdict(baselines)})
         return self.history
 
     def recall(self, end: dict[str, Any]) -> TuningHistory:
         """A run that is complete: what it kept, and a model as it left it."""
         if self.verbose:
             print(f"{self.best.out} holds this run, and it is complete")
-        recipe.recall(self.model, self.best.out)
+        loop.recall(self.model, self.best.out)
         self._choose(self.phases[-1])
         self._enter(self.phases[-1])
-        recipe.compile_(self.model, self._optimizer(self.phases[-1]), self.options["smoothing"])
-        for logs in end["history"]:
-            recipe.remember(self.history, logs)
+        loop.compile_(self.model, self._optimizer(self.phases[-1]), self.options.label_smoothing)
+        self.history.add(*end["history"])
         self.history.baselines = end["baselines"] and probing.Baselines(**end["baselines"])
         return self.history
 
     def _fit(self, phase: Phase, before: state.State | None) -> None:
         """Train for a phase, or for what is left of it after the state `before`, and go back to the best epoch."""
         self._choose(phase)
-        learner, data, val = self._task(phase)
+        learner, data, val = self._parts(phase)
         first = self._go_on(*before) if before else self._enter(phase)
         optimizer = self._optimizer(phase)
-        recipe.compile_(learner, optimizer, self.options["smoothing"])
-        done = sum(before.epochs for before in self.phases[: self.number])
+        loop.compile_(learner, optimizer, self.options.label_smoothing)
         if self.verbose and first < phase.epochs:
             print(f"phase {self.number + 1} of {len(self.phases)}: {phase}")
-        averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.options["ema"] else []
-        # Mean weights are put in place before they are judged, and taken out before the state is written.
-        keep = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: self.directory.keep(lambda: self._state(epoch)),
-            on_epoch_end=lambda epoch, logs: self._record(phase, logs or {}),
-        )
-        seek = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: self.given.seek(data, done + epoch))
         if first < phase.epochs:  # else the run was cut short after its last epoch
-            recipe.fit(
+            loop.fit(
                 learner,
                 data,
                 val,
                 epochs=phase.epochs,
                 initial_epoch=first,
                 class_weight=self.class_weight,
-                callbacks=[recipe.StopOnNaN(self.best.out), *averaged, keep, self.best, seek, *self.callbacks],
+                callbacks=self._callbacks(phase, data),
                 verbose=self.verbose,
             )
         if phase is self.phases[-1]:  # so that no epoch is repeated where what follows is cut short
             self.directory.keep(lambda: self._state(phase.epochs), now=True)
         self.best.restore()
         if learner is not self.model:
-            recipe.compile_(self.model, optimizer, self.options["smoothing"])
+            loop.compile_(self.model, optimizer, self.options.label_smoothing)
+
+    def _callbacks(self, phase: Phase, data: Any) -> list[keras.callbacks.Callback]:
+        """In this order: mean weights are put in place before they are judged, and taken out before the state is kept;
+        the log is written before the weights are."""
+        done = sum(before.epochs for before in self.phases[: self.number])
+        patience = self.options.patience
+        return [
+            StopOnNaN(self.best.out),
+            *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.options.ema else []),
+            KeepState(self.directory, self._state),
+            Record(self.history, self.model, self.directory, phase=phase.name),
+            self.best,
+            *([Patience(self.best, patience)] if patience else []),
+            Seek(lambda epoch: self.given.seek(data, done + epoch)),
+            *self.callbacks,
+        ]
 
     def _optimizer(self, phase: Phase) -> keras.optimizers.Optimizer:
-        return self.optimizers.of_phase(phase, phase.epochs * self.given.steps, WARMUPS[self.options["cycle"]])
+        return self.optimizers.of_phase(phase, phase.epochs * self.given.steps, self.options.warmup)
 
     def _choose(self, phase: Phase) -> None:
         """Set the flags of a phase."""
         frozen_ones = [name for name in stages(self.model) if name not in (*phase.rates, *CLASSIFIERS)]
         freeze(self.model)
-        unfreeze(self.model, frozen_ones[-1] if frozen_ones else None, bn=BATCHNORM[self.options["bn"]])
+        unfreeze(self.model, frozen_ones[-1] if frozen_ones else None, bn=BATCHNORM[self.options.bn])
 
-    def _task(self, phase: Phase) -> tuple[Any, Any, Any]:
+    def _parts(self, phase: Phase) -> tuple[Any, Any, Any]:
         """(what learns, its training data, its validation data): on features where that comes to the same."""
         only_head = not phase.rates.keys() - set(CLASSIFIERS)
-        views = self.options["views"] if only_head else 0
+        views = self.options.views if only_head else 0
         parts = split.divide(self.model) if only_head or not self.given.augmented else None
         found = self.features.of(parts[0], self.place, views) if parts else None
         if parts and not found and self.given.again and self.verbose:
             print("features of all images would fill the memory: the backbone is run in every epoch")
         if not parts or not found:
-            return self.model, self.given.images(len(self.model.outputs)), self.given.val
+            return self.model, self.given.images(1), self.given.val
         train, val = found
-        return parts[1], Examples(train, self.given.batch_size, self.given.seed, len(self.model.outputs)), val
+        return parts[1], Examples(train, self.given.batch_size, self.given.seed), val
 
     def _probe(self) -> None:
         """Measure what the features give, and remember the head that they are best with, to be kept if none beats it.
@@ -313,13 +283,13 @@ class _Run:
             return
         if self.verbose:
             print(self.history.baselines)
-        self.spare = _accuracy(head, Batches(*val)), self.model.get_weights()
+        self.spare = self.task.score(head, Batches(*val)), self.model.get_weights()
         if len(dense) == 1 and isinstance(dense[0], keras.layers.Dense):
             given = dense[0].get_weights()
             dense[0].set_weights([linear.kernel, linear.bias])
-            accuracy = _accuracy(head, Batches(*val))
-            if accuracy > self.spare[0]:
-                self.spare = accuracy, self.model.get_weights()
+            figure = self.task.score(head, Batches(*val))
+            if self.task.better(figure, self.spare[0]):
+                self.spare = figure, self.model.get_weights()
             dense[0].set_weights(given)
 
     def _enter(self, phase: Phase) -> int:
@@ -331,30 +301,25 @@ class _Run:
         """Put everything back as it was when an epoch of a phase began; returns which."""
         self.optimizers.build(self.model, facts["starts"])
         self.optimizers.starts, self.optimizers.scale = facts["starts"], facts["scale"]
-        recipe.put_back(self._variables(), values)
+        loop.put_back(self._variables(), values)
         self.best.go_on(values, facts)
-        for logs in facts["history"]:
-            recipe.remember(self.history, logs)
+        self.history.add(*facts["history"])
         return facts["epoch"]
 
     def _state(self, epoch: int) -> state.State:
         best, facts = self.best.state()
-        return recipe.values(self._variables()) | best, {
+        return loop.values(self._variables()) | best, {
             **facts,
             "phase": self.number,
             "epoch": epoch,
             "starts": self.optimizers.starts,
             "scale": self.optimizers.scale,
-            "history": recipe.rows(self.history),
+            "history": self.history.rows,
         }
 
     def _variables(self) -> dict[str, Any]:
         network = {f"network/{i}": v for i, v in enumerate(self.model.variables)}
         return network | {f"optimizer/{key}": v for key, v in self.optimizers.variables.items()}
-
-    def _record(self, phase: Phase, logs: dict[str, Any]) -> None:
-        recipe.remember(self.history, {"phase": phase.name, **recipe.of_head(self.model, logs)})
-        self.directory.log(recipe.rows(self.history))
 
     def _recalibrate(self) -> None:
         """Exact statistics in the stages that learnt, for the best weights; these are kept, since they were asked for.
@@ -368,7 +333,7 @@ class _Run:
             recalibrate_batchnorm(self.model, self.given.plain(), stages=learnt)
         self.best.value = -math.inf
         held_out = self.given.held_out()
-        self.best.offer({} if held_out is None else {"val_accuracy": _accuracy(self.model, held_out)})
+        self.best.offer({} if held_out is None else {self.task.monitor: self.task.score(self.model, held_out)})
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
@@ -397,7 +362,3 @@ def _pulled(model: Any, strength: float) -> Iterator[None]:
     finally:
         for variable in variables:
             variable.regularizer = None
-
-
-def _accuracy(network: Any, batches: Iterable[Any]) -> float:
-    return evaluation.evaluate(network, batches).metrics["accuracy"]

@@ -17,7 +17,8 @@ from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import known_options
 from keras_cnn.terminal import progress
-from keras_cnn.training.recipe import OneCycle
+from keras_cnn.training import tasks
+from keras_cnn.training.schedules import OneCycle
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def lr_find(
         rate = low * (high / low) ** (step / max(steps - 1, 1))
         for optimizer, share in shares:
             optimizer.learning_rate = rate * share
-        loss = float(copy.train_on_batch(images, _for_all(copy, labels), return_dict=True)["loss"])
+        targets = _for_all(copy, tasks.as_compiled(model, labels))
+        loss = float(copy.train_on_batch(images, targets, return_dict=True)["loss"])
         if not math.isfinite(loss):
             break
         rates.append(rate)

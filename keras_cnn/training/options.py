@@ -1,53 +1,135 @@
-"""What `fine_tune` may be told."""
+"""What `fine_tune` and `train` may be told, as data: a field is an option, wherever it is given.
+
+From a field follow the keyword of the function, with its docstring; the option of the command line; the key of a TOML
+file; and what the directory of a run keeps and compares.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
-from collections.abc import Mapping
-from typing import Any
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
-import numpy as np
+from keras_cnn.errors import BadSpec, UnknownOption
+from keras_cnn.models import fields
 
-from keras_cnn.data.training_set import TrainingSet
-from keras_cnn.errors import BadSpec
-from keras_cnn.models.fields import one_of
-from keras_cnn.training.phases import WARMUPS
+SCHEDULES = ("two-phase", "gradual", "all", "head")
+BATCHNORM = ("frozen", "train", "recalibrate")
+MOST = 0.9999  # of shares that may not be the whole
 
-BATCHNORM = {None: None, "frozen": "frozen", "train": "train", "recalibrate": "train"}  # what `unfreeze` is told
-CHOICES: dict[str, Mapping[Any, Any]] = {"cycle": WARMUPS, "bn": BATCHNORM}
-RANGES: dict[str, tuple[float, float]] = {  # the least and the most of a number
-    **dict.fromkeys(("head_epochs", "epochs", "head_rate", "rate", "decay", "views"), (0, math.inf)),
-    **dict.fromkeys(("weight_decay", "l2sp"), (0, math.inf)),
-    **dict.fromkeys(("ema", "smoothing"), (0, 0.9999)),
-    "patience": (1, math.inf),
-}
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Raise BadSpec where a value cannot be meant."""
-    for name, choices in CHOICES.items():
-        if options[name] not in choices:  # None, where it is one, goes without saying
-            one_of(name, options[name], tuple(filter(None, choices)))
-    for name, (least, most) in RANGES.items():
-        if options[name] is not None and not least <= options[name] <= most:
-            at_most = f", at most {most:g}" if most < math.inf else ""
-            raise BadSpec(f"{name}={options[name]!r}: give {least:g} or more{at_most}.")
+def option(
+    default: Any, told: str, least: float = -math.inf, most: float = math.inf, choices: tuple[str, ...] = ()
+) -> Any:
+    """A field. told: what it means, for help and docstring. least, most: of a number; choices: of a text."""
+    about = {"told": told, "least": least, "most": most, "choices": choices}
+    return dataclasses.field(default=default, metadata=about)
 
 
-def class_weights(wanted: str | Mapping[int, float] | None, given: TrainingSet, model: Any) -> dict[int, float] | None:
-    """A weight for each class; those that are not named, or have no images, weigh 1."""
-    if not wanted:
-        return None
-    if len(model.outputs) > 1:
-        raise BadSpec("class_weight is for networks with one output: build it with aux=False.")
-    classes = range(model.outputs[0].shape[-1])
-    if isinstance(wanted, Mapping):
-        if strange := [label for label in wanted if label not in classes]:
-            raise BadSpec(f"class_weight has the class {strange[0]!r}: the head's go from 0 to {len(classes) - 1}.")
-        return {label: float(wanted.get(label, 1.0)) for label in classes}
-    labels = given.labels()
-    if wanted != "balanced" or labels is None:
-        raise BadSpec(f"class_weight={wanted!r}: give a weight for each class, or, with Data or arrays, 'balanced'.")
-    counts = np.bincount(labels, minlength=len(classes))
-    fair = len(labels) / np.count_nonzero(counts)
-    return {label: float(fair / counts[label]) if counts[label] else 1.0 for label in classes}
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Checked options; errors name the one that cannot be meant, and the mend."""
+
+    def __post_init__(self) -> None:
+        fields.conform(self)
+        for field in dataclasses.fields(self):
+            _check(field.name, getattr(self, field.name), **field.metadata)
+
+    @classmethod
+    def of(cls, given: Self | Mapping[str, Any] | str | os.PathLike[str] | None, caller: str, **more: Any) -> Self:
+        """Options of a TOML file, of a mapping or of themselves, with some more, which win.
+
+        Raises UnknownOption, as the function `caller` would; BadSpec for a file that cannot be read.
+        """
+        if isinstance(given, Options):
+            given, place = dataclasses.asdict(given), caller
+        elif isinstance(given, Mapping) or given is None:
+            given, place = given or {}, caller
+        else:
+            given, place = _read(Path(given)), str(given)
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in {**given, **more}:
+            if name not in known:
+                raise UnknownOption(f"{place} has no option {name!r}: {fields.instead(caller, name, known)}")
+        return cls(**{**given, **more})
+
+
+def _check(name: str, value: Any, told: str, least: float, most: float, choices: tuple[str, ...]) -> None:
+    if value is None:
+        return
+    if choices:
+        fields.one_of(name, value, choices)
+    if isinstance(value, int | float) and not least <= value <= most:
+        at_most = f", at most {most:g}" if most < math.inf else ""
+        raise BadSpec(f"{name}={value!r}: give {least:g} or more{at_most}.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSpec(f"{path}: the file of options cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise BadSpec(f"{path} is no TOML file ({error}): write lines such as epochs = 10.") from None
+
+
+def takes(kind: type[Options]) -> Callable[[Function], Function]:
+    """Decorates a function whose last parameter is `**more`: its signature and docstring get the fields of `kind`."""
+
+    def decorate(function: Function) -> Function:
+        *own, _ = inspect.signature(function).parameters.values()
+        more = [
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+            for field in dataclasses.fields(kind)
+        ]
+        vars(function)["__signature__"] = inspect.Signature([*own, *more])
+        lines = [f"    {f.name}: {f.metadata['told']}. Default: {f.default!r}." for f in dataclasses.fields(kind)]
+        function.__doc__ = "\n".join([function.__doc__ or "", "    Options:", *lines, "    "])
+        return function
+
+    return decorate
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneOptions(Options):
+    """Options of `fine_tune`."""
+
+    schedule: str = option("two-phase", "what learns when: two-phase, gradual, all or head", choices=SCHEDULES)
+    head_epochs: int = option(5, "epochs of the head alone", 0)
+    epochs: int = option(15, "epochs of what follows", 0)
+    head_learning_rate: float = option(1e-2, "peak learning rate of the head alone", 0)
+    learning_rate: float = option(5e-4, "peak learning rate of what follows", 0)
+    layer_decay: float = option(1.0, "learning rate of a stage as a share of that of the stage above it", 0)
+    warmup: float = option(0.2, "share of a phase's steps in which the learning rate rises", 0, 1)
+    above: str | None = option(None, "only stages above this one ever learn")
+    bn: str | None = option(None, "batch norm of what learns: frozen, train or recalibrate", choices=BATCHNORM)
+    probe: bool = option(True, "measure the features first, and never end worse")
+    views: int = option(0, "augmented views that the head alone sees, in turn; 0 for the images themselves", 0)
+    weight_decay: float = option(0.05, "pull of the weights towards zero, but of biases and norms", 0)
+    l2sp: float = option(0.0, "pull of the backbone towards its pretrained weights, in place of weight decay", 0)
+    ema: float = option(0.0, "momentum of a running mean of the weights, which is what is kept; 0 for none", 0, MOST)
+    patience: int | None = option(None, "epochs without a new best after which a phase ends", 1)
+    class_weight: Any = option(None, "weight of the loss by class, or 'balanced': inversely to their images")  # noqa: RUF009
+    label_smoothing: float = option(0.1, "share of each target that is spread over all classes", 0, MOST)
+    batch_size: int = option(32, "images a step", 1)
+    seed: int = option(0, "a number from which the order of training images follows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """Options of `train`."""
+
+    epochs: int = option(10, "passes over the training images", 1)
+    learning_rate: float = option(0.2, "peak learning rate, for batches of 128; scale it with the batch", 0)
+    weight_decay: float = option(5e-3, "pull of the weights towards zero, but of biases and norms", 0)
+    label_smoothing: float = option(0.1, "share of each target that is spread over all classes", 0, MOST)
+    batch_size: int = option(128, "images a step", 1)
+    seed: int = option(0, "a number from which the order of training images follows")

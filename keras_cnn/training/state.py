@@ -30,7 +30,7 @@ from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, NotFinite, RunEx
 
 STATE, RUN, LOG = "progress.safetensors", "run.json", "log.csv"
 OLD = ("backup/latest.weights.h5", "backup/training_metadata.json")  # Keras' own backup, which `train` once had
-FORMAT = 2  # of both files
+FORMAT = 3  # of both files
 EVERY = 20.0  # seconds between two writes: epochs on cached features are shorter than the writing
 
 Facts = dict[str, Any]

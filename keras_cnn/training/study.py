@@ -17,7 +17,7 @@ from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
 from keras_cnn.files import write_beside, write_text
 from keras_cnn.models.fields import known_options
-from keras_cnn.training import scratch
+from keras_cnn.training import scratch, tasks
 from keras_cnn.training.finetune import fine_tune
 from keras_cnn.transfer.probing import probe
 
@@ -30,21 +30,22 @@ METHODS: dict[str, Mapping[str, Any] | None] = {
     "scratch": None,
     "linear probe": None,
     "frozen head": {"schedule": "head", "head_epochs": 20, "probe": False},
-    "two-phase": {"schedule": "two-phase", "decay": 1.0, "probe": False},
-    "gradual": {"schedule": "gradual", "decay": 0.7, "probe": False},
+    "two-phase": {"schedule": "two-phase", "layer_decay": 1.0, "probe": False},
+    "gradual": {"schedule": "gradual", "layer_decay": 0.7, "probe": False},
     "default": {},
 }
 
 
 class Row(NamedTuple):
-    """One epoch of one run. size: training images of each class, 0 for all of them; images: in all."""
+    """One epoch of one run. size: training images of each class, 0 for all of them; images: in all; score: the figure
+    on validation images by which the task judges."""
 
     size: int
     images: int
     seed: int
     method: str
     epoch: int
-    accuracy: float
+    score: float
 
 
 @known_options
@@ -76,8 +77,11 @@ def study(
     methods = list(methods)
     if unknown := [name for name in methods if name not in METHODS]:
         raise BadSpec(f"there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}.")
+    net = build(True)
+    monitor = tasks.of(net).monitor
     settings = {
-        "network": arrays.fingerprint(build(True)),
+        "columns": Row._fields,
+        "network": arrays.fingerprint(net),
         "classes": list(data.class_names),
         "images": data.sizes,
         "augment": data.augment,
@@ -104,15 +108,15 @@ def study(
                 if method == "scratch":
                     net = build(False)
                     history = scratch.train(
-                        net, subset.train, subset.val, epochs=scratch_epochs, rate=scratch_rate, verbose=0
+                        net, subset.train, subset.val, epochs=scratch_epochs, learning_rate=scratch_rate, verbose=0
                     ).history
                 elif method == "linear probe":
-                    history = {"val_accuracy": [probe(build(True), subset).linear]}
+                    history = {monitor: [probe(build(True), subset).linear]}
                 else:
                     history = fine_tune(build(True), subset, **options, **(METHODS[method] or {})).history
                 rows += [
-                    Row(size, subset.sizes["train"], seed, method, epoch, float(accuracy))
-                    for epoch, accuracy in enumerate(history["val_accuracy"], 1)
+                    Row(size, subset.sizes["train"], seed, method, epoch, float(score))
+                    for epoch, score in enumerate(history[monitor], 1)
                 ]
                 _write(out, rows)
                 keras.backend.clear_session()  # graphs of networks that are gone
@@ -120,7 +124,7 @@ def study(
 
 
 class Summary(NamedTuple):
-    """A method at a size: how it starts, rises and ends, over the seeds; accuracies from 0 to 1.
+    """A method at a size: how it starts, rises and ends, over the seeds; scores from 0 to 1.
 
     first: after one epoch. slope: gain an epoch up to half of the run. best, spread: mean and standard deviation of
     the best epochs.
@@ -140,7 +144,7 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
     """A line for each size and method, in the order in which they were run."""
     curves: dict[tuple[int, int, str], dict[int, list[float]]] = {}
     for row in rows:
-        curves.setdefault((row.size, row.images, row.method), {}).setdefault(row.seed, []).append(row.accuracy)
+        curves.setdefault((row.size, row.images, row.method), {}).setdefault(row.seed, []).append(row.score)
     found = []
     for (size, images, method), runs in curves.items():
         values = list(runs.values())

@@ -58,7 +58,7 @@ def run(verb: str, out: Path, seed: int) -> None:
     keras.utils.set_random_seed(seed)
     told: dict[str, Any] = {"out": out, "resume": True, "batch_size": 16, "verbose": 0}
     if verb == "train":
-        kc.train(model, pair(64, 0), pair(32, 1), epochs=5, rate=0.02, **told)
+        kc.train(model, pair(64, 0), pair(32, 1), epochs=5, learning_rate=0.02, **told)
     else:
         kc.fine_tune(
             model, pair(64, 0), pair(32, 1), head_epochs=2, epochs=3, above="stage2", cache=False, ema=0.9, **told

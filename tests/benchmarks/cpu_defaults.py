@@ -86,15 +86,16 @@ def inside(names: list[str], seconds: float) -> dict[str, Times]:
 
     import keras_cnn as kc
     from keras_cnn.deploy.fold import fold
-    from keras_cnn.training import recipe
+    from keras_cnn.training import loop, optimizers
 
     found = {}
     for name in names:
         network, side, batch, what = TASKS[name]
         model: Any = kc.build(network, classes=10, input_shape=(side, side, 3))
-        recipe.compile_(model, recipe.adamw(1e-3))
+        loop.compile_(model, optimizers.adamw(1e-3))
         images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype("uint8")
-        arrays = (images,) if what in ("predict_on_batch", "folded") else (images, np.arange(batch) % 10)
+        labels = keras.utils.to_categorical(np.arange(batch) % 10, 10)
+        arrays = (images,) if what in ("predict_on_batch", "folded") else (images, labels)
         run = fold(model).predict_on_batch if what == "folded" else getattr(model, what)
         found[name] = least(lambda run=run, arrays=arrays: run(*arrays), seconds)
         keras.backend.clear_session()

@@ -24,14 +24,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, nargs="+", default=[10, 30])
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-2)
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
     parser.add_argument("--images", type=int, help="Train on so many only, spread over all, and validate on a quarter.")
     args = parser.parse_args()
 
     import keras
 
     import keras_cnn as kc
-    from keras_cnn.training import recipe
+    from keras_cnn.training import loop, optimizers, schedules
 
     shape = (args.size, args.size, 3)
     data = kc.load_data(args.data, kc.build(args.model, input_shape=shape), batch_size=args.batch_size)
@@ -46,17 +46,17 @@ def main() -> None:
     def plain(epochs: int) -> Took:
         net = build()
         watch = Watch()
-        cycle = recipe.OneCycle(args.rate, epochs * -(-len(train[1]) // args.batch_size))
-        recipe.compile_(net, recipe.adamw(cycle, weight_decay=0.05))
-        options = {"epochs": epochs, "batch_size": args.batch_size, "validation_data": val, "verbose": 0}
-        history = net.fit(*train, **options).history
+        cycle = schedules.OneCycle(args.learning_rate, epochs * -(-len(train[1]) // args.batch_size))
+        loop.compile_(net, optimizers.adamw(cycle, weight_decay=0.05))
+        history = loop.fit(net, train, val, batch_size=args.batch_size, epochs=epochs, verbose=0).history
         return watch.report(f"{epochs} epochs, backbone run every epoch", history)
 
     def once(epochs: int) -> Took:
         net = build()
         with tempfile.TemporaryDirectory() as cache:
             watch = Watch()
-            told = {"schedule": "head", "head_epochs": epochs, "head_rate": args.rate, "probe": False, "cache": cache}
+            told = {"schedule": "head", "head_epochs": epochs, "head_learning_rate": args.learning_rate}
+            told |= {"probe": False, "cache": cache}
             history = kc.fine_tune(net, train, val, batch_size=args.batch_size, **told, verbose=0).history
         return watch.report(f"{epochs} epochs, backbone run once", history)
 

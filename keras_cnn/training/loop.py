@@ -1,0 +1,74 @@
+"""What every loop shares: compiling for a task, Keras' `fit` on data of any form, values kept and put back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_cnn.checkpoints import arrays, directory
+from keras_cnn.errors import BadData, BadImage, BadSpec
+from keras_cnn.training import tasks
+
+AUX_WEIGHT = 0.4  # of an auxiliary classifier's loss, as torchvision trains Inception v3
+
+
+def compile_(model: Any, optimizer: keras.optimizers.Optimizer, label_smoothing: float = 0.1) -> None:
+    """Compile for the network's task; an auxiliary classifier, the second output, adds its weighted loss."""
+    task, outputs = tasks.of(model), len(model.outputs)
+    model.compile(
+        optimizer,
+        task.losses(model, label_smoothing),
+        loss_weights=[1.0, AUX_WEIGHT][:outputs],
+        metrics=[task.metrics(), []][:outputs],
+    )
+
+
+def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **options: Any) -> keras.callbacks.History:
+    """Keras `fit` on images and labels: a data set of batches, or a pair of arrays."""
+    options.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
+    if isinstance(val, tuple) and val[0].ndim == 2:  # features: a batch costs more than what is in it
+        options.setdefault("validation_batch_size", 256)
+    options["validation_data"] = tasks.targets(model, val)
+    data = tasks.targets(model, data)
+    with BadImage.surfacing(), BadData.surfacing():
+        if isinstance(data, tuple):
+            history = model.fit(*data, batch_size=batch_size, **options)
+        else:
+            history = model.fit(data, **options)
+    history.history = of_head(model, history.history)
+    return history
+
+
+def of_head(model: Any, logs: dict[str, Any]) -> dict[str, Any]:
+    """Logs with the head's own metrics under their plain names: Keras puts an output's name before them where there
+    are two outputs."""
+    if len(model.outputs) == 1:
+        return logs
+    prefix = f"{model.output_names[0]}_"
+    return {key if key.endswith("loss") else key.replace(prefix, ""): value for key, value in logs.items()}
+
+
+def values(variables: dict[str, Any]) -> arrays.Arrays:
+    """The values of Keras variables under their keys."""
+    return {key: np.asarray(ops.convert_to_numpy(variable.value)) for key, variable in variables.items()}
+
+
+def put_back(variables: dict[str, Any], kept: arrays.Arrays) -> None:
+    """Give Keras variables the values that `values` took of them; BadSpec where another release named others."""
+    if missing := [key for key in variables if key not in kept or kept[key].shape != tuple(variables[key].shape)]:
+        raise BadSpec(
+            f"the state of the run has no fitting {missing[0]}: go on with the release of Keras that began it, or "
+            "overwrite=True (--overwrite) begins anew."
+        )
+    for key, variable in variables.items():
+        variable.assign(kept[key])
+
+
+def recall(model: Any, out: str | Path | None) -> None:
+    """Give a model the weights of a run that is complete."""
+    _, kept = cast(Any, directory.read(str(out)).load)()
+    arrays.assign(model, kept)

@@ -1,0 +1,120 @@
+"""Optimisers: what decays, what is clipped, and one for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import keras
+from keras import ops
+
+from keras_cnn.models.naming import CLASSIFIERS
+from keras_cnn.training.phases import Phase
+from keras_cnn.training.schedules import OneCycle
+from keras_cnn.transfer.freeze import stages
+
+CLIPNORM = 1.0  # of all gradients together: with batch norm in inference mode nothing else tames a large step
+SPARED = ["gamma", "beta", "bias"]  # variables that do not decay
+
+
+def sgd(learning_rate: Any, weight_decay: float = 5e-3) -> keras.optimizers.Optimizer:
+    """Nesterov SGD. Keras' decay is decoupled: 5e-3 here pulls as hard as torch's 5e-4 under momentum 0.9."""
+    optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=SPARED)
+    return optimizer
+
+
+def adamw(
+    learning_rate: Any, weight_decay: float = 0.01, ema: float = 0.0, clipnorm: float | None = CLIPNORM
+) -> keras.optimizers.Optimizer:
+    """AdamW with the gradient's norm held to `clipnorm`, where there is one.
+
+    ema: momentum of a running mean of the weights; 0 for none.
+    """
+    average: Any = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay, global_clipnorm=clipnorm, **average)
+    optimizer.exclude_from_weight_decay(var_names=SPARED)
+    return optimizer
+
+
+def clipped(gradients: Sequence[Any], norm: float = CLIPNORM) -> list[Any]:
+    """Gradients, or None in their place, scaled so that the norm of all together is at most `norm` (1211.5063, 3.2)."""
+    squares: Any = sum(cast(Any, ops.sum(ops.square(one))) for one in gradients if one is not None)
+    scale = norm / cast(Any, ops.maximum(ops.sqrt(squares), norm))
+    return [one if one is None else one * scale for one in gradients]
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class ClippedOptimizers(keras.optimizers.MultiOptimizer):
+    """Optimisers by variable; the norm of all their gradients together is held to 1.
+
+    Clipped by each of them for itself, the gradient would change its direction.
+    """
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        super().apply(clipped(grads), trainable_variables)
+
+
+class StageOptimizers:
+    """An AdamW for each stage, kept from phase to phase, so that its moments survive a change of freezing.
+
+    Gradients are clipped over all stages at once. Rates by stage need optimisers by stage: Adam divides a gradient by
+    its own size, so that scaling gradients would change nothing. ema: momentum of a running mean of the weights.
+    spare_backbone: decay the classifiers only.
+    starts: the step of each optimiser at which the phase began.
+    """
+
+    def __init__(self, weight_decay: float, ema: float = 0.0, spare_backbone: bool = False) -> None:
+        self.weight_decay, self.ema, self.spare_backbone = weight_decay, ema, spare_backbone
+        self.optimizers: dict[str, Any] = {}
+        self.starts: dict[str, int] = {}
+        self._scale, self._scaled = 2.0**15, cast(Any, None)  # Keras' own start
+
+    def build(self, model: Any, names: Iterable[str]) -> None:
+        """Make what is missing for the stages of these names of which some variables learn."""
+        groups = stages(model)
+        for name in names:
+            variables = [v for layer in groups[name] for v in layer.trainable_variables]
+            if variables and name not in self.optimizers:
+                decay = 0.0 if self.spare_backbone and name not in CLASSIFIERS else self.weight_decay
+                self.optimizers[name] = adamw(OneCycle(0.0, 1), decay, self.ema, clipnorm=None)
+                self.optimizers[name].build(variables)
+
+    def enter(self, model: Any, phase: Phase) -> None:
+        """Begin a phase where the optimisers are now; mean weights begin with those of the best epoch."""
+        self.build(model, phase.rates)
+        for optimizer in self.optimizers.values() if self.ema else ():
+            for variable, mean in zip(
+                optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
+            ):
+                mean.assign(variable)
+        self.starts = {name: int(optimizer.iterations) for name, optimizer in self.optimizers.items()}
+
+    def of_phase(self, phase: Phase, steps: int, warmup: float) -> keras.optimizers.Optimizer:
+        """The optimiser of a phase of so many steps, which began at `starts`."""
+        used = {name: self.optimizers[name] for name in phase.rates if name in self.optimizers}
+        for name, optimizer in used.items():
+            optimizer.learning_rate = OneCycle(phase.rates[name], steps, warmup, self.starts[name])
+        by_path = {f"{name}_.*": optimizer for name, optimizer in used.items()}
+        default = next(iter(used.values()))  # for nothing: the map is complete
+        optimizer = ClippedOptimizers(keras.optimizers.OptimizerMap(default, by_path))
+        if keras.config.dtype_policy().name != "mixed_float16":
+            return optimizer
+        # Keras would wrap it as well, but begin each phase, and a run that goes on, at its first scale.
+        self._scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=self.scale)
+        return self._scaled
+
+    @property
+    def scale(self) -> float:
+        """What the loss is multiplied by under mixed_float16, where small gradients would vanish."""
+        if self._scaled is not None and self._scaled.built:
+            self._scale = float(self._scaled.dynamic_scale)
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._scale = value
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        return {f"{name}/{i}": v for name, opt in self.optimizers.items() for i, v in enumerate(opt.variables)}

@@ -1,0 +1,98 @@
+"""Options as data: a field is a keyword, an option of the command line, a key of a file, and part of a run's record."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+import typer
+
+import keras_cnn as kc
+from keras_cnn.cli import app
+from keras_cnn.errors import BadSpec, UnknownOption
+from keras_cnn.training.options import FineTuneOptions, Options, TrainOptions, option, takes
+
+KINDS = {"fine_tune": FineTuneOptions, "train": TrainOptions}
+
+
+def pair(count: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.arange(count) % 2
+    return (np.zeros((count, 16, 16, 3)) + 200 * labels[:, None, None, None]).astype("uint8"), labels
+
+
+def net():
+    keras.utils.set_random_seed(0)
+    return kc.build("resnet20", input_shape=(16, 16, 3), classes=2)
+
+
+@pytest.mark.no_keras
+@pytest.mark.parametrize("name", KINDS)
+def test_every_field_is_a_keyword_and_an_option_of_the_command(name):
+    parameters = inspect.signature(getattr(kc, name)).parameters
+    command = typer.main.get_command(app).commands[name.replace("_", "-")]
+    options = {parameter.name: parameter for parameter in command.params}
+    for field in dataclasses.fields(KINDS[name]):
+        assert parameters[field.name].default == field.default
+        assert f"{field.name}: {field.metadata['told']}" in getattr(kc, name).__doc__
+        if field.name != "class_weight":  # --balance
+            assert options[field.name].opts[0] == "--" + field.name.replace("_", "-")
+            assert options[field.name].default == field.default
+
+
+@pytest.mark.no_keras
+def test_a_new_option_is_one_line():
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Some(Options):
+        depth: int = option(2, "how deep", 1, 9)
+
+    @takes(Some)
+    def dig(place, **more):
+        """Dig a hole."""
+        return Some.of(None, "dig", **more)
+
+    assert str(inspect.signature(dig)) == "(place, *, depth: 'int' = 2)"
+    assert "depth: how deep. Default: 2." in dig.__doc__ and dig("here", depth=3).depth == 3
+    for value, told in ((0, "depth=0: give 1 or more, at most 9"), (1.5, "depth=1.5: give a whole number")):
+        with pytest.raises(BadSpec, match=told):
+            dig("here", depth=value)
+
+
+@pytest.mark.no_keras
+def test_a_file_tells_options_and_what_is_given_beside_it_wins(tmp_path):
+    file = tmp_path / "some.toml"
+    file.write_text('epochs = 3\nlearning_rate = 1e-3\nschedule = "all"\n[class_weight]\n0 = 2.0\n')
+    found = FineTuneOptions.of(file, "fine_tune", epochs=4)
+    assert (found.epochs, found.learning_rate, found.schedule, found.class_weight) == (4, 1e-3, "all", {"0": 2.0})
+    assert FineTuneOptions.of(found, "fine_tune", epochs=5) == dataclasses.replace(found, epochs=5)
+    assert FineTuneOptions.of({"epochs": 4}, "fine_tune").epochs == 4
+    for text, kind, told in (
+        ("lerning_rate = 1", UnknownOption, "some.toml has no option 'lerning_rate': did you mean 'learning_rate'?"),
+        ("rate = 1", UnknownOption, "some.toml has no option 'rate': write learning_rate=."),
+        ("epochs = ", BadSpec, "some.toml is no TOML file"),
+        ("epochs = -1", BadSpec, "epochs=-1: give 0 or more."),
+    ):
+        file.write_text(text)
+        with pytest.raises(kind) as error:
+            FineTuneOptions.of(file, "fine_tune")
+        assert told in str(error.value)
+    with pytest.raises(BadSpec, match=r"gone\.toml: the file of options cannot be read"):
+        FineTuneOptions.of(tmp_path / "gone.toml", "fine_tune")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_run_keeps_its_options_however_they_were_given(tmp_path, name):
+    told = {"epochs": 1, "learning_rate": 0.01, "batch_size": 8}
+    told |= {"schedule": "all", "probe": False} if name == "fine_tune" else {}
+    file = tmp_path / "some.toml"
+    file.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in told.items()))
+    kept = []
+    for number, given in enumerate((told, {"options": str(file)}, {"options": KINDS[name](**told)})):
+        out = tmp_path / str(number)
+        getattr(kc, name)(net(), pair(), out=out, verbose=0, **given)
+        kept.append(json.loads((out / "run.json").read_text())["facts"]["options"])
+    assert kept[0] == kept[1] == kept[2] and kept[0].items() >= told.items()
+    assert kept[0].keys() >= {field.name for field in dataclasses.fields(KINDS[name])}

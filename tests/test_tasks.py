@@ -1,0 +1,127 @@
+"""What a network's output means: labels become targets in every form of data, and Keras' own loss learns them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_cnn as kc
+from keras_cnn.training import loop, tasks
+from keras_cnn.training.optimizers import sgd
+
+TRAINING = Path(kc.__file__).parent / "training"
+OTHERS = ("tasks.py", "evaluation.py", "lr_range.py")  # scores, and a test of any loss
+
+
+def pair(count: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.arange(count) % 3
+    return (np.zeros((count, 16, 16, 3)) + 80 * labels[:, None, None, None]).astype("uint8"), labels.astype("int32")
+
+
+def net(outputs: int = 1):
+    keras.utils.set_random_seed(0)
+    model = kc.build("resnet20", input_shape=(16, 16, 3), classes=3)
+    if outputs == 1:
+        return model
+    pooled = keras.layers.GlobalAveragePooling2D(name="aux_pool")(kc.features(model, "stage2").output)
+    return keras.Model(model.input, [model.output, keras.layers.Dense(3, "softmax", name="aux_logits")(pooled)])
+
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, images, labels, size=4):
+        super().__init__()
+        self.images, self.labels, self.size = images, labels, size
+
+    def __len__(self):
+        return -(-len(self.images) // self.size)
+
+    def __getitem__(self, index):
+        some = slice(index * self.size, (index + 1) * self.size)
+        return self.images[some], self.labels[some]
+
+
+class InOrder:
+    """Batches that only come one after another, as those of a DataLoader do."""
+
+    def __init__(self, *given):
+        self.batches = Batches(*given)
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return (self.batches[index] for index in range(len(self)))
+
+
+def dataset(images, labels):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+
+
+FORMS = {"arrays": lambda *given: given, "tf.data": dataset, "PyDataset": Batches, "in order": InOrder}
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def network(request):
+    return net(request.param)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("labels", ["integers", "column", "one-hot", "shares"])
+def test_labels_become_targets_in_every_form(form, labels, network):
+    outputs = len(network.outputs)
+    images, numbers = pair()
+    expected = np.eye(3, dtype="float32")[numbers] * (0.7 if labels == "shares" else 1)
+    expected += 0.1 if labels == "shares" else 0
+    given = {"integers": numbers, "column": numbers[:, None], "one-hot": expected, "shares": expected}[labels]
+    made = tasks.targets(network, FORMS[form](images, given))
+    batches = [made] if form == "arrays" else (made if form == "tf.data" else [made[i] for i in range(len(made))])
+    found = [targets if outputs == 2 else (targets,) for _, targets in batches]
+    for output in range(outputs):
+        np.testing.assert_array_equal(np.concatenate([np.asarray(each[output]) for each in found]), expected)
+
+
+def test_every_form_is_learnt_alike():
+    losses = []
+    for form in FORMS.values():
+        model = net(outputs=2)
+        loop.compile_(model, sgd(0.01))
+        history = loop.fit(model, form(*pair()), form(*pair()), batch_size=4, shuffle=False, epochs=1, verbose=0)
+        losses.append(history.history["val_loss"])
+        assert {"accuracy", "val_accuracy"} <= history.history.keys()
+    for other in losses[1:]:
+        np.testing.assert_allclose(other, losses[0], rtol=1e-4)
+
+
+def test_a_trained_network_has_losses_and_metrics_of_keras_and_its_head_may_give_logits():
+    for activation, logits in (("softmax", False), (None, True)):
+        model = kc.build("resnet20", input_shape=(16, 16, 3), classes=3, classifier_activation=activation)
+        loop.compile_(model, sgd(0.01), label_smoothing=0.2)
+        (loss,) = model.loss
+        assert type(loss) is keras.losses.CategoricalCrossentropy
+        assert (loss.get_config()["from_logits"], loss.get_config()["label_smoothing"]) == (logits, 0.2)
+        images, labels = pair()
+        assert "accuracy" in model.evaluate(images, keras.utils.to_categorical(labels), return_dict=True, verbose=0)
+
+
+@pytest.mark.parametrize("mode, expected", [("max", 3.0), ("min", 1.0)])
+def test_the_best_epoch_is_that_of_the_tasks_figure(mode, expected):
+    from keras_cnn.training.callbacks import Best
+
+    model, seen = net(), []
+    best = Best(model, "val_figure", mode, save=lambda logs: seen.append(logs["val_figure"]))
+    for epoch, figure in enumerate([2.0, 3.0, 1.0, 2.5]):
+        best.on_epoch_end(epoch, {"val_figure": figure})
+    assert seen[-1] == expected
+
+
+@pytest.mark.no_keras
+def test_nothing_else_asks_what_the_task_is():
+    words = re.compile(r"accuracy|softmax|integer|crossentropy", re.IGNORECASE)
+    found = {path.name: words.findall(path.read_text()) for path in TRAINING.glob("*.py") if path.name not in OTHERS}
+    assert not {name: hits for name, hits in found.items() if hits}
