@@ -191,7 +191,17 @@ def test_a_model_that_was_fine_tuned_is_saved_and_loaded_with_its_optimisers(net
     states = [[np.array(v) for v in model.optimizer.variables if v.path.endswith("momentum")] for model in (net, again)]
     assert len(states[0]) == len(net.trainable_variables) and all(map(np.array_equal, *states))
     inputs, labels = pair()
-    again.fit(inputs, keras.utils.to_categorical(labels), batch_size=16, verbose=0)
+    again.fit(inputs, labels, batch_size=16, verbose=0)
+
+
+@pytest.mark.parametrize("call", ["fine_tune", "train"])
+def test_a_model_that_has_learnt_goes_on_in_keras_with_labels_as_data_has_them(call, net):
+    inputs, labels = pair()
+    how = {"head_epochs": 1, "probe": False, "cache": False} if call == "fine_tune" else {}
+    getattr(kc, call)(net, inputs, labels, validation_data=(inputs, labels), epochs=1, verbose=0, **how)
+    told = net.evaluate(inputs, labels, return_dict=True, verbose=0)
+    right = (net.predict(inputs, verbose=0).argmax(1) == labels).mean()
+    assert told["accuracy"] == pytest.approx(right) and "accuracy" in net.fit(inputs, labels, verbose=0).history
 
 
 # --- features -------------------------------------------------------------------------------------------------------

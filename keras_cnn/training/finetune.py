@@ -96,9 +96,9 @@ def fine_tune(
     provenance: facts for config.json and the model card there, as of `save_pretrained`.
     callbacks: of Keras; while features are learnt on, they see the part above them as their model.
 
-    The model ends with the weights of its best epoch on the validation images, compiled for targets (one-hot labels,
-    as `keras.utils.to_categorical` makes them), and with the flags of the last phase. Returns a Keras History over all
-    phases; its `history["phase"]` has the name of each epoch's, its `baselines` what a linear probe and nearest
+    The model ends with the weights of its best epoch on the validation images, compiled for labels as data has them
+    (`model.evaluate(data.val)`, `model.fit` go on), and with the flags of the last phase. Returns a Keras History over
+    all phases; its `history["phase"]` has the name of each epoch's, its `baselines` what a linear probe and nearest
     neighbours gave before, as `probe` does (printed unless verbose=0).
     Raises NotFinite when the loss is not a number, BadData where data and head disagree, BadSpec for bad options.
     """
@@ -189,6 +189,7 @@ class _Run:
             self._recalibrate()
         baselines = self.history.baselines
         self.directory.finish({"history": self.history.rows, "baselines": baselines and dataclasses.asdict(baselines)})
+        loop.hand_over(self.model)
         return self.history
 
     def recall(self, end: dict[str, Any]) -> TuningHistory:
@@ -198,7 +199,8 @@ class _Run:
         loop.recall(self.model, self.best.out)
         self._choose(self.phases[-1])
         self._enter(self.phases[-1])
-        loop.compile_(self.model, self._optimizer(self.phases[-1]), self.options.label_smoothing)
+        loop.compile_(self.model, self._optimizer(self.phases[-1]))
+        loop.hand_over(self.model)
         self.history.add(*end["history"])
         self.history.baselines = end["baselines"] and probing.Baselines(**end["baselines"])
         return self.history

@@ -18,13 +18,20 @@ AUX_WEIGHT = 0.4  # of an auxiliary classifier's loss, as torchvision trains Inc
 
 def compile_(model: Any, optimizer: keras.optimizers.Optimizer, label_smoothing: float = 0.1) -> None:
     """Compile for the network's task; an auxiliary classifier, the second output, adds its weighted loss."""
-    task, outputs = tasks.of(model), len(model.outputs)
-    model.compile(
-        optimizer,
-        task.losses(model, label_smoothing),
-        loss_weights=[1.0, AUX_WEIGHT][:outputs],
-        metrics=[task.metrics(), []][:outputs],
-    )
+    task = tasks.of(model)
+    _compile(model, optimizer, task.losses(model, label_smoothing), task.metrics())
+
+
+def hand_over(model: Any) -> None:
+    """Compile a model that has learnt as its user goes on with it: for labels as data has them, without smoothing."""
+    task = tasks.of(model)
+    _compile(model, model.optimizer, task.losses_of_labels(model), task.metrics_of_labels())
+
+
+def _compile(model: Any, optimizer: keras.optimizers.Optimizer, losses: list[Any], metrics: list[Any]) -> None:
+    outputs = len(model.outputs)
+    weights = [1.0, AUX_WEIGHT][:outputs]
+    model.compile(optimizer, losses, loss_weights=weights, metrics=[metrics, []][:outputs])
 
 
 def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **options: Any) -> keras.callbacks.History:

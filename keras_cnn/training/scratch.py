@@ -86,6 +86,7 @@ def _complete(
         if verbose:
             print(f"{run.out} holds this run, and it is complete")
         loop.recall(model, run.out)
+        loop.hand_over(model)
         return history
     model.optimizer.build(model.trainable_variables)
     variables = {f"network/{i}": v for i, v in enumerate(model.variables)}
@@ -122,6 +123,7 @@ def _complete(
     run.keep(lambda: now(epochs), now=True)  # so that no epoch is repeated where what follows is cut short
     best.restore()
     run.finish({"history": history.rows})
+    loop.hand_over(model)
     return history
 
 

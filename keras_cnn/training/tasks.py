@@ -23,7 +23,8 @@ class Task:
     """One row of `TASKS`.
 
     activation: of the head's output; a loss is told where an output gives logits, without any, instead.
-    loss: a Keras loss, made with `from_logits` and `label_smoothing`. metrics: makes those that are logged.
+    loss: a Keras loss of targets, made with `from_logits` and `label_smoothing`. metrics: makes those that are logged.
+    loss_of_labels, metrics_of_labels: the same of labels as data has them, with which a model is left to its user.
     monitor, mode: the figure by which the best epoch is chosen, and whether the best is its "max" or "min", as Keras'
     callbacks have them.
     targets: what the loss learns, of the labels of a batch and the number of outputs.
@@ -34,16 +35,24 @@ class Task:
     activation: str
     loss: Callable[..., keras.losses.Loss]
     metrics: Callable[[], list[keras.metrics.Metric]]
+    loss_of_labels: Callable[..., keras.losses.Loss]
+    metrics_of_labels: Callable[[], list[keras.metrics.Metric]]
     monitor: str
     mode: str
     targets: Callable[[Any, int], np.ndarray]
     class_weights: Callable[[Any, TrainingSet, int], dict[int, float]]
 
     def losses(self, model: Any, label_smoothing: float) -> list[keras.losses.Loss]:
-        """A loss for each output of a network."""
+        """A loss of targets for each output of a network."""
+        return [self.loss(from_logits=one, label_smoothing=label_smoothing) for one in self._logits(model)]
+
+    def losses_of_labels(self, model: Any) -> list[keras.losses.Loss]:
+        """A loss of labels for each output of a network."""
+        return [self.loss_of_labels(from_logits=one) for one in self._logits(model)]
+
+    def _logits(self, model: Any) -> list[bool]:
         linear = keras.activations.linear
-        logits = [self.activation != "linear" and _activation(output) is linear for output in model.outputs]
-        return [self.loss(from_logits=one, label_smoothing=label_smoothing) for one in logits]
+        return [self.activation != "linear" and _activation(output) is linear for output in model.outputs]
 
     def better(self, one: float, other: float) -> bool:
         """Whether one monitored figure is better than another."""
@@ -158,6 +167,8 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             activation="softmax",
             loss=keras.losses.CategoricalCrossentropy,
             metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
+            loss_of_labels=keras.losses.SparseCategoricalCrossentropy,
+            metrics_of_labels=lambda: [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
             monitor="val_accuracy",
             mode="max",
             targets=_shares,
