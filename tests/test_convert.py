@@ -643,7 +643,7 @@ def test_arguments_of_timm_that_make_another_network_are_refused():
     ("changes", "sentence"),
     [
         ({"num_classes": "ten"}, "num_classes='ten': give a whole number."),
-        ({"num_classes": -1}, "classes=-1: give a number from 0 to"),
+        ({"num_classes": -1}, "classes=-1: give the number of classes, or 0"),
         ({"input_size": None}, "input_size=None: give a list of 3: a whole number, a whole number, a whole number."),
         ({"input_size": [3, 224]}, "input_size=[3, 224]: give a list of 3"),
         ({"input_size": [3, 10**6, 224]}, "sides of input_shape=(1000000, 224): give numbers from 1 to 16384."),

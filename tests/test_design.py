@@ -10,27 +10,26 @@ import pytest
 
 import keras_cnn as kc
 from keras_cnn.models import registry
+from keras_cnn.training import tasks
 
 DESIGN = (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"### ([^\n]+)\n(?:(?!### ).)*?```python\n(.*?)```", DESIGN, re.DOTALL)
 
 
 def test_each_new_thing_has_an_example():
-    assert [title for title, _ in EXAMPLES] == ["A family", "A head"]
+    assert [title for title, _ in EXAMPLES] == ["A family", "A head", "A task", "A source of data"]
 
 
 @pytest.mark.parametrize(("title", "example"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
 def test_examples_run_and_are_short(title, example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for table in (registry.BACKBONES, registry.HEADS):
-        for name in list(table):
-            monkeypatch.setitem(table, name, table[name])  # what an example adds goes again
-    before = {id(table): set(table) for table in (registry.BACKBONES, registry.HEADS)}
+    tables = (registry.BACKBONES, registry.HEADS, tasks.TASKS)
+    before = [set(table) for table in tables]
     try:
         exec(compile(example, f"design.md, {title}", "exec", dont_inherit=True), {"__name__": "design"})
-    finally:
-        for table in (registry.BACKBONES, registry.HEADS):
-            for name in set(table) - before[id(table)]:
+    finally:  # what an example adds goes again
+        for table, names in zip(tables, before, strict=True):
+            for name in set(table) - names:
                 del table[name]
     assert len(example.splitlines()) < 40
 

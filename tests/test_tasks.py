@@ -79,7 +79,7 @@ def test_labels_become_targets_in_every_form(form, labels, network):
     expected = np.eye(3, dtype="float32")[numbers] * (0.7 if labels == "shares" else 1)
     expected += 0.1 if labels == "shares" else 0
     given = {"integers": numbers, "column": numbers[:, None], "one-hot": expected, "shares": expected}[labels]
-    made = tasks.targets(network, FORMS[form](images, given))
+    made = tasks.targets(network, FORMS[form](images, given), tasks.of(network))
     batches = [made] if form == "arrays" else (made if form == "tf.data" else [made[i] for i in range(len(made))])
     found = [targets if outputs == 2 else (targets,) for _, targets in batches]
     for output in range(outputs):

@@ -26,7 +26,7 @@ class Head:
         (FaceNet, 1503.03832, uses 512 behind inception_resnet_v1).
     dropout: rate before every dense layer.
     pooling: "avg", "max", or None for none (then classes must be 0: the output is a feature map).
-    activation: of the output; None gives logits.
+    activation: of the output; None gives logits. task: what the output means, a row of `training.tasks.TASKS`.
     """
 
     classes: int
@@ -36,6 +36,7 @@ class Head:
     pooling: str | None = "avg"
     hidden_activation: str = "relu"
     activation: str | None = "softmax"
+    task: str = "classification"
 
     def __post_init__(self) -> None:
         conform(self)

@@ -211,7 +211,7 @@ class _Run:
         learner, data, val = self._parts(phase)
         first = self._go_on(*before) if before else self._enter(phase)
         optimizer = self._optimizer(phase)
-        loop.compile_(learner, optimizer, self.options.label_smoothing)
+        loop.compile_(learner, optimizer, self.options.label_smoothing, self.task)
         if self.verbose and first < phase.epochs:
             print(f"phase {self.number + 1} of {len(self.phases)}: {phase}")
         if first < phase.epochs:  # else the run was cut short after its last epoch
@@ -221,6 +221,7 @@ class _Run:
                 val,
                 epochs=phase.epochs,
                 initial_epoch=first,
+                task=self.task,
                 class_weight=self.class_weight,
                 callbacks=self._callbacks(phase, data),
                 verbose=self.verbose,

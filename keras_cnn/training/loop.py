@@ -16,9 +16,14 @@ from keras_cnn.training import tasks
 AUX_WEIGHT = 0.4  # of an auxiliary classifier's loss, as torchvision trains Inception v3
 
 
-def compile_(model: Any, optimizer: keras.optimizers.Optimizer, label_smoothing: float = 0.1) -> None:
-    """Compile for the network's task; an auxiliary classifier, the second output, adds its weighted loss."""
-    task = tasks.of(model)
+def compile_(
+    model: Any, optimizer: keras.optimizers.Optimizer, label_smoothing: float = 0.1, task: tasks.Task | None = None
+) -> None:
+    """Compile for a task; an auxiliary classifier, the second output, adds its weighted loss.
+
+    task: by default the network's; a part of a network does not know it.
+    """
+    task = task or tasks.of(model)
     _compile(model, optimizer, task.losses(model, label_smoothing), task.metrics())
 
 
@@ -34,13 +39,16 @@ def _compile(model: Any, optimizer: keras.optimizers.Optimizer, losses: list[Any
     model.compile(optimizer, losses, loss_weights=weights, metrics=[metrics, []][:outputs])
 
 
-def fit(model: Any, data: Any, val: Any = None, *, batch_size: int = 32, **options: Any) -> keras.callbacks.History:
-    """Keras `fit` on images and labels: a data set of batches, or a pair of arrays."""
+def fit(
+    model: Any, data: Any, val: Any = None, *, batch_size: int = 32, task: tasks.Task | None = None, **options: Any
+) -> keras.callbacks.History:
+    """Keras `fit` on images and labels: a data set of batches, or a pair of arrays. task: as of `compile_`."""
+    task = task or tasks.of(model)
     options.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
     if isinstance(val, tuple) and val[0].ndim == 2:  # features: a batch costs more than what is in it
         options.setdefault("validation_batch_size", 256)
-    options["validation_data"] = tasks.targets(model, val)
-    data = tasks.targets(model, data)
+    options["validation_data"] = tasks.targets(model, val, task)
+    data = tasks.targets(model, data, task)
     with BadImage.surfacing(), BadData.surfacing():
         if isinstance(data, tuple):
             history = model.fit(*data, batch_size=batch_size, **options)

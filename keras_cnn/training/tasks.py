@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, cast
 
 import keras
 import numpy as np
 
+from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.data.training_set import TrainingSet
 from keras_cnn.errors import BadSpec
+from keras_cnn.models import fields
 from keras_cnn.training import evaluation
 
 
@@ -60,12 +61,20 @@ class Task:
 
     def score(self, network: Any, batches: Any) -> float:
         """The figure that is monitored, of a network on batches of images and labels."""
-        return evaluation.evaluate(network, batches).metrics[self.monitor.removeprefix("val_")]
+        result = evaluation.evaluate(network, batches)
+        metric = next(one for one in self.metrics() if one.name == self.monitor.removeprefix("val_"))
+        metric.update_state(self.targets(result.labels, result.probabilities.shape[1]), result.probabilities)
+        return float(cast(Any, metric.result()))
 
 
 def of(model: Any) -> Task:
-    """The task of a network: every network classifies."""
-    return TASKS["classification"]
+    """The task that a network's head names; a network of another make classifies. BadSpec for one that is not there."""
+    try:
+        name = config_of(model).head.task
+    except BadSpec:
+        name = "classification"
+    fields.one_of("task", name, tuple(TASKS))
+    return TASKS[name]
 
 
 def _activation(output: Any) -> Any:
@@ -76,9 +85,9 @@ def _activation(output: Any) -> Any:
 # --- labels become targets -------------------------------------------------------------------------------------------
 
 
-def targets(model: Any, data: Any) -> Any:
+def targets(model: Any, data: Any, task: Task) -> Any:
     """Images and labels, as arrays, tf.data or batches, as images and targets: one for each output of the network."""
-    task, size, outputs = of(model), model.outputs[0].shape[-1], len(model.outputs)
+    size, outputs = model.outputs[0].shape[-1], len(model.outputs)
     of_each = lambda one: one if outputs == 1 else (one,) * outputs  # noqa: E731
     if data is None:
         return None
@@ -160,22 +169,20 @@ def _class_weights(wanted: str | Mapping[int, float], given: TrainingSet, classe
     return {label: float(fair / counts[label]) if counts[label] else 1.0 for label in range(classes)}
 
 
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {
-        "classification": Task(
-            name="classification",
-            activation="softmax",
-            loss=keras.losses.CategoricalCrossentropy,
-            metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
-            loss_of_labels=keras.losses.SparseCategoricalCrossentropy,
-            metrics_of_labels=lambda: [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            monitor="val_accuracy",
-            mode="max",
-            targets=_shares,
-            class_weights=_class_weights,
-        )
-    }
-)
+TASKS: dict[str, Task] = {
+    "classification": Task(
+        name="classification",
+        activation="softmax",
+        loss=keras.losses.CategoricalCrossentropy,
+        metrics=lambda: [keras.metrics.CategoricalAccuracy(name="accuracy")],
+        loss_of_labels=keras.losses.SparseCategoricalCrossentropy,
+        metrics_of_labels=lambda: [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        monitor="val_accuracy",
+        mode="max",
+        targets=_shares,
+        class_weights=_class_weights,
+    )
+}
 
 
 def class_weights(wanted: str | Mapping[int, float] | None, given: TrainingSet, model: Any) -> dict[int, float] | None:
