@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -503,3 +504,16 @@ def test_arrays_need_no_tensorflow(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_images_that_are_laid_down_are_read_in_any_order_by_many_threads():
+    from keras_cnn.data.files import Spool
+
+    spool = Spool()
+    contents = [bytes([i]) * (1000 + i) for i in range(200)]
+    opened = [spool.add(content) for content in contents[:100]]
+    assert opened[3]().read() == contents[3]
+    opened += [spool.add(content) for content in contents[100:]]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda i: opened[i]().read(), reversed(range(200))))
+    assert found[::-1] == contents

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import IO
 
 from keras_cnn.data.images import printable, read_bounded
@@ -33,6 +36,27 @@ class Source:
         """All bytes; BadImage where there are more than an image may have."""
         with self.open() as file:
             return read_bounded(file, self.name)
+
+
+class Spool:
+    """Encoded images that come one after the other, laid down in a temporary file rather than held in memory."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115  it has to outlive this call
+        self.end, self.lock = 0, Lock()  # there is one position for all
+
+    def add(self, content: bytes) -> Callable[[], IO[bytes]]:
+        """Lay an image down; returns what opens it again, as of `Source`. The file goes with the last of these."""
+        with self.lock:
+            self.file.seek(self.end)
+            self.file.write(content)
+            start, self.end = self.end, self.end + len(content)
+        return partial(self._open, start, len(content))
+
+    def _open(self, start: int, size: int) -> IO[bytes]:
+        with self.lock:
+            self.file.seek(start)
+            return io.BytesIO(self.file.read(size))
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from PIL import Image
 
-from keras_cnn.data.files import Parts, Source, files_of
+from keras_cnn.data.files import Parts, Source, Spool, files_of
 from keras_cnn.data.images import printable
 from keras_cnn.errors import BadData, BadSpec, MissingPackage
 
@@ -250,7 +250,10 @@ def _digits() -> Tree:
 
 
 def _tfds(name: str, training: bool) -> tuple[Tree, list[str]]:
-    """Reads prepared files only: neither downloads nor runs the data set's own code. The encoded images are kept."""
+    """Reads prepared files only: neither downloads nor runs the data set's own code.
+
+    Its files can be read in order only, so that the encoded images are laid down on disk.
+    """
     try:
         import tensorflow_datasets as tfds
         from tensorflow_datasets.core.read_only_builder import builder_from_files
@@ -267,12 +270,12 @@ def _tfds(name: str, training: bool) -> tuple[Tree, list[str]]:
     if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
         raise BadData(f"{name}: needs the features 'image' and 'label'; it has {', '.join(features)}.")
     named = {meaning: split for split, meaning in reversed(SPLIT_OF.items()) if split in builder.info.splits}
-    tree: Tree = {}
+    tree, spool = cast(Tree, {}), Spool()
     for meaning, split in named.items():
         classes = tree[meaning] = {name: [] for name in label.names}
         rows = builder.as_dataset(split=split, decoders={"image": tfds.decode.SkipDecoding()})
         for i, row in enumerate(rows.as_numpy_iterator()):
-            source = Source(f"{i:08}", f"{name}[{split}][{i}]", partial(io.BytesIO, row["image"]))
+            source = Source(f"{i:08}", f"{name}[{split}][{i}]", spool.add(row["image"]))
             classes[label.names[row["label"]]].append(source)
     if training and "train" not in tree:
         raise BadData(f"{name}: has no train split (but {', '.join(builder.info.splits)}).")
