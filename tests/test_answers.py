@@ -66,6 +66,7 @@ def test_a_folder_data_a_split_batches_and_arrays_give_the_same(net, pets, held_
         "arrays": (images, labels),
         "column": (images, labels[:, None]),
         "one-hot": (images, np.eye(2)[labels]),
+        "lists": (images.tolist(), labels.tolist()),
         "list of batches": [(images[:3], labels[:3]), (images[3:], labels[3:])],
     }
     for form, given in forms.items():

@@ -65,7 +65,8 @@ def check_batch(model: Any, batch: Any, classes: int | None, what: str, *, first
     first: look at the images, too. Of labels for several outputs, those of the head are taken.
     """
     images, labels = _parts(batch, what)
-    images, labels = np.asarray(images), np.asarray(labels[0] if isinstance(labels, tuple | list) else labels)
+    of_each = len(model.outputs) > 1 and isinstance(labels, tuple | list)
+    images, labels = np.asarray(images), np.asarray(labels[0] if of_each else labels)
     check(images, labels, classes, what)
     if first:
         check_shape(images, model, what)
