@@ -133,7 +133,7 @@ class SlowStart(UserWarning):
 
 
 class WeightsWarning(UserWarning):
-    """The weights hold NaN or infinite values."""
+    """The weights hold NaN or infinite values, or are random where trained ones are needed."""
 
 
 class PixelWarning(UserWarning):

@@ -17,7 +17,7 @@ from images import encode, folder, noise, zipped
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
 from keras_cnn.data import seen
-from keras_cnn.errors import BadData, BadImage, BadSpec, PixelWarning, UnknownOption
+from keras_cnn.errors import BadData, BadImage, BadSpec, PixelWarning, UnknownOption, WeightsWarning
 
 SIZE = (16, 16, 3)
 
@@ -356,3 +356,8 @@ def test_real_photographs(shared, tmp_path):
     np.testing.assert_allclose(predict.scores(tmp_path), expected, atol=1e-4)
     for answer, row in zip(predict(tmp_path), expected, strict=True):
         assert answer.label == kc.config_of(model).class_names[row.argmax()] and len(answer.top) == 5
+
+
+def test_a_name_without_weights_is_told():
+    with pytest.warns(WeightsWarning, match="resnet20 has random weights, so that its answers mean nothing"):
+        kc.predictor("resnet20")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from keras_cnn.data.index import find_images
 from keras_cnn.data.labelled import check_shape, warn_of_pixels
 from keras_cnn.data.stream import decoded, in_batches
 from keras_cnn.deploy.fold import fold
-from keras_cnn.errors import BadData, BadImage, BadSpec
+from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
 from keras_cnn.models.fields import known_options
 
 
@@ -49,7 +50,7 @@ def predictor(model: Any, *, batch_size: int = 32) -> Predictor:
     prediction, batch norms folded into convolutions; later training does not reach the copy.
     batch_size: images that the network sees at once. Files are decoded as they are needed, so that any number of them
     takes the memory of a few batches.
-    Raises BadSpec for a model that is not of ours, or that has no classifier.
+    Raises BadSpec for a model that is not of ours, or that has no classifier. WeightsWarning where a name brings none.
 
     >>> import keras_cnn as kc, numpy as np
     >>> predict = kc.predictor(kc.build("resnet20", classes=["cat", "dog"]))
@@ -59,7 +60,14 @@ def predictor(model: Any, *, batch_size: int = 32) -> Predictor:
     """
     if batch_size < 1:
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
-    return Predictor(build(model) if isinstance(model, str | os.PathLike) else model, batch_size)
+    if isinstance(model, str | os.PathLike):
+        name, model = os.fspath(model), build(model)
+        if not config_of(model).provenance:  # a model that is given may have learnt since it was built
+            text = (
+                f"{name} has random weights, so that its answers mean nothing: a tag or directory brings trained ones."
+            )
+            warnings.warn(text, WeightsWarning, stacklevel=3)
+    return Predictor(model, batch_size)
 
 
 class Predictor:
