@@ -99,6 +99,7 @@ def paths(draw) -> str:
 @example("/ANN/-x", "ANN/--y", "ANN/-", "joined", 1e-3)
 @example("0ANN0000000/0", "0", "https://u:p@nas/0ANN0000000\\#", "joined", 1.0)
 @example("0ANN0000000/0", "0", "0ANN0000000/~0", "joined", 1.0)
+@example("0ANN0000000/A:", "0", "0ANN0000000/A:~0", "joined", 1.0)
 def test_no_folder_is_told_and_the_command_means_the_same(data, model, out, form, rate):
     given_ = {
         "joined": lambda option, value: [option[1:3] + value],

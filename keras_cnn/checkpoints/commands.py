@@ -74,9 +74,9 @@ def last_name(value: str) -> str:
         if place != rest and place.endswith(("/", "\\")):  # it follows a folder: there is no name
             return LEFT_OUT
         rest = place.rpartition("/")[2]
-    path = rest if address else re.sub(r"^[A-Za-z]:", "", value)
-    parts = [part for part in re.split(r"[\\/]+", path) if part]
-    last = parts[-1] if parts else "." if value else ""
+    parts = [part for part in re.split(r"[\\/]+", rest if address else value) if part]
+    last = re.sub(r"^([A-Za-z]:)+", "", parts[-1]) if parts else ""  # a drive, after a folder too
+    last = last or ("." if value else "")
     return "~" if last.startswith("~") else last  # it may be somebody's name
 
 
