@@ -31,12 +31,11 @@ class Examples(keras.utils.PyDataset):
 
     views: pairs (inputs, labels) of equal length; epoch e sees the pair e modulo their number.
     seed: shuffles each epoch in its own order; None keeps the order.
-    outputs: how many outputs of the network learn the same labels (an auxiliary classifier makes two).
     """
 
-    def __init__(self, views: Sequence[Pair], batch_size: int, seed: int | None = None, outputs: int = 1) -> None:
+    def __init__(self, views: Sequence[Pair], batch_size: int, seed: int | None = None) -> None:
         super().__init__()
-        self.views, self.batch_size, self.seed, self.outputs = views, batch_size, seed, outputs
+        self.views, self.batch_size, self.seed = views, batch_size, seed
         self.seek(0)
 
     def seek(self, epoch: int) -> None:
@@ -53,4 +52,4 @@ class Examples(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         inputs, labels = self.views[self.epoch % len(self.views)]
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return inputs[chosen], labels[chosen] if self.outputs == 1 else (labels[chosen],) * self.outputs
+        return inputs[chosen], labels[chosen]

@@ -291,3 +291,11 @@ def _resized(height: int, width: int, preprocess: Preprocess) -> tuple[int, int]
         return (tall, int(tall * width / height)) if height <= width else (int(tall * height / width), tall)
     ratio = min(height / tall, width / wide)  # timm's ResizeKeepRatio rounds; here it keeps the weights' interpolation
     return round(height / ratio), round(width / ratio)
+
+
+def as_png(image: np.ndarray) -> io.BytesIO:
+    """An array, uint8 (height, width) or (height, width, channels), as a stream of PNG bytes, like any other file."""
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image).save(file, "PNG")
+    file.seek(0)
+    return file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 from dataclasses import dataclass, replace
@@ -12,10 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import numpy as np
-from PIL import Image
 
 from keras_cnn.data.files import Parts, Source, Spool, files_of
-from keras_cnn.data.images import printable
+from keras_cnn.data.images import as_png, printable
 from keras_cnn.errors import BadData, BadSpec, MissingPackage
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -243,9 +241,8 @@ def _digits() -> Tree:
     digits: Any = load_digits()
     classes: dict[str, list[Source]] = {str(name): [] for name in digits.target_names}
     for i, (image, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        file = io.BytesIO()
-        Image.fromarray((image * 255 / 16).round().astype(np.uint8)).save(file, "PNG")
-        classes[str(label)].append(Source(f"{i:04}", f"digits[{i}]", partial(io.BytesIO, file.getvalue())))
+        pixels = (image * 255 / 16).round().astype(np.uint8)
+        classes[str(label)].append(Source(f"{i:04}", f"digits[{i}]", partial(as_png, pixels)))
     return {"train": classes}
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from keras_cnn.data.decoding import Arrays
 from keras_cnn.data.files import Source
-from keras_cnn.data.images import MODES
+from keras_cnn.data.images import MODES, as_png
 from keras_cnn.data.index import Splits, arranged
 from keras_cnn.errors import BadData
 from keras_cnn.models.config import check_class_names
@@ -44,7 +42,7 @@ def read(
         raise BadData("all images are of one class: there is nothing to tell apart; add others.")
     classes: dict[str, list[Source]] = {name: [] for name in names}
     for i, label in enumerate(labels.tolist()):
-        classes[names[label]].append(Source(f"{i:012}", f"images[{i}]", partial(_encoded, images[i])))
+        classes[names[label]].append(Source(f"{i:012}", f"images[{i}]", partial(as_png, images[i])))
     if empty := [name for name, sources in classes.items() if not sources]:
         raise BadData(f"the class {empty[0]!r} has no images: add some, or number the classes without it.")
     splits = arranged({"train": classes}, "the arrays", names, val_split, seed)
@@ -71,9 +69,3 @@ def pixels(images: Any, size: tuple[int, int]) -> np.ndarray:
             "the images are not whole numbers of 0..255: round them, or give the arrays themselves to fine_tune."
         )
     return whole
-
-
-def _encoded(image: np.ndarray) -> io.BytesIO:
-    file = io.BytesIO()
-    Image.fromarray(image if image.shape[-1] > 1 else image[..., 0]).save(file, "PNG")
-    return io.BytesIO(file.getvalue())

@@ -53,7 +53,7 @@ class TrainingSet:
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return self.count
+        return math.ceil(self.count / self.batch_size) if self.again else self.count
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -69,8 +69,8 @@ class TrainingSet:
         """Integer labels of the training images, where they can be told."""
         return None
 
-    def images(self, outputs: int = 1) -> Any:
-        """What Keras' `fit` is given. outputs: how many outputs of the network learn the same labels."""
+    def images(self) -> Any:
+        """Training images and labels, in the form in which `loop.fit` takes them."""
         return self.train
 
     def seek(self, data: Any, number: int) -> None:
@@ -108,10 +108,6 @@ class OfArrays(TrainingSet):
         return len(self.train[0])
 
     @property
-    def steps(self) -> int:
-        return math.ceil(self.count / self.batch_size)
-
-    @property
     def fingerprint(self) -> dict[str, str]:
         whole = hashlib.sha256()
         for name, array in zip(("images", "labels"), map(np.ascontiguousarray, self.train), strict=True):
@@ -122,8 +118,8 @@ class OfArrays(TrainingSet):
     def labels(self) -> np.ndarray:
         return np.asarray(self.train[1])
 
-    def images(self, outputs: int = 1) -> Examples:
-        return Examples([self.train], self.batch_size, self.seed, outputs)
+    def images(self) -> Examples:
+        return Examples([self.train], self.batch_size, self.seed)
 
     def seek(self, data: Examples, number: int) -> None:
         data.seek(number)
@@ -147,10 +143,6 @@ class OfData(TrainingSet):
         return self.train.sizes["train"]
 
     @property
-    def steps(self) -> int:
-        return math.ceil(self.count / self.batch_size)
-
-    @property
     def facts(self) -> dict[str, Any]:
         known = {"classes": list(self.train.class_names), "augment": self.train.augment}
         return {**super().facts, **known, "data's seed": self.train.seed, "canvas": self.train.canvas}
@@ -168,7 +160,7 @@ class OfData(TrainingSet):
         counts = list(self.train.counts["train"].values())
         return np.repeat(np.arange(len(counts)), counts)
 
-    def images(self, outputs: int = 1) -> Any:
+    def images(self) -> Any:
         return self.train.train
 
     def seek(self, data: Any, number: int) -> None:

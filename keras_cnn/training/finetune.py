@@ -266,7 +266,7 @@ class _Run:
         if parts and not found and self.given.again and self.verbose:
             print("features of all images would fill the memory: the backbone is run in every epoch")
         if not parts or not found:
-            return self.model, self.given.images(1), self.given.val
+            return self.model, self.given.images(), self.given.val
         train, val = found
         return parts[1], Examples(train, self.given.batch_size, self.given.seed), val
 

@@ -97,7 +97,7 @@ def _complete(
         first = facts["epoch"]
         if not given.again:
             warnings.warn("the data set goes on in its own order: only Data and arrays repeat it.", RunWarning, 3)
-    data = given.images(1)
+    data = given.images()
 
     def now(epoch: int) -> state.State:
         kept, about = best.state()
