@@ -29,6 +29,8 @@ def build(
     weights: str | os.PathLike[str] | None = None,
     input_shape: tuple[int | None, int | None, int] | None = None,
     classes: int | Sequence[str] | None = None,
+    task: str | None = None,
+    targets: int | Sequence[str] | None = None,
     head: Head | None = None,
     freeze: str | float | None = None,
     norm: str | None = None,
@@ -52,7 +54,10 @@ def build(
         With another number of channels a pretrained stem is adapted: one channel takes the sum of the RGB kernels,
         several repeat them, scaled by 3 / channels, so that activations keep their size.
     classes: how many, or their names; 0 for pooled features. Other than the weights', they start a new head.
-    head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough.
+    task: what the output means, as `Head` has it: "classification", "multilabel", "binary", "regression" or
+        "embedding"; by default what the weights came with. Another than theirs starts a new head, too.
+    targets: of a regression, how many numbers, or their names: task="regression" is then understood.
+    head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough: a `Head`, a `UNet`.
     freeze: what shall not learn, as `keras_cnn.freeze` takes it: the last frozen stage ("stage3"), a share of the
         backbone's parameters (0.5), or a regular expression for names of layers ("stage[12]_.*").
     norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add", or "concat",
@@ -72,10 +77,16 @@ def build(
     >>> kc.build("resnet20", classes=4).output_shape
     (None, 4)
     """
+    if targets is not None:
+        if classes is not None or task not in (None, "regression"):
+            raise BadSpec("targets are for a regression, which has no classes: give them alone, or classes and a task.")
+        classes, task = targets, "regression"
     names = None if classes is None or isinstance(classes, int) else tuple(classes)
     count = classes if isinstance(classes, int) or classes is None else len(classes)
-    if head is not None and count not in (None, head.classes):
+    if head is not None and count not in (None, head.names):
         raise BadSpec(f"{count} classes and head.classes={head.classes} disagree: give one of them.")
+    if head is not None and task not in (None, head.task):
+        raise BadSpec(f"task={task!r} and head.task={head.task!r} disagree: give one of them.")
     found = resolve(source, weights)
     config, values = found.load() if found.load else (found.config, None)
     tag = next((str(name) for name in (source, weights) if name in tags()), None)
@@ -86,8 +97,8 @@ def build(
     backbone = config.backbone.with_(
         norm=norm, act=act, output_stride=output_stride, drop_path_rate=drop_path_rate, merge=merge, aux=aux
     )
-    head = head or _head(config, count, drop_rate, classifier_activation)
-    kept = config.class_names if len(config.class_names) == head.classes else ()
+    head = head or _head(config, count, task, drop_rate, classifier_activation)
+    kept = config.class_names if len(config.class_names) == head.names else ()
     config = config.at(input_shape or config.input_shape).with_(backbone=backbone, head=head, class_names=kept)
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
@@ -104,8 +115,12 @@ def build(
     return model
 
 
-def _head(config: Config, classes: int | None, drop_rate: float | None, activation: str | None) -> Head:
-    head = config.head.for_classes(config.head.classes if classes is None else classes)
+def _head(
+    config: Config, names: int | None, task: str | None, drop_rate: float | None, activation: str | None
+) -> Head:
+    """The head of the weights with what is asked for changed; names: of classes or targets."""
+    head = config.head if task is None else config.head.for_task(task)
+    head = head.for_classes(head.classes if names is None else head.meaning.outputs(names))
     dropout = head.dropout if drop_rate is None else drop_rate
     return dataclasses.replace(
         head, dropout=dropout, activation=head.activation if activation == "auto" else activation
@@ -113,7 +128,7 @@ def _head(config: Config, classes: int | None, drop_rate: float | None, activati
 
 
 def _same_arrays(head: Head, other: Head | None) -> bool:
-    arrays = lambda head: (head.classes, head.hidden, head.embedding)  # noqa: E731
+    arrays = lambda head: (type(head), head.task, head.classes, head.hidden, head.embedding)  # noqa: E731
     return other is not None and arrays(head) == arrays(other)
 
 

@@ -13,7 +13,7 @@ import keras
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.config import Config
-from keras_cnn.models.layers import HeUniform, Pad, Preprocessing, StackedIdentities
+from keras_cnn.models.layers import HeUniform, Pad, Preprocessing, StackedIdentities, Standardise
 from keras_cnn.models.shapes import NON_TRAINABLE, Row, tally
 
 CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
@@ -83,6 +83,7 @@ LAYERS = {
     "depthwise": _depthwise,
     "globalavg": lambda *, name, **kw: keras.layers.GlobalAveragePooling2D(name=name, **kw, **CHANNELS_LAST),
     "globalmax": lambda *, name: keras.layers.GlobalMaxPooling2D(name=name, **CHANNELS_LAST),
+    "standardise": Standardise,
     "dropout": keras.layers.Dropout,
     # Dropping a whole sample's branch is dropout with one coin a sample.
     "droppath": lambda *, rate, name: keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name),

@@ -113,8 +113,8 @@ class Config:
         conform(self)
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", self.architecture, re.ASCII):  # it names the Keras model, too
             raise BadSpec(f"architecture={reprlib.repr(self.architecture)}: give letters, digits, '_', '-' and '.'.")
-        if self.class_names and len(self.class_names) != self.head.classes:
-            raise BadSpec(f"{len(self.class_names)} class names for {self.head.classes} classes: give each its name.")
+        if self.class_names and len(self.class_names) != self.head.names:
+            raise BadSpec(f"{len(self.class_names)} class names for {self.head.names} classes: give each its name.")
         check_class_names(self.class_names)
         written("provenance", self.provenance)
         for name, kind in FACTS.items():

@@ -11,8 +11,10 @@ from keras_cnn.errors import BadSpec
 from keras_cnn.models.backbone import MOST_BLOCKS, MOST_CHANNELS, check_activation
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.fields import conform, known_options, one_of, within
+from keras_cnn.models.meaning import MEANINGS, Meaning
 
 MOST_CLASSES = 2**31 - 1
+EMBEDDING = 128  # the length of a direction, as in FaceNet (1503.03832, table 5)
 
 
 @known_options
@@ -26,7 +28,10 @@ class Head:
         (FaceNet, 1503.03832, uses 512 behind inception_resnet_v1).
     dropout: rate before every dense layer.
     pooling: "avg", "max", or None for none (then classes must be 0: the output is a feature map).
-    activation: of the output; None gives logits. task: what the output means, a row of `training.tasks.TASKS`.
+    task: what the output means: "classification", one class an image; "multilabel", any number of them; "binary", one
+        output for two classes; "regression", numbers in the unit of the data; "segmentation", a class a pixel;
+        "embedding", a direction; "reconstruction", the image itself.
+    activation: of the output; None gives logits; "auto" is the task's.
     """
 
     classes: int
@@ -35,11 +40,14 @@ class Head:
     dropout: float = 0.0
     pooling: str | None = "avg"
     hidden_activation: str = "relu"
-    activation: str | None = "softmax"
+    activation: str | None = "auto"
     task: str = "classification"
 
     def __post_init__(self) -> None:
         conform(self)
+        one_of("task", self.task, tuple(MEANINGS))
+        if self.activation == "auto":
+            object.__setattr__(self, "activation", self.meaning.activation)
         if not 0 <= self.classes <= MOST_CLASSES:
             raise BadSpec(f"classes={self.classes}: give the number of classes, or 0 for no classifier.")
         within("hidden", self.hidden, 1, MOST_CHANNELS)
@@ -56,11 +64,31 @@ class Head:
         if self.hidden and not self.classes:
             raise BadSpec("hidden layers without a classifier: give classes, or leave hidden empty.")
 
+    @property
+    def meaning(self) -> Meaning:
+        """What the output means, as far as a network must know it."""
+        return MEANINGS[self.task]
+
+    @property
+    def names(self) -> int:
+        """How many names of classes, or of targets, the outputs have."""
+        return self.classes * self.meaning.names
+
     def for_classes(self, classes: int) -> Head:
         """The same for another number of classes; hidden layers, which were of the old ones, are left out."""
         hidden = self.hidden if classes == self.classes else ()
         pooling = self.pooling or ("avg" if classes else None)
         return dataclasses.replace(self, classes=classes, hidden=hidden, pooling=pooling)
+
+    def for_task(self, task: str) -> Head:
+        """The same for another task, and so with another output."""
+        if task == self.task:
+            return self
+        one_of("task", task, tuple(MEANINGS))
+        fresh = dataclasses.replace(self, task=task, activation="auto")
+        if task == "embedding":  # a direction has no classes
+            return dataclasses.replace(fresh, classes=0, hidden=(), embedding=self.embedding or EMBEDDING)
+        return fresh.for_classes(MEANINGS[task].outputs(self.names))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `registry.head_from_dict` reads them back."""
@@ -82,8 +110,13 @@ class Head:
         return self.classify(g, self._dropped(g, x, "drop")) if self.classes else x
 
     def classify(self, g: Builder, x: Tensor) -> Tensor:
-        """Class scores of features (batch, n): float32 under every dtype policy."""
-        x = g.emit("dense", "logits", x, units=self.classes, dtype="float32")
+        """Class scores, or targets, of features (batch, n): float32 under every dtype policy."""
+        return self.answer(g, g.emit("dense", "logits", x, units=self.classes, dtype="float32"))
+
+    def answer(self, g: Builder, x: Tensor) -> Tensor:
+        """The output of logits (..., classes): as the task has it."""
+        if self.meaning.in_units:
+            x = g.emit("standardise", "unit", x, inverse=True)
         return g.emit("act", "probs", x, fn=self.activation, dtype="float32") if self.activation else x
 
     def _dropped(self, g: Builder, x: Tensor, token: str) -> Tensor:

@@ -41,6 +41,35 @@ class Preprocessing(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
+class Standardise(keras.layers.Layer):
+    """Shifts and scales the last axis to mean 0 and spread 1, with statistics of the training data; float32.
+
+    Input and output (batch, ..., channels). The weights `mean` and `std`, 0 and 1 until the data is known, do not
+    learn; they are saved and published like all others.
+    inverse: from mean 0 and spread 1 to the unit of the data, as the output of a regression.
+    """
+
+    def __init__(self, inverse: bool = False, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
+        self.inverse = inverse
+
+    def build(self, input_shape: Any) -> None:
+        shape = (input_shape[-1],)
+        self.mean = self.add_weight(shape=shape, initializer="zeros", trainable=False, name="mean")
+        self.std = self.add_weight(shape=shape, initializer="ones", trainable=False, name="std")
+
+    def call(self, x: Any) -> Any:
+        x = ops.cast(x, "float32")
+        return x * self.std + self.mean if self.inverse else (x - self.mean) / self.std
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "inverse": self.inverse}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
 class Pad(keras.layers.Layer):
     """Constant padding of height, width and channels.
 

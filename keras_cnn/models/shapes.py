@@ -33,7 +33,7 @@ class Row(NamedTuple):
     output: tuple[int | None, ...]
 
 
-NON_TRAINABLE = ("moving_mean", "moving_variance")
+NON_TRAINABLE = ("moving_mean", "moving_variance", "mean", "std")
 
 
 def _elements(shape: tuple[int | None, ...]) -> int:
@@ -104,8 +104,9 @@ COUNTS = {
     "maxpool": _pool,
     "avgpool": _pool,
     "pad": _pad,
-    "batchnorm": _norm("batchnorm", "gamma", "beta", *NON_TRAINABLE),
+    "batchnorm": _norm("batchnorm", "gamma", "beta", "moving_mean", "moving_variance"),
     "groupnorm": _norm("groupnorm", "gamma", "beta"),
+    "standardise": lambda shape, **_: (shape, dict.fromkeys(("mean", "std"), (shape[-1],)), 0),
     "globalavg": _global,
     "globalmax": _global,
     "act": _same,
@@ -187,7 +188,8 @@ def variables(rows: Iterable[Row]) -> dict[str, tuple[int, ...]]:
 
 def parameters(rows: Iterable[Row]) -> int:
     """Learned parameters: kernels, biases, gammas and betas, as torch counts them."""
-    return sum(math.prod(s) for key, s in variables(rows).items() if not key.endswith(NON_TRAINABLE))
+    learned = (s for key, s in variables(rows).items() if key.rpartition("/")[2] not in NON_TRAINABLE)
+    return sum(map(math.prod, learned))
 
 
 def macs(rows: Iterable[Row]) -> int:
