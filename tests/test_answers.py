@@ -129,7 +129,7 @@ def test_images_that_the_run_was_trained_on_are_told_apart(net, pets, held_out, 
 
 
 def test_figures_by_class_and_the_worst_mistakes(held_out):
-    from keras_cnn.training.evaluation import Result
+    from keras_cnn.tasks.classification import Result
 
     shares = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.95, 0.05]])
     result = Result(np.array([0, 0, 0, 1]), shares, ("a", "b", "c", "d"), ("cat", "dog"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import keras_cnn as kc
-from keras_cnn.models import registry
-from keras_cnn.training import tasks
+from keras_cnn import tasks
+from keras_cnn.models import meaning, registry
 
 DESIGN = (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"### ([^\n]+)\n(?:(?!### ).)*?```python\n(.*?)```", DESIGN, re.DOTALL)
@@ -23,7 +23,7 @@ def test_each_new_thing_has_an_example():
 @pytest.mark.parametrize(("title", "example"), EXAMPLES, ids=[title for title, _ in EXAMPLES])
 def test_examples_run_and_are_short(title, example, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tables = (registry.BACKBONES, registry.HEADS, tasks.TASKS)
+    tables = (registry.BACKBONES, registry.HEADS, meaning.MEANINGS, tasks.TASKS)
     before = [set(table) for table in tables]
     try:
         exec(compile(example, f"design.md, {title}", "exec", dont_inherit=True), {"__name__": "design"})

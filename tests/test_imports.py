@@ -31,6 +31,7 @@ LEVELS = (
     ("files", "runtime", "terminal"),
     ("models",),
     ("checkpoints", "data", "insight", "layers"),
+    ("tasks",),
     ("hub",),
     ("building",),
     ("deploy",),
@@ -44,12 +45,11 @@ FRAMEWORKS = ("keras", "tensorflow", "torch", "jax")
 # Modules that import Keras when they are imported; all others do so where they use it, if at all.
 WITH_KERAS = {
     "keras_cnn.data.examples",
-    "keras_cnn.data.labelled",
     "keras_cnn.deploy.fold",
     "keras_cnn.models.assemble",
     "keras_cnn.models.layers",
 }
-WITH_KERAS_WHOLLY = {"training", "transfer"}
+WITH_KERAS_WHOLLY = {"tasks", "training", "transfer"}
 
 
 def files() -> list[Path]:

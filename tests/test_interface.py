@@ -45,7 +45,7 @@ def test_no_public_name_swallows_a_keyword(name):
         ("fine_tune", "cycle", "write warmup="),
         ("fine_tune", "lr", "head_learning_rate="),
         ("fine_tune", "freez", "write above="),
-        ("fine_tune", "loss", "cross-entropy"),
+        ("fine_tune", "losses", "loss"),
         ("fine_tune", "epoch", "did you mean 'epochs'?"),
         ("train", "rate", "write learning_rate="),
         ("train", "smoothing", "write label_smoothing="),

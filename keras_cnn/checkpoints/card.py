@@ -20,9 +20,17 @@ from keras_cnn.models.config import Config
 # A card with this line is written anew whenever its directory is saved or published; without it, it is a person's.
 GENERATED = "<!-- Written by keras_cnn. Remove this line to keep what you edit. -->"
 TEXTS = {"source": "Weights from", "data": "Data", "limits": "Limits", "base_limits": "Limits of the base"}
-FIGURES = {"curves.png": "Learning curves", "confusion.png": "Confusion matrix"}
+FIGURES = {
+    "curves.png": "Learning curves",
+    "confusion.png": "Confusion matrix",
+    "precision_recall.png": "Precision and recall by class",
+    "predicted.png": "Predicted against true values",
+    "masks.png": "Photos with their true and predicted masks",
+    "reconstructions.png": "Images and what the network makes of them",
+}
 # The Hub's names of a metric, by the last word of ours ("val accuracy"), and the first as a split.
-METRICS = {"accuracy": "accuracy", "loss": "loss", "f1": "f1", "precision": "precision", "recall": "recall"}
+METRICS = {name: name for name in ("accuracy", "loss", "f1", "precision", "recall", "mae", "rmse")}
+METRICS |= {"miou": "mean_iou", "r2": "r_squared", "map": "mean_average_precision", "recall1": "recall_at_1"}
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 # Data that the Hub may list: a name, configuration and version of TFDS; a data set of the Hub and its revision.
 DATASET = re.compile(r"tfds:(?P<tfds>\w+)(?:/[^/:]+)?(?::[\d.*]+)?|hf://datasets/(?P<hub>[\w.-]+/[\w.-]+)(?:@\S+)?")
@@ -41,9 +49,9 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
         f"---\n{_metadata(config, name).to_yaml()}\n---\n",
         f"{GENERATED}\n",
         f"# {shown(name)}\n",
-        f"`{config.architecture}`, {shapes.parameters(rows) / 1e6:.2f} M parameters, {config.head.classes} classes. "
+        f"`{config.architecture}`, {shapes.parameters(rows) / 1e6:.2f} M parameters, {_outputs(config)}. "
         "A Keras 3 model of keras_cnn: raw RGB pixels (0..255) in, "
-        f"{'probabilities' if config.head.activation else 'scores'} out.\n",
+        f"{_out(config)} out.\n",
         "## Use\n",
         _snippet(address or f"path/to/{name}"),
         "## Preprocessing\n",
@@ -138,15 +146,15 @@ def _metadata(config: Config, name: str) -> Any:
 
     facts = config.provenance
     data = visible(str(facts.get("data") or "not named"))
-    results = list(_results(facts.get("metrics") or {}, data))
+    results = list(_results(_task(config), facts.get("metrics") or {}, data))
     licence = facts.get("license")
     named: dict[str, Any] = (
         {"license_name": _slug(licence)} if licence and licences.name(licence) != licence.strip().lower() else {}
     )
     return ModelCardData(
         library_name="keras_cnn",
-        pipeline_tag="image-classification",
-        tags=["keras", "keras_cnn", "image-classification"],
+        pipeline_tag=config.head.meaning.hub,
+        tags=["keras", "keras_cnn", _task(config)],
         license=licences.name(licence) if licence else None,
         base_model=base_model(facts),
         datasets=datasets(data) or None,
@@ -156,7 +164,7 @@ def _metadata(config: Config, name: str) -> Any:
     )
 
 
-def _results(metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
+def _results(task: str, metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
     """Metrics for the Hub's model-index; those that it has no name for stand in the text alone."""
     from huggingface_hub import EvalResult
 
@@ -164,7 +172,7 @@ def _results(metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
         first, last = key.split()[0], key.split()[-1]
         if last in METRICS and isinstance(value, float) and math.isfinite(value):
             yield EvalResult(
-                task_type="image-classification",
+                task_type=task,
                 dataset_type=(*datasets(data), _slug(data))[0],
                 dataset_name=data[:LONGEST],
                 dataset_split=SPLITS.get(first),
@@ -172,6 +180,24 @@ def _results(metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
                 metric_name=visible(key)[:LONGEST],
                 metric_value=value,
             )
+
+
+def _task(config: Config) -> str:
+    """The Hub's name of what a network does, or one like it."""
+    return config.head.meaning.hub or f"image-{config.head.task}"
+
+
+def _out(config: Config) -> str:
+    """What comes out, in words."""
+    logits = config.head.meaning.activation and not config.head.activation
+    return "scores" if logits else config.head.meaning.out
+
+
+def _outputs(config: Config) -> str:
+    """How many classes or targets, in words."""
+    count = config.head.names
+    one, several = ("target", "targets") if config.head.meaning.in_units else ("class", "classes")
+    return f"{count} {one if count == 1 else several}"
 
 
 def _slug(text: str) -> str:
@@ -191,7 +217,8 @@ def _facts(title: str, facts: Mapping[str, Any] | None) -> list[str]:
 def _classes(config: Config) -> list[str]:
     if not config.class_names:
         return []
-    return ["## Classes\n", ", ".join(map(shown, config.class_names)) + "\n"]
+    title = "Targets" if config.head.meaning.in_units else "Classes"
+    return [f"## {title}\n", ", ".join(map(shown, config.class_names)) + "\n"]
 
 
 def _numbers(values: tuple[float, ...]) -> str:

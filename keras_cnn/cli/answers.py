@@ -6,9 +6,9 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -19,9 +19,7 @@ from keras_cnn.files import write_beside
 from keras_cnn.terminal import progress
 
 if TYPE_CHECKING:
-    from keras_cnn.training.evaluation import Result
-
-Answer = Mapping[str, Any]
+    from keras_cnn.tasks import Result
 
 
 def evaluate(
@@ -35,7 +33,7 @@ def evaluate(
     batch_size: Annotated[int, BATCH] = 128,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Directory for the picture of the confusion matrix.")
+        Path | None, typer.Option("--out", "-o", help="Directory for the picture that shows the result.")
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -54,43 +52,25 @@ def evaluate(
     known = result.trained_on
     before: dict[str, Any] = _figures(known) if known else {"images": 0}
     facts = {"split": split, **_figures(result), "skipped": len(result.skipped), "trained_on": before}
+    drawn: dict[str, str] = {}
     if out and len(result):
         out.mkdir(parents=True, exist_ok=True)
-        _draw(result, out / "confusion.png")
+        drawn = result.pictures(out)
+    details = result.details() if len(result) else {}
     if as_json:
         before["names"] = list(known.names) if known else []
-        return console.print_json({**facts, **_details(result), "skipped_names": list(result.skipped)})
-    console.show(*tables.evaluation(f"{model} on {data}", facts, _details(result), known.names if known else ()))
-    if out and len(result):
-        console.show("", f"{console.quoted(out / 'confusion.png')} shows the confusion matrix.")
+        return console.print_json({**facts, **details, "skipped_names": list(result.skipped)})
+    console.show(*tables.evaluation(f"{model} on {data}", facts, details, known.names if known else ()))
+    for name, title in drawn.items():
+        console.show("", f"{console.quoted(cast(Path, out) / name)} shows {title}.")
 
 
 def _figures(result: Result) -> dict[str, Any]:
     """Counts and shares, and the interval of each accuracy; of no images, their number alone."""
-    intervals = {f"{key}_interval": list(interval) for key, interval in result.intervals.items()}
-    return {"correct": result.correct, **result.metrics, **intervals} if len(result) else {"images": 0}
-
-
-def _details(result: Result) -> dict[str, Any]:
-    """By class, the confusion matrix, the pairs that are confused most, and the worst mistakes."""
     if not len(result):
-        return {}
-    return {
-        "classes": [row for row in result.by_class() if row["images"] or row["precision"] is not None],
-        "confusion": result.confusion().tolist(),
-        "confused": result.confused(),
-        "worst": result.worst(),
-    }
-
-
-def _draw(result: Result, path: Path) -> None:
-    """The confusion matrix of the classes that occur."""
-    import numpy as np
-
-    from keras_cnn.insight import plots
-
-    occur: list[int] = np.unique(np.concatenate([result.labels, result.predicted])).tolist()
-    plots.confusion_matrix(result.confusion()[np.ix_(occur, occur)], [result.name_of(i) for i in occur], path)
+        return {"images": 0}
+    right = {name: getattr(result, name) for name in ("correct",) if hasattr(result, name)}
+    return {**right, **result.metrics, **{f"{key}_interval": list(pair) for key, pair in result.intervals.items()}}
 
 
 def predict(
@@ -104,71 +84,81 @@ def predict(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the answers: .csv or .json.")] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Name what images show."""
+    """Say what images show."""
     from keras_cnn.data.index import find_images
 
     if out and out.suffix.lower() not in WRITERS:
         raise BadData(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}.")
     sources = [source for path in images for source in find_images(path)]
-    net, config, kc = runs.network(model, weights, size)
+    net, _, kc = runs.network(model, weights, size)
     answer = kc.predictor(net, batch_size=batch_size)
     bad = list[str]()
-    answers: Iterable[Answer] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), bad)
-    top = min(top, config.head.classes)  # columns of a .csv
+    answers: Iterable[Any] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), bad)
     if out or as_json or not sys.stdout.isatty():  # elsewhere the answers themselves show how far it is
         answers = progress(answers, "predicting", len(sources))
     if out:
         with _unwritten(out):
-            write_beside(out, lambda path: WRITERS[out.suffix.lower()](path, answers, top))
+            write_beside(out, lambda path: WRITERS[out.suffix.lower()](path, answers))
         told = {"out": str(out), "images": len(sources) - len(bad), "skipped": bad}
         if as_json:
             console.print_json(told)
         else:
             console.show(f"{console.quoted(out)} holds the answers for {told['images']:,} images.")
     elif as_json:
-        console.print_json(list(answers))
+        console.print_json([_facts(answer) for answer in answers])
     else:
         for answer in answers:
-            if "top" in answer:
-                console.show(*tables.guesses(answer))
+            if not answer.error:
+                console.show(*tables.answer(answer.name, answer.lines()))
     if bad:
         console.note(f"{len(bad):,} of {len(sources):,} images could not be read and are left out.")
 
 
-def _told(answers: Iterable[Any], bad: list[str]) -> Iterator[Answer]:
-    """Answers as JSON has them; of images that cannot be read, why: such are told, and named in `bad`."""
+def _told(answers: Iterable[Any], bad: list[str]) -> Iterator[Any]:
+    """The answers; those of images that cannot be read are told of, and named in `bad`."""
     for answer in answers:
         if answer.error:
             console.note(f"left out: {answer.error}")
             bad.append(answer.name)
-            yield {"image": answer.name, "error": answer.error}
-            continue
-        guesses = [{"class": label, "name": name, "probability": share} for label, share, name in answer.top]
-        yield {"image": answer.name, "top": guesses}
+        yield answer
 
 
-def _csv(path: str, answers: Iterable[Answer], top: int) -> None:
-    """A line an image: its guesses beside each other, the best first; for one that cannot be read, why."""
-    keys = ("class", "name", "probability")
-    titles = [key if i == 1 else f"{key}_{i}" for i in range(1, top + 1) for key in keys]
+def _facts(answer: Any) -> dict[str, Any]:
+    """An answer as JSON has it; for an image that cannot be read, why."""
+    return {"image": answer.name, "error": answer.error} if answer.error else answer.facts()
+
+
+def _csv(path: str, answers: Iterable[Any]) -> None:
+    """A line an image, with the columns of the first one that can be read; for one that cannot, why."""
+    bad: list[dict[str, Any]] = []
+    writer: Any = None
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["image", *titles, "error"])
-        writer.writeheader()
         for answer in answers:
-            guesses = [guess[key] for guess in answer.get("top", ()) for key in keys]
-            line = {"image": answer["image"], **dict(zip(titles, guesses, strict=False)), "error": answer.get("error")}
-            writer.writerow({title: tables.cell(value) for title, value in line.items()})
+            line = {"image": answer.name, **({} if answer.error else answer.columns()), "error": answer.error}
+            if answer.error and writer is None:  # the columns are not known yet
+                bad.append(line)
+                continue
+            if writer is None:
+                writer = csv.DictWriter(file, list(line))
+                writer.writeheader()
+            for one in (*bad, line):
+                writer.writerow({title: tables.cell(value) for title, value in one.items()})
+            bad = []
+        if bad:
+            writer = csv.DictWriter(file, list(bad[0]))
+            writer.writeheader()
+            writer.writerows({title: tables.cell(value) for title, value in one.items()} for one in bad)
 
 
-def _json(path: str, answers: Iterable[Answer], top: int) -> None:
+def _json(path: str, answers: Iterable[Any]) -> None:
     """What --json prints; an answer a line."""
     with open(path, "w", encoding="utf-8") as file:
         for i, answer in enumerate(answers):
-            file.write((",\n" if i else "[\n") + json.dumps(answer))
+            file.write((",\n" if i else "[\n") + json.dumps(_facts(answer)))
         file.write("\n]\n")
 
 
-WRITERS: dict[str, Callable[[str, Iterable[Answer], int], None]] = {".csv": _csv, ".json": _json}
+WRITERS: dict[str, Callable[[str, Iterable[Any]], None]] = {".csv": _csv, ".json": _json}
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ def finetune(
     import keras_cnn as kc
     from keras_cnn.training import evaluation
 
-    first = evaluation.evaluate(net, loaded, split="val").metrics["accuracy"] if before else None
+    first = next(iter(evaluation.evaluate(net, loaded, split="val").metrics.values())) if before else None
     with stoppable(out, resume), files.holding(out):  # scores belong to the run
         history = kc.fine_tune(
             net,
@@ -156,6 +156,7 @@ def score(
     net: Any, loaded: Any, history: dict[str, list[float]], out: str, before: float | None = None
 ) -> dict[str, Any]:
     """Score the best epoch on the held-out images, draw the pictures, put the figures on the card."""
+    from keras_cnn import tasks
     from keras_cnn.checkpoints import directory
     from keras_cnn.checkpoints.directory import save_pretrained
     from keras_cnn.insight import plots
@@ -163,23 +164,24 @@ def score(
 
     scores = {name: evaluation.evaluate(net, loaded, split=name) for name in loaded.sizes if name != "train"}
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
+    monitor = tasks.of(net).monitor
+    figure = monitor.removeprefix("val_")
     # Pictures first: the card shows those that are there.
-    plots.learning_curves(history, Path(out) / "curves.png")
+    plots.learning_curves(history, Path(out) / "curves.png", figure)
     last = scores.get("test") or scores.get("val")
-    if last:
-        plots.confusion_matrix(last.confusion(), loaded.class_names, Path(out) / "confusion.png")
+    drawn = last.pictures(out) if last else {}
     # The run wrote these weights and their origin already; the card learns what they scored.
     written = directory.read(out).config.provenance
     save_pretrained(net, out, half=_stored_half(out), provenance={**written, "metrics": metrics})
     frozen = [
-        v
-        for v, phase in zip(history.get("val_accuracy", []), history.get("phase", []), strict=False)
-        if phase == "head"
+        v for v, phase in zip(history.get(monitor, []), history.get("phase", []), strict=False) if phase == "head"
     ]
     return {
         "before": before,
         "head_only": max(frozen) if frozen else None,
         **metrics,
+        "figure": figure,
+        "pictures": ["curves.png", *drawn],
         "images": loaded.sizes,
         "skipped": len(loaded.skipped),
         "out": out,

@@ -163,13 +163,13 @@ def accuracies(results: Facts) -> Table:
         "nearest_neighbours": "nearest neighbours among the features",
         "linear_probe": "a linear probe of the features",
         "head_only": "the head trained, backbone frozen",
-        "val accuracy": "after: the best epoch",
-        "test accuracy": "after, on the test images",
     }
-    rows = Table(("", "accuracy"))
+    figure = results.get("figure", "accuracy")
+    titles |= {f"val {figure}": "after: the best epoch", f"test {figure}": "after, on the test images"}
+    rows = Table(("", figure))
     for key, title in titles.items():
         if results.get(key) is not None:
-            rows.add(title, f"{results[key]:.1%}")
+            rows.add(title, f"{results[key]:.1%}" if figure == "accuracy" else f"{results[key]:.3f}")
     return rows
 
 
@@ -195,24 +195,39 @@ def evaluation(title: str, facts: Facts, details: Facts, trained_on: Sequence[st
         told.append(_scored("the same on images that it was trained on", facts["trained_on"]))
         told[-1].caption = f"they are left out above: {_some(trained_on)}"
     if classes := details.get("classes"):
-        rows = Table(("class", "images", "precision", "recall"))
-        worst = sorted(classes, key=lambda row: -1 if row["recall"] is None else row["recall"])
-        for row in classes if len(classes) <= MOST_CLASSES else worst[:MOST_CLASSES]:
-            rows.add(row["class"], f"{row['images']:,}", _share(row["precision"]), _share(row["recall"]))
+        figure = list(classes[0])[-1]
+        worst = sorted(classes, key=lambda row: -1 if row[figure] is None else row[figure])
+        rows = _rows(classes if len(classes) <= MOST_CLASSES else worst[:MOST_CLASSES])
         if len(classes) > MOST_CLASSES:
             rows.caption = f"the {MOST_CLASSES} classes that are found least; --json has all {len(classes):,}"
         told.append(rows)
+    if targets := details.get("targets"):
+        told.append(_rows(targets, shares=False))
     if pairs := details.get("confused"):
         rows = Table(("most confused", "taken for", "images"), texts=2)
         for pair in pairs[:MOST_PAIRS]:
             rows.add(pair["true"], pair["predicted"], f"{pair['images']:,}")
         told.append(rows)
     if mistakes := details.get("worst"):
-        rows = Table(("worst mistakes", "true", "predicted", "probability"), texts=3)
-        for row in mistakes:
-            rows.add(row["image"], row["true"], row["predicted"], f"{row['probability']:.1%}")
-        told.append(rows)
+        shares = {"probability", "iou"} >= {key for key, value in mistakes[0].items() if isinstance(value, float)}
+        told.append(_rows([{"worst mistakes": row["image"], **row} for row in mistakes], shares, without="image"))
     return told
+
+
+def _rows(lines: Sequence[Facts], shares: bool = True, without: str = "") -> Table:
+    """A table of facts with the same keys: texts, whole numbers, and figures, which may be shares."""
+    keys = [key for key in lines[0] if key != without]
+    texts = sum(isinstance(lines[0][key], str) for key in keys)
+    rows = Table(tuple(keys), texts=texts)
+    for line in lines:
+        rows.add(*(_shown(line[key], shares) for key in keys))
+    return rows
+
+
+def _shown(value: str | int | float | None, shares: bool) -> str:
+    if isinstance(value, str | int):
+        return value if isinstance(value, str) else f"{value:,}"
+    return _share(value) if shares else "-" if value is None else f"{value:.4g}"
 
 
 def _scored(title: str, facts: Facts) -> Table:
@@ -233,9 +248,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else "")
 
 
-def guesses(answer: Facts) -> list[str]:
-    """An image, and its most probable classes below it."""
-    return [answer["image"], *(f"{GAP}{guess['probability']:6.1%}  {guess['name']}" for guess in answer["top"])]
+def answer(name: str, lines: Sequence[str]) -> list[str]:
+    """An image, and what it shows below it."""
+    return [name, *(f"{GAP}{line}" for line in lines)]
 
 
 def _costs(row: Facts) -> list[str]:

@@ -199,5 +199,6 @@ def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
     if results["skipped"]:
         console.show(f"unreadable images left out: {results['skipped']}")
     place = console.quoted(out)
-    has = f"{place} holds the weights, a model card, curves.png and confusion.png"
+    *some, last = results["pictures"]
+    has = f"{place} holds the weights, a model card, {', '.join(some)} and {last}"
     console.show(f"{has}: keras-cnn predict IMAGE --model {place}")

@@ -65,6 +65,10 @@ class Data:
         return self.splits.class_names
 
     @property
+    def task(self) -> str:
+        return self.splits.task
+
+    @property
     def ignored(self) -> tuple[str, ...]:
         return self.splits.ignored
 

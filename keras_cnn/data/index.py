@@ -50,6 +50,7 @@ class Splits:
     ignored: tuple[str, ...] = ()
     chiral: bool = False
     content: str = ""
+    task: str = "classification"
 
     def items(self) -> list[tuple[str, Split]]:
         """(name, Split) of those that hold images, in the order train, val, test."""

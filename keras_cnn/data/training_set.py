@@ -66,7 +66,7 @@ class TrainingSet:
         return {}
 
     def labels(self) -> np.ndarray | None:
-        """Integer labels of the training images, where they can be told."""
+        """Labels of the training images, where they can be told."""
         return None
 
     def images(self) -> Any:
@@ -152,13 +152,13 @@ class OfData(TrainingSet):
         """Of the names of files, or of arrays; and of labels."""
         split = cast(Split, self.train.splits.train)
         names = json.dumps([source.name for source in split.sources]).encode()
-        labels = np.asarray(split.labels, "int64").tobytes()
+        labels = split.labels.astype("int64" if split.labels.dtype.kind in "iu" else "float64").tobytes()
         seen_as = f"{self.train.preprocess.size}{self.train.splits.content}".encode()
         return {"data": hashlib.sha256(names + labels + seen_as).hexdigest()}
 
     def labels(self) -> np.ndarray:
-        counts = list(self.train.counts["train"].values())
-        return np.repeat(np.arange(len(counts)), counts)
+        held = self.train.held.get("train")
+        return held.labels if held else cast(Split, self.train.splits.train).labels
 
     def images(self) -> Any:
         return self.train.train

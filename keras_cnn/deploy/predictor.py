@@ -1,4 +1,4 @@
-"""A network that answers images: files, folders, zips and arrays in; classes and their probabilities out."""
+"""A network that answers images: files, folders, zips and arrays in; the answers of its task out."""
 
 from __future__ import annotations
 
@@ -6,40 +6,20 @@ import itertools
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from keras_cnn import tasks
 from keras_cnn.building import build
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.data.files import Source
 from keras_cnn.data.index import find_images
-from keras_cnn.data.labelled import check_shape, warn_of_pixels
 from keras_cnn.data.stream import decoded, in_batches
 from keras_cnn.deploy.fold import fold
 from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
 from keras_cnn.models.fields import known_options
-
-
-class Guess(NamedTuple):
-    """A class and its probability. description: what the label means, where the weights know it; else the label."""
-
-    label: str
-    probability: float
-    description: str
-
-
-class Answer(NamedTuple):
-    """What an image shows. name: the image's path, or place in what was given; label, probability: of the best guess.
-
-    top: the most probable classes, the best first. error: why an image could not be read; it then has no guess.
-    """
-
-    name: str
-    label: str | None
-    probability: float | None
-    top: tuple[Guess, ...]
-    error: str | None = None
+from keras_cnn.tasks.labelled import check_shape, warn_of_pixels
 
 
 @known_options
@@ -79,42 +59,34 @@ class Predictor:
     """
 
     def __init__(self, model: Any, batch_size: int = 32) -> None:
-        self.config, self.batch_size = config_of(model), batch_size
-        classes = self.config.head.classes
-        if not classes:
-            raise BadSpec(
-                f"{model.name} has no classifier: it gives features, not classes. Build it with classes=, or give it "
-                "a head with kc.replace_head(model, 5)."
-            )
-        self.labels = self.config.class_names or tuple(f"class {i}" for i in range(classes))
+        self.config, self.batch_size, self.task = config_of(model), batch_size, tasks.of(model)
+        self.task.check_answers(self.config)
+        self.logits = self.config.head.activation in (None, "linear")
         self.network = fold(model)
 
-    def __call__(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> list[Answer]:
-        """An `Answer` for each image.
+    def __call__(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> list[Any]:
+        """An answer for each image, of the task: for classes an `Answer`, for masks a `Mask`, and so on.
 
         top: how many classes are named. skip_bad: an unreadable image gets an answer with its `error` and no label;
         else it raises BadImage. Raises BadData for a folder without images, and for arrays of another size.
         """
         return list(self.stream(images, top=top, skip_bad=skip_bad))
 
-    def stream(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> Iterator[Answer]:
+    def stream(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> Iterator[Any]:
         """The same answers, one by one as they come: for more images than one wants to wait for."""
         if top < 1:
             raise BadSpec(f"top={top!r}: give 1 or more.")
-        described = self.config.provenance.get("class_descriptions", {})
-        for name, image, row in classify(self.network, self._seen(images, skip_bad), self.batch_size):
+        for name, image, row in outputs_of(self.network, self._seen(images, skip_bad), self.batch_size):
             if row is None:
-                yield Answer(name, None, None, (), str(image))
-                continue
-            shares = softmax(row) if self.config.head.activation in (None, "linear") else row
-            best = [(self.labels[i], float(shares[i])) for i in (-shares).argsort(kind="stable")[:top]]
-            guesses = tuple(Guess(label, share, described.get(label, label)) for label, share in best)
-            yield Answer(name, *best[0], guesses)
+                yield self.task.unreadable(name, str(image))
+            else:
+                yield self.task.answer(name, self.task.finish(row, self.logits), self.config, top, None)
 
     def scores(self, images: Any) -> np.ndarray:
-        """The head's own output for each image: float32 (images, classes); logits where the network ends in them."""
-        rows = [row for *_, row in classify(self.network, self._seen(images), self.batch_size)]
-        return np.array(rows, "float32").reshape(len(rows), self.config.head.classes)
+        """The head's own output for each image: float32 (images, ...); logits where the network ends in them."""
+        found = outputs_of(self.network, self._seen(images), self.batch_size)
+        rows = [row for *_, row in found if row is not None]
+        return np.array(rows, "float32") if rows else np.empty((0, *self.network.output_shape[1:]), "float32")
 
     def _seen(self, images: Any, skip_bad: bool = False) -> Iterator[tuple[str, np.ndarray | BadImage]]:
         """Each image's name and pixels as the network sees them, files decoded a few batches ahead."""
@@ -139,16 +111,16 @@ class Predictor:
             raise BadData(f"{name}: give a path, an array, or a list of these, not {type(images).__name__}.")
         else:
             array = np.asarray(images)
-            single = array.ndim < 4
+            single = array.ndim < len(self.network.input_shape)
             check_shape(array[None] if single else array, self.network, "given")
             warn_of_pixels(self.network, array[None] if single else array)
             yield from [(name, array)] if single else ((f"{name}[{i}]", one) for i, one in enumerate(array))
 
 
-def classify(
+def outputs_of(
     model: Any, images: Iterable[tuple[Any, Any]], batch_size: int
 ) -> Iterator[tuple[Any, Any, np.ndarray | None]]:
-    """(name, image, scores (classes,)) of pairs (name, image); None for what is no array, such as a BadImage."""
+    """(name, image, output) of pairs (name, image); None for what is no array, such as a BadImage."""
     for batch in in_batches(images, batch_size):
         readable = [image for _, image in batch if isinstance(image, np.ndarray)]
         of_one_size = (np.stack([*some]) for _, some in itertools.groupby(readable, np.shape))
@@ -158,12 +130,6 @@ def classify(
 
 
 def scores(model: Any, images: Any) -> np.ndarray:
-    """The head's output for one batch, float32 (batch, classes); an auxiliary classifier's is left aside."""
+    """The head's output for one batch, float32 (batch, ...); an auxiliary classifier's is left aside."""
     outputs = model.predict_on_batch(images)
     return np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs, "float32")
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    shares = np.exp(logits - logits.max(-1, keepdims=True))
-    return shares / shares.sum(-1, keepdims=True)

@@ -12,12 +12,12 @@ import numpy as np
 from keras_cnn.terminal import plain
 
 
-def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
-    """Loss and accuracy by epoch, training beside validation; a dotted line where the phase changes."""
-    figure, axes = _figure(1, 2, (9, 3.6))
+def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path, figure: str = "accuracy") -> Path:
+    """Loss and another figure by epoch, training beside validation; a dotted line where the phase changes."""
+    picture, axes = _figure(1, 2, (9, 3.6))
     phases = list(history.get("phase", []))
     changes = [i + 0.5 for i in range(1, len(phases)) if phases[i] != phases[i - 1]]
-    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
+    for axis, name in zip(axes, ("loss", figure), strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in history:
                 axis.plot(range(1, len(history[key]) + 1), history[key], marker="o", markersize=3, label=label)
@@ -30,7 +30,7 @@ def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path) ->
         axis.grid(alpha=0.3)
     axes[1].set_ylim(None, 1)
     axes[0].legend()
-    return _save(figure, path)
+    return _save(picture, path)
 
 
 def confusion_matrix(counts: np.ndarray, names: Sequence[str], path: str | Path) -> Path:
@@ -53,6 +53,102 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str], path: str | Path)
                 axis.text(column, row, str(counts[row, column]), ha="center", va="center", color=color, fontsize=8)
     right, total = int(np.trace(counts)), int(counts.sum())
     axis.set(xlabel="predicted", ylabel="true", title=f"{right} of {total} right ({right / max(total, 1):.1%})")
+    return _save(figure, path)
+
+
+def precision_recall(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], scores: Mapping[str, float], path: str | Path
+) -> Path:
+    """Precision over recall, a line a class, the best average precision first; of many classes, the best and worst."""
+    ranked = sorted(curves, key=lambda name: -scores[name])
+    shown = ranked if len(ranked) <= 12 else [*ranked[:6], *ranked[-6:]]
+    figure, (axis,) = _figure(1, 1, (6.5, 4.2))
+    for i, name in enumerate(shown):
+        precision, recall = curves[name]
+        axis.plot(
+            recall,
+            precision,
+            color=f"C{i % 10}",
+            linestyle="-" if i < 10 else "--",
+            label=f"{scores[name]:.2f}  {plain(name)}",
+        )
+    axis.set(
+        xlabel="recall",
+        ylabel="precision",
+        xlim=(0, 1),
+        ylim=(0, 1.02),
+        title=f"mean of {len(curves)} classes: {np.mean([scores[n] for n in curves]):.3f}",
+    )
+    axis.grid(alpha=0.3)
+    axis.legend(title="average precision", bbox_to_anchor=(1.02, 1), loc="upper left", fontsize=8)
+    return _save(figure, path)
+
+
+def predicted(truth: np.ndarray, given: np.ndarray, names: Sequence[str], path: str | Path) -> Path:
+    """Predicted over true values, (images, targets), a panel a target; the line is where they agree."""
+    shown = list(range(min(len(names), 6)))
+    figure, axes = _figure(1, len(shown), (4.2 * len(shown), 4))
+    for axis, t in zip(axes, shown, strict=True):
+        low, high = (f([f(truth[:, t]), f(given[:, t])]) for f in (np.min, np.max))
+        axis.plot([low, high], [low, high], color="gray", linestyle=":")
+        axis.scatter(truth[:, t], given[:, t], s=8, alpha=0.4)
+        axis.set(xlabel="true", ylabel="predicted", aspect="equal")
+        axis.set_title(plain(names[t]), parse_math=False)
+        axis.grid(alpha=0.3)
+    return _save(figure, path)
+
+
+def masks(samples: Sequence[Any], names: Sequence[str], path: str | Path) -> Path:
+    """A row an image: the photo, the true mask and the predicted one, laid over it; the colours of the classes below.
+
+    samples: with name, iou, image (height, width, channels), truth and predicted (height, width); 255 stays bare.
+    """
+    figure, axes = _figure(len(samples), 3, (9.5, 2.4 * len(samples) + 0.6))
+    colours = class_colours(len(names))
+    for row, sample in enumerate(samples):
+        photo = np.asarray(sample.image)[..., :3].astype("float32")
+        photo = np.repeat(photo, 3, -1) if photo.shape[-1] == 1 else photo
+        panels = ((None, sample.name), (sample.truth, "true"), (sample.predicted, f"predicted, IoU {sample.iou:.2f}"))
+        for axis, (mask, title) in zip(axes[3 * row : 3 * row + 3], panels, strict=True):
+            axis.imshow(overlaid(photo, mask, colours).astype("uint8"))
+            axis.set_title(plain(title)[-40:], parse_math=False, fontsize=8)
+            axis.axis("off")
+    from matplotlib.patches import Patch
+
+    occur = np.unique(np.concatenate([part.reshape(-1) for one in samples for part in (one.truth, one.predicted)]))
+    handles = [
+        Patch(color=tuple((colours[c] / 255).tolist()), label=plain(names[c])) for c in occur.tolist() if c < len(names)
+    ][:24]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8)
+    return _save(figure, path)
+
+
+def overlaid(photo: np.ndarray, mask: np.ndarray | None, colours: np.ndarray, strength: float = 0.6) -> np.ndarray:
+    """A photo under the colours of a mask; pixels without a class, 255, stay as they are."""
+    if mask is None:
+        return photo
+    tinted = (1 - strength) * photo + strength * colours[np.minimum(mask, len(colours) - 1)]
+    return np.where((mask < len(colours))[..., None], tinted, photo)
+
+
+def class_colours(count: int) -> np.ndarray:
+    """A colour for each class, float32 (count, 3) of 0..255: those of matplotlib's tab20, again where they end."""
+    from matplotlib import colormaps
+
+    table = np.array(colormaps["tab20"].colors) * 255  # pyright: ignore[reportAttributeAccessIssue]
+    return table[np.arange(count) % len(table)].astype("float32")
+
+
+def reconstructions(samples: Sequence[tuple[np.ndarray, np.ndarray]], path: str | Path) -> Path:
+    """Images, and below each what a network made of it."""
+    figure, axes = _figure(2, len(samples), (1.7 * len(samples), 3.6))
+    for i, pair in enumerate(samples):
+        for row, image in enumerate(pair):
+            axis = axes[row * len(samples) + i]
+            axis.imshow(np.clip(np.asarray(image), 0, 255).astype("uint8").squeeze(), cmap="gray")
+            axis.axis("off")
+    axes[0].set_title("images", fontsize=9)
+    axes[len(samples)].set_title("reconstructions", fontsize=9)
     return _save(figure, path)
 
 
@@ -91,11 +187,11 @@ def scaling(rows: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> 
     return _save(figure, path)
 
 
-def expectations(rows: Sequence[Any], path: str | Path) -> Path:
+def expectations(rows: Sequence[Any], path: str | Path, figure: str = "accuracy") -> Path:
     """Learning curves of a `transfer.expectations.study`, a panel a size, and the best epochs over the sizes; bands
     and bars are the standard deviation over the seeds."""
     sizes, methods = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("images", "method"))
-    figure, axes = _figure(1, len(sizes) + 1, (4 * (len(sizes) + 1), 4))
+    picture, axes = _figure(1, len(sizes) + 1, (4 * (len(sizes) + 1), 4))
     best: dict[str, list[tuple[int, float, float]]] = {method: [] for method in methods}
     for axis, images in zip(axes, sizes, strict=False):
         for number, method in enumerate(methods):
@@ -126,8 +222,8 @@ def expectations(rows: Sequence[Any], path: str | Path) -> Path:
     for axis in axes:
         axis.grid(alpha=0.3)
         axis.sharey(axes[0])
-    axes[0].set_ylabel("validation accuracy")
-    return _save(figure, path)
+    axes[0].set_ylabel(f"validation {figure}")
+    return _save(picture, path)
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:

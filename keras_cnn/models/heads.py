@@ -86,7 +86,7 @@ class Head:
             return self
         one_of("task", task, tuple(MEANINGS))
         fresh = dataclasses.replace(self, task=task, activation="auto")
-        if task == "embedding":  # a direction has no classes
+        if MEANINGS[task].direction:
             return dataclasses.replace(fresh, classes=0, hidden=(), embedding=self.embedding or EMBEDDING)
         return fresh.for_classes(MEANINGS[task].outputs(self.names))
 

@@ -8,7 +8,6 @@ _HEAD = "write classes=0 for pooled features, or head=kc.Head(...) for another h
 _CHANNELS = "write input_shape=(height, width, channels)"
 _FEATURES = "write kc.features(model, ['stage2', 'stage4']) once the network is built"
 _TAG = "name a tag, as in build('resnet50.a1_in1k'); kc.list_models(pretrained=True) has them all"
-_LOSS = "the loss is cross-entropy, label_smoothing= an option of it; for another one, use model.compile and model.fit"
 _METRICS = "accuracy is what counts; for others, use model.compile and model.evaluate"
 _DATA = "write kc.load_data(..., {}=) where the data is loaded"
 _BATCHES = "the steps of an epoch follow from the data: give a smaller data set"
@@ -64,7 +63,6 @@ HINTS: dict[str, dict[str, str]] = {
         "lr_decay": "write layer_decay=",
         "freeze": "write above=, the last stage that stays frozen; or schedule='head' for the head alone",
         "freeze_epochs": "write head_epochs=",
-        "loss": _LOSS,
         "metrics": _METRICS,
         "optimizer": "each stage has an AdamW: learning_rate=, weight_decay= and ema= are its options",
         "early_stopping": "write patience=",
@@ -81,7 +79,6 @@ HINTS: dict[str, dict[str, str]] = {
     "train": {
         **{old: f"write {RENAMED[old]}=" for old in ("rate", "smoothing")},
         "lr": "write learning_rate=",
-        "loss": _LOSS,
         "metrics": _METRICS,
         "optimizer": "it is Nesterov SGD: learning_rate= and weight_decay= are its options",
         "freeze": "write kc.freeze(model, ...) before",

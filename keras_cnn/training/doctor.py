@@ -165,7 +165,7 @@ def _speed() -> Iterator[Finding]:
     from keras import ops
 
     from keras_cnn import building
-    from keras_cnn.training import loop, tasks
+    from keras_cnn.training import loop, targets
 
     side = 1024
     a = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(side, side)).astype("float32"))
@@ -183,8 +183,9 @@ def _speed() -> Iterator[Finding]:
     flops = 3 * 2 * batch * shapes.macs(shapes.tally(config))  # backward is twice forward
     net = building.build(config)
     loop.compile_(net, keras.optimizers.SGD(1e-3))
-    images, targets = np.zeros((batch, 64, 64, 3), "uint8"), tasks.as_compiled(net, np.arange(batch) % 10)
-    seconds = _least(lambda: net.train_on_batch(images, targets), 3)
+    images = np.zeros((batch, 64, 64, 3), "uint8")
+    labels = targets.as_compiled(net, np.arange(batch) % 10, images)
+    seconds = _least(lambda: net.train_on_batch(images, labels), 3)
     limit = flops / (SOUND_STEP * product)
     amiss = on_cpu and seconds > limit
     value = f"{seconds:.2f} s ({name}, 64 pixels, batch {batch})" + (f", at most {limit:.2f}" if on_cpu else "")

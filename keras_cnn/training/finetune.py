@@ -14,15 +14,19 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cnn import tasks
 from keras_cnn.checkpoints import arrays
-from keras_cnn.data import Data, labelled
+from keras_cnn.data import Data
 from keras_cnn.data.examples import Batches, Examples
 from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.config import keep_window
 from keras_cnn.models.fields import known_options
+from keras_cnn.models.layers import Standardise
 from keras_cnn.models.naming import CLASSIFIERS, stage_of
-from keras_cnn.training import loop, state, tasks
+from keras_cnn.tasks import Task, labelled
+from keras_cnn.training import loop, state, targets
+from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import StageOptimizers
 from keras_cnn.training.options import FineTuneOptions, takes
@@ -102,7 +106,8 @@ def fine_tune(
     neighbours gave before, as `probe` does (printed unless verbose=0).
     Raises NotFinite when the loss is not a number, BadData where data and head disagree, BadSpec for bad options.
     """
-    chosen = FineTuneOptions.of(options, "fine_tune", **more)
+    task = tasks.of(model)
+    chosen = FineTuneOptions.of(options, "fine_tune", **more).for_task(task)
     chosen = dataclasses.replace(chosen, above=chosen.above or _kept_frozen(model, chosen.schedule, verbose))
     state.check(out, resume, overwrite)
     phases = plan(list(stages(model)), chosen)
@@ -114,12 +119,13 @@ def fine_tune(
         keep_window(model, train.preprocess.window)
     if chosen.patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
-    weights = tasks.class_weights(chosen.class_weight, given, model)
+    weights = targets.class_weights(chosen.class_weight, given, model)
+    adapt(model, given)
     facts = dataclasses.asdict(chosen) | {"class_weight": weights and list(weights.values()), **given.facts}
     if out is not None:  # hashing takes a moment, and only what is on disk is compared
         facts |= {"network": arrays.fingerprint(model), **given.fingerprint}
     with state.Run(out, facts, resume=resume, overwrite=overwrite, hashes=given.seen) as directory:
-        task, save = tasks.of(model), into(out, model, half, provenance)
+        save = into(out, model, half, provenance)
         run = _Run(
             model=model,
             task=task,
@@ -154,7 +160,7 @@ class _Run:
     """One call of `fine_tune`: what its phases share."""
 
     model: Any
-    task: tasks.Task
+    task: Task
     given: TrainingSet
     phases: tuple[Phase, ...]
     options: FineTuneOptions
@@ -211,7 +217,7 @@ class _Run:
         learner, data, val = self._parts(phase)
         first = self._go_on(*before) if before else self._enter(phase)
         optimizer = self._optimizer(phase)
-        loop.compile_(learner, optimizer, self.options.label_smoothing, self.task)
+        self._compile(learner, optimizer)
         if self.verbose and first < phase.epochs:
             print(f"phase {self.number + 1} of {len(self.phases)}: {phase}")
         if first < phase.epochs:  # else the run was cut short after its last epoch
@@ -222,17 +228,22 @@ class _Run:
                 epochs=phase.epochs,
                 initial_epoch=first,
                 task=self.task,
-                class_weight=self.class_weight,
-                callbacks=self._callbacks(phase, data),
+                class_weight=self.class_weight if self.task.weighs_images else None,
+                callbacks=self._callbacks(phase, learner, data, val),
                 verbose=self.verbose,
             )
         if phase is self.phases[-1]:  # so that no epoch is repeated where what follows is cut short
             self.directory.keep(lambda: self._state(phase.epochs), now=True)
         self.best.restore()
         if learner is not self.model:
-            loop.compile_(self.model, optimizer, self.options.label_smoothing)
+            self._compile(self.model, optimizer)
 
-    def _callbacks(self, phase: Phase, data: Any) -> list[keras.callbacks.Callback]:
+    def _compile(self, learner: Any, optimizer: keras.optimizers.Optimizer) -> None:
+        options = self.options
+        told = {"loss": options.loss, "weights": self.class_weight}
+        loop.compile_(learner, optimizer, options.label_smoothing, self.task, **told)
+
+    def _callbacks(self, phase: Phase, learner: Any, data: Any, val: Any) -> list[keras.callbacks.Callback]:
         """In this order: mean weights are put in place before they are judged, and taken out before the state is kept;
         the log is written before the weights are."""
         done = sum(before.epochs for before in self.phases[: self.number])
@@ -240,6 +251,7 @@ class _Run:
         return [
             StopOnNaN(self.best.out),
             *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.options.ema else []),
+            *loop.judges(self.task, learner, val),
             KeepState(self.directory, self._state),
             Record(self.history, self.model, self.directory, phase=phase.name),
             self.best,
@@ -276,20 +288,21 @@ class _Run:
         It is no start for the head: one that fits so tightly sends large gradients down, and the network ends worse.
         """
         lower, head = split.backbone(self.model)
-        dense = [layer for layer in head.layers if layer.weights]
+        dense = [layer for layer in head.layers if layer.weights and not isinstance(layer, Standardise)]
         found = self.features.of(lower, self.place) if len(lower.output.shape) == 2 else None
         if not found:
             return
         (train,), val = found
-        linear, self.history.baselines = probing.measure(train, val, self.model.outputs[0].shape[-1])
-        if not val or not self.history.baselines:
+        outputs = self.model.outputs[0].shape[-1]
+        linear, self.history.baselines = probing.measure(self.task, self.model, train, val, outputs)
+        if not val or not linear or not self.history.baselines:
             return
         if self.verbose:
             print(self.history.baselines)
         self.spare = self.task.score(head, Batches(*val)), self.model.get_weights()
         if len(dense) == 1 and isinstance(dense[0], keras.layers.Dense):
             given = dense[0].get_weights()
-            dense[0].set_weights([linear.kernel, linear.bias])
+            dense[0].set_weights(linear)
             figure = self.task.score(head, Batches(*val))
             if self.task.better(figure, self.spare[0]):
                 self.spare = figure, self.model.get_weights()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,28 +10,40 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_cnn import tasks
 from keras_cnn.checkpoints import arrays, directory
+from keras_cnn.data.examples import Batches
 from keras_cnn.errors import BadData, BadImage, BadSpec
-from keras_cnn.training import tasks
+from keras_cnn.tasks.base import Task
+from keras_cnn.training import targets
 
 AUX_WEIGHT = 0.4  # of an auxiliary classifier's loss, as torchvision trains Inception v3
 
 
 def compile_(
-    model: Any, optimizer: keras.optimizers.Optimizer, label_smoothing: float = 0.1, task: tasks.Task | None = None
+    model: Any,
+    optimizer: keras.optimizers.Optimizer,
+    label_smoothing: float | None = None,
+    task: Task | None = None,
+    *,
+    loss: str | None = None,
+    weights: dict[int, float] | None = None,
 ) -> None:
     """Compile for a task; an auxiliary classifier, the second output, adds its weighted loss.
 
-    task: by default the network's; a part of a network does not know it.
+    task: by default the network's; a part of a network does not know it. label_smoothing: by default the task's own.
+    loss: one of the task's, by default its first. weights: of the classes, where the loss is what weighs them.
     """
     task = task or tasks.of(model)
-    _compile(model, optimizer, task.losses(model, label_smoothing), task.metrics())
+    smoothing = task.label_smoothing if label_smoothing is None else label_smoothing
+    in_order = None if weights is None or task.weighs_images else list(weights.values())
+    _compile(model, optimizer, task.losses(model, loss, smoothing, in_order), task.metrics(model))
 
 
 def hand_over(model: Any) -> None:
     """Compile a model that has learnt as its user goes on with it: for labels as data has them, without smoothing."""
     task = tasks.of(model)
-    _compile(model, model.optimizer, task.losses_of_labels(model), task.metrics_of_labels())
+    _compile(model, model.optimizer, task.losses_of_labels(model), task.metrics_of_labels(model))
 
 
 def _compile(model: Any, optimizer: keras.optimizers.Optimizer, losses: list[Any], metrics: list[Any]) -> None:
@@ -40,15 +53,15 @@ def _compile(model: Any, optimizer: keras.optimizers.Optimizer, losses: list[Any
 
 
 def fit(
-    model: Any, data: Any, val: Any = None, *, batch_size: int = 32, task: tasks.Task | None = None, **options: Any
+    model: Any, data: Any, val: Any = None, *, batch_size: int = 32, task: Task | None = None, **options: Any
 ) -> keras.callbacks.History:
     """Keras `fit` on images and labels: a data set of batches, or a pair of arrays. task: as of `compile_`."""
     task = task or tasks.of(model)
     options.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
     if isinstance(val, tuple) and val[0].ndim == 2:  # features: a batch costs more than what is in it
         options.setdefault("validation_batch_size", 256)
-    options["validation_data"] = tasks.targets(model, val, task)
-    data = tasks.targets(model, data, task)
+    options["validation_data"] = targets.targets(model, val, task)
+    data = targets.targets(model, data, task)
     with BadImage.surfacing(), BadData.surfacing():
         if isinstance(data, tuple):
             history = model.fit(*data, batch_size=batch_size, **options)
@@ -56,6 +69,26 @@ def fit(
             history = model.fit(data, **options)
     history.history = of_head(model, history.history)
     return history
+
+
+class Judge(keras.callbacks.Callback):
+    """Adds figures that need all validation images at once to the logs of an epoch. judge: makes them."""
+
+    def __init__(self, judge: Callable[[], dict[str, float]]) -> None:
+        super().__init__()
+        self.judge = judge
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None:
+            logs |= self.judge()
+
+
+def judges(task: Task, network: Any, val: Any) -> list[keras.callbacks.Callback]:
+    """What judges an epoch of a task whose figure Keras' metrics, which see a batch at a time, cannot give."""
+    if val is None or any(f"val_{metric.name}" == task.monitor for metric in task.metrics(network)):
+        return []
+    batches = Batches(*val, size=256) if isinstance(val, tuple) else val
+    return [Judge(lambda: task.judge(network, batches))]
 
 
 def of_head(model: Any, logs: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cnn.data import Data, labelled
+from keras_cnn import tasks
+from keras_cnn.data import Data
 from keras_cnn.data.examples import Batches
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import known_options
+from keras_cnn.tasks import labelled
 from keras_cnn.terminal import progress
-from keras_cnn.training import tasks
+from keras_cnn.training import targets
 from keras_cnn.training.schedules import OneCycle
 
 
@@ -66,18 +68,18 @@ def lr_find(
         raise BadSpec(f"{model.name} is not compiled: its loss and optimiser are what is tested.")
     if labelled.is_array(data):
         raise BadData("images came without labels: give a pair (images, labels).")
-    classes = labelled.classes_of(model) if _over_classes(model.loss) else None
+    outputs = tasks.of(model).outputs(model) if _of_head(model) else None
     copy, shares = _copy(model)
     rates, losses, average, best = [], [], 0.0, math.inf
     batches = itertools.islice(_again(data, batch_size), steps)
     for step, (images, labels) in enumerate(progress(batches, "learning-rate test", steps)):
-        if classes:
-            labelled.check_batch(model, (images, labels), classes, "training", first=step == 0)
+        if outputs:
+            labelled.check_batch(model, (images, labels), outputs, "training", first=step == 0)
         rate = low * (high / low) ** (step / max(steps - 1, 1))
         for optimizer, share in shares:
             optimizer.learning_rate = rate * share
-        targets = _for_all(copy, tasks.as_compiled(model, labels))
-        loss = float(copy.train_on_batch(images, targets, return_dict=True)["loss"])
+        learnt = _for_all(copy, targets.as_compiled(model, labels, images))
+        loss = float(copy.train_on_batch(images, learnt, return_dict=True)["loss"])
         if not math.isfinite(loss):
             break
         rates.append(rate)
@@ -100,11 +102,12 @@ def smoothed(losses: Sequence[float], width: float = 3.0) -> tuple[float, ...]:
     return tuple((weights @ values / weights.sum(1)).tolist())
 
 
-def _over_classes(loss: Any) -> bool:
-    """Whether a loss, as `compile` was given it, is cross-entropy over classes; of several, the head's."""
-    loss = next(iter(loss), None) if isinstance(loss, list | tuple) else loss
+def _of_head(model: Any) -> bool:
+    """Whether the loss, as `compile` was given it, is of the task, or cross-entropy over classes; of several, the
+    head's."""
+    loss = next(iter(model.loss), None) if isinstance(model.loss, list | tuple) else model.loss
     name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    return "crossentropy" in name and "binary" not in name
+    return targets.of_task(model, loss) or ("crossentropy" in name and "binary" not in name)
 
 
 def _copy(model: Any) -> tuple[Any, list[tuple[Any, float]]]:

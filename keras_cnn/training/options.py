@@ -14,10 +14,13 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from keras_cnn.errors import BadSpec, UnknownOption
 from keras_cnn.models import fields
+
+if TYPE_CHECKING:
+    from keras_cnn.tasks import Task
 
 SCHEDULES = ("two-phase", "gradual", "all", "head")
 BATCHNORM = ("frozen", "train", "recalibrate")
@@ -99,7 +102,23 @@ def takes(kind: type[Options]) -> Callable[[Function], Function]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneOptions(Options):
+class LossOptions(Options):
+    """What is learnt by; the defaults are the task's."""
+
+    loss: str | None = option(None, "a loss of the network's task, such as focal, dice, squared; its first by default")
+    label_smoothing: float | None = option(
+        None, "share of each target that is spread over all classes; by default 0.1 for one class an image", 0, MOST
+    )
+
+    def for_task(self, task: Task) -> Self:
+        """The same with the task's defaults; BadSpec for a loss that it has not."""
+        fields.one_of("loss", self.loss, (None, *task.LOSSES))
+        smoothing = task.label_smoothing if self.label_smoothing is None else self.label_smoothing
+        return dataclasses.replace(self, label_smoothing=smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneOptions(LossOptions):
     """Options of `fine_tune`."""
 
     schedule: str = option("two-phase", "what learns when: two-phase, gradual, all or head", choices=SCHEDULES)
@@ -118,18 +137,16 @@ class FineTuneOptions(Options):
     ema: float = option(0.0, "momentum of a running mean of the weights, which is what is kept; 0 for none", 0, MOST)
     patience: int | None = option(None, "epochs without a new best after which a phase ends", 1)
     class_weight: Any = option(None, "weight of the loss by class, or 'balanced': inversely to their images")  # noqa: RUF009
-    label_smoothing: float = option(0.1, "share of each target that is spread over all classes", 0, MOST)
     batch_size: int = option(32, "images a step", 1)
     seed: int = option(0, "a number from which the order of training images follows")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Options):
+class TrainOptions(LossOptions):
     """Options of `train`."""
 
     epochs: int = option(10, "passes over the training images", 1)
     learning_rate: float = option(0.2, "peak learning rate, for batches of 128; scale it with the batch", 0)
     weight_decay: float = option(5e-3, "pull of the weights towards zero, but of biases and norms", 0)
-    label_smoothing: float = option(0.1, "share of each target that is spread over all classes", 0, MOST)
     batch_size: int = option(128, "images a step", 1)
     seed: int = option(0, "a number from which the order of training images follows")

@@ -12,12 +12,14 @@ from typing import Any
 
 import keras
 
+from keras_cnn import tasks
 from keras_cnn.checkpoints import directory
-from keras_cnn.data import labelled
 from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import RunWarning
 from keras_cnn.models.fields import known_options
-from keras_cnn.training import loop, state, tasks
+from keras_cnn.tasks import Task, labelled
+from keras_cnn.training import loop, state
+from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import sgd
 from keras_cnn.training.options import TrainOptions, takes
@@ -60,23 +62,24 @@ def train(
     Raises NotFinite when the loss is not a number; BadSpec where a run began otherwise, or for a head, BadData for
     images or labels, that the task cannot learn.
     """
-    chosen = TrainOptions.of(options, "train", **more)
+    task, chosen = tasks.of(model), TrainOptions.of(options, "train", **more)
+    chosen = chosen.for_task(task)
     state.check(out, resume, overwrite)
     train, val = labelled.accepted(model, train, val, validation_data)
     given = training_set(train, val, chosen.batch_size, chosen.seed)
+    adapt(model, given)
     facts = {**dataclasses.asdict(chosen), "precision": keras.config.dtype_policy().name, **given.facts}
     if out is not None:
         facts |= {"network": _architecture(model), **given.fingerprint}
     with state.Run(out, facts, resume=resume, overwrite=overwrite, hashes=given.seen) as run:
         rate = OneCycle(chosen.learning_rate, chosen.epochs * given.steps)
-        loop.compile_(model, sgd(rate, chosen.weight_decay), chosen.label_smoothing)
-        task = tasks.of(model)
+        loop.compile_(model, sgd(rate, chosen.weight_decay), chosen.label_smoothing, loss=chosen.loss)
         best = Best(model, task.monitor, task.mode, out, into(out, model, half, provenance))
-        return _complete(run, model, given, best, chosen.epochs, verbose)
+        return _complete(run, model, task, given, best, chosen.epochs, verbose)
 
 
 def _complete(
-    run: state.Run, model: Any, given: TrainingSet, best: Best, epochs: int, verbose: int | str
+    run: state.Run, model: Any, task: Task, given: TrainingSet, best: Best, epochs: int, verbose: int | str
 ) -> keras.callbacks.History:
     """Train a compiled model for what is left of its epochs."""
     history, first = LongHistory(model), 0
@@ -113,6 +116,7 @@ def _complete(
             initial_epoch=first,
             callbacks=[
                 StopOnNaN(best.out),
+                *loop.judges(task, model, given.val),
                 KeepState(run, now),
                 Record(history, model, run),
                 best,

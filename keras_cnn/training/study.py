@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, get_type_hints
 import keras
 import numpy as np
 
+from keras_cnn import tasks
 from keras_cnn.checkpoints import arrays
 from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
 from keras_cnn.files import write_beside, write_text
 from keras_cnn.models.fields import known_options
-from keras_cnn.training import scratch, tasks
+from keras_cnn.training import scratch
 from keras_cnn.training.finetune import fine_tune
 from keras_cnn.transfer.probing import probe
 
@@ -118,7 +119,7 @@ def study(
                     Row(size, subset.sizes["train"], seed, method, epoch, float(score))
                     for epoch, score in enumerate(history[monitor], 1)
                 ]
-                _write(out, rows)
+                _write(out, rows, monitor.removeprefix("val_"))
                 keras.backend.clear_session()  # graphs of networks that are gone
     return rows
 
@@ -197,13 +198,13 @@ def _begun(out: Path, settings: Mapping[str, Any]) -> list[Row]:
         return [Row(**{key: read(line[key]) for key, read in columns.items()}) for line in csv.DictReader(file)]
 
 
-def _write(out: Path, rows: Sequence[Row]) -> None:
+def _write(out: Path, rows: Sequence[Row], figure: str) -> None:
     from keras_cnn.insight import plots
 
     summary = summarise(rows)
     for name, kind, lines in ((FILE, Row, rows), (SUMMARY, Summary, summary), (GAINS, Gain, gains(summary))):
         write_beside(out / name, lambda path, kind=kind, lines=lines: _csv(path, kind, lines))
-    plots.expectations(rows, out / "study.png")
+    plots.expectations(rows, out / "study.png", figure)
 
 
 def _csv(path: str, kind: type[Any], lines: Sequence[Any]) -> None:

@@ -13,11 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_cnn import tasks
 from keras_cnn.data import Data
 from keras_cnn.errors import BadData, BadImage, BadSpec, PixelWarning
-from keras_cnn.models.config import record_of
-
-MEND = "build the network with classes=data.class_names, or give it another head with replace_head."
+from keras_cnn.tasks.base import Task
 
 
 def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = None, *, head: bool = True) -> Any:
@@ -27,39 +26,42 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
     Raises BadSpec for a head that no loss is made for, BadData for images or labels that it cannot learn from.
     """
     train, val = _sorted(train, val, validation_data)
-    classes = classes_of(model) if head else None
+    task = tasks.of(model)
+    outputs = task.outputs(model) if head else None
     if isinstance(train, Data):
         if train.splits.train is None:
             raise BadData("the data has no training images: load a folder that has some.")
         check_shape(np.empty((0, *train.preprocess.size, train.channels), "uint8"), model, "training")
-        if classes is not None:
-            _check_names(model, train.class_names, classes)
+        if outputs is not None:
+            task.check_data(train, model, outputs)
         if val is None:  # its own was checked when it was loaded
             return train, train.val
     for what, data in (("training", train), ("validation", val)):
         batch = _first(data, what)
         if batch is not None:
-            check(*batch, classes, what)
+            check(task, *batch, outputs, what)
             check_shape(batch[0], model, what)
             if data is train:
                 warn_of_pixels(model, batch[0])
-    train, val = (watched(_integers(data), classes, what) for what, data in (("training", train), ("validation", val)))
-    _check_seen(train, val)
+    train, val = (
+        watched(_plain(data, task), task, outputs, what) for what, data in (("training", train), ("validation", val))
+    )
+    task.check_all(*(data[1] if isinstance(data, tuple) else None for data in (train, val)))
     return train, val
 
 
-def check(images: Any, labels: Any, classes: int | None, what: str) -> None:
-    """Raise BadData where there is not one good label for each image; classes: of the head, None for any number."""
+def check(task: Task, images: Any, labels: Any, outputs: int | None, what: str) -> None:
+    """Raise BadData where there is not one good label for each image; outputs: of the head, None for any number."""
     if not np.ndim(labels):
-        check_labels(labels, classes, what)  # no batch: tells so
+        task.check(labels, outputs, what)  # no batch: tells so
     if not len(images):
         raise BadData(f"there are no {what} images: give some.")
     if len(images) != len(labels):
         raise BadData(f"there are {len(images)} {what} images and {len(labels)} labels: give one label for each image.")
-    check_labels(labels, classes, what)
+    task.check(labels, outputs, what)
 
 
-def check_batch(model: Any, batch: Any, classes: int | None, what: str, *, first: bool) -> tuple[Any, Any]:
+def check_batch(model: Any, batch: Any, outputs: int | None, what: str, *, first: bool) -> tuple[Any, Any]:
     """(images, labels) of a batch that is learnt from or scored, as arrays; BadData where they are not good.
 
     first: look at the images, too. Of labels for several outputs, those of the head are taken.
@@ -67,65 +69,23 @@ def check_batch(model: Any, batch: Any, classes: int | None, what: str, *, first
     images, labels = _parts(batch, what)
     of_each = len(model.outputs) > 1 and isinstance(labels, tuple | list)
     images, labels = np.asarray(images), np.asarray(labels[0] if of_each else labels)
-    check(images, labels, classes, what)
+    check(tasks.of(model), images, labels, outputs, what)
     if first:
         check_shape(images, model, what)
         warn_of_pixels(model, images)
     return images, labels
 
 
-def check_labels(labels: Any, classes: int | None, what: str) -> None:
-    """Raise BadData unless labels are integers from 0 up to `classes`, (n,) or (n, 1), or shares (n, classes)."""
-    labels = np.asarray(labels)
-    of = f"labels of the {what} images"
-    if labels.dtype.kind in "OSUT":
-        raise BadData(
-            f"the {of} are texts, such as {str(labels.flat[0])!r}: give numbers from 0, such as those of "
-            "names, labels = numpy.unique(texts, return_inverse=True)."
-        )
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        return _check_shares(labels, classes, of)
-    if labels.ndim not in (1, 2):
-        raise BadData(f"the {of} have the shape {labels.shape}: give one whole number for each image.")
-    if labels.dtype.kind not in "biu":
-        raise BadData(
-            f"the {of} are {labels.dtype}: give whole numbers, as labels.astype('int32') makes them; other values to "
-            "be predicted cannot be learnt here."
-        )
-    if classes is None:
-        classes = np.iinfo("int32").max
-    strange = labels[(labels < 0) | (labels >= classes)]
-    if strange.size:
-        shift = " Labels count from 0: subtract 1 where yours begin at 1." if strange.flat[0] == classes else ""
-        raise BadData(
-            f"a label of the {what} images is {strange.flat[0]}, the head has {classes} classes: {MEND}{shift}"
-        )
-
-
-def _check_shares(labels: np.ndarray, classes: int | None, of: str) -> None:
-    """Shares of classes, one-hot or mixed; several whole classes for an image are another task."""
-    if classes not in (None, labels.shape[1]):
-        raise BadData(f"the {of} have {labels.shape[1]} columns, the head has {classes} classes: {MEND}")
-    sums = labels.sum(1, dtype="float64")
-    wrong = np.flatnonzero((labels < 0).any(1) | (abs(sums - 1) > 1e-3))
-    if wrong.size:
-        row = wrong[0]
-        raise BadData(
-            f"row {row} of the {of} adds up to {sums[row]:g}, not to 1: several classes for one image cannot be learnt "
-            "with softmax; give one class for each image."
-        )
-
-
-def watched(data: Any, classes: int | None, what: str) -> Any:
+def watched(data: Any, task: Task, outputs: int | None, what: str) -> Any:
     """The same; of a data set (tf.data or PyDataset), a batch with bad labels raises BadData when it comes."""
     if isinstance(data, keras.utils.PyDataset):
-        return Watched(data, classes, what)
+        return Watched(data, task, outputs, what)
     if not hasattr(data, "element_spec"):
         return data
     import tensorflow as tf
 
     def look(labels: Any) -> np.bool_:
-        check_labels(labels, classes, what)
+        task.check(labels, outputs, what)
         return np.True_
 
     def checked(images: Any, labels: Any) -> tuple[Any, Any]:
@@ -138,9 +98,9 @@ def watched(data: Any, classes: int | None, what: str) -> Any:
 class Watched(keras.utils.PyDataset):
     """A PyDataset whose labels are checked batch by batch."""
 
-    def __init__(self, data: Any, classes: int | None, what: str) -> None:
+    def __init__(self, data: Any, task: Task, outputs: int | None, what: str) -> None:
         super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self.data, self.classes, self.what = data, classes, what
+        self.data, self.task, self.outputs, self.what = data, task, outputs, what
 
     @property
     def num_batches(self) -> int | None:
@@ -148,7 +108,7 @@ class Watched(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> Any:
         images, labels = self.data[index]
-        check_labels(labels, self.classes, self.what)
+        self.task.check(labels, self.outputs, self.what)
         return images, labels
 
     def __len__(self) -> int:
@@ -159,56 +119,6 @@ class Watched(keras.utils.PyDataset):
 
     def on_epoch_end(self) -> None:
         self.data.on_epoch_end()
-
-
-# --- the head --------------------------------------------------------------------------------------------------------
-
-
-def classes_of(model: Any) -> int:
-    """The classes of a network's head; BadSpec where it has none that softmax can tell apart."""
-    activations, output, activation = keras.activations, model.outputs[0], last_activation(model)
-    if len(output.shape) != 2 or activation is None:
-        raise BadSpec(
-            f"{model.name} ends in features, not in a classifier (classes=0): build it with classes=data.class_names, "
-            "or give it a head with kc.replace_head(model, 5)."
-        )
-    if output.shape[-1] == 1:
-        raise BadSpec(
-            f"{model.name} has one output (classes=1), and softmax over one class is always 1: build it with classes=2 "
-            "for labels 0 and 1."
-        )
-    if activation not in (activations.softmax, activations.linear):
-        raise BadSpec(
-            f"classifier_activation={activation.__name__!r} does not make one class of several the answer: build "
-            f"{model.name} with classifier_activation='softmax', or use model.compile and model.fit with a loss for it."
-        )
-    return output.shape[-1]
-
-
-def last_activation(model: Any) -> Any:
-    """The activation that a network's head ends in, as Keras' function; None where it ends in another layer."""
-    last = model.outputs[0]._keras_history.operation
-    return keras.activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", None)
-
-
-def _check_names(model: Any, names: tuple[str, ...], classes: int) -> None:
-    """Raise BadData where the network's classes are others than the data's, or in another order."""
-    if len(names) != classes:
-        raise BadData(f"the data has {len(names)} classes, the network's head {classes}: {MEND}")
-    heads = class_names(model)
-    if heads and heads != names:
-        other = next(i for i in range(classes) if heads[i] != names[i])
-        raise BadData(
-            f"class {other} is {names[other]!r} in the data and {heads[other]!r} in the network's head: {MEND}"
-        )
-
-
-def class_names(model: Any) -> tuple[str, ...]:
-    """The names of a network's classes, where it is one of ours and knows them."""
-    try:
-        return tuple(record_of(model)["class_names"])
-    except BadSpec:
-        return ()
 
 
 # --- images and labels -----------------------------------------------------------------------------------------------
@@ -287,7 +197,7 @@ def check_shape(images: np.ndarray, model: Any, what: str) -> None:
 
 def warn_of_pixels(model: Any, images: np.ndarray) -> None:
     """Warn where no pixel exceeds 1: a network of ours takes 0..255, and sees such images as black."""
-    if not any(hasattr(layer, "record") for layer in model.layers):
+    if images.ndim != 4 or not any(hasattr(layer, "record") for layer in model.layers):
         return
     parts = (images[start : start + 256] for start in range(0, len(images), 256))
     if all(part.max(initial=0) <= 1 for part in parts):  # the first part of good images ends it
@@ -307,31 +217,6 @@ def _of_caller() -> int:
     return level
 
 
-def _integers(data: Any) -> Any:
-    """A pair with integer labels (n,), where labels are one-hot or a column."""
-    if not isinstance(data, tuple):
-        return data
-    images, labels = data
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        return (images, labels.argmax(1)) if np.isin(labels, (0, 1)).all() else data
-    return images, labels.reshape(-1)
-
-
-def numbers(labels: np.ndarray, what: str) -> np.ndarray:
-    """One class for each image, (n,), of labels that are numbers, a column of them, or one-hot; BadData for shares."""
-    if labels.ndim == 1 or labels.shape[1] == 1:
-        return labels.reshape(-1)
-    if not np.isin(labels, (0, 1)).all():
-        raise BadData(f"the labels of the {what} images are shares of classes: give one class for each image.")
-    return labels.argmax(1)
-
-
-def _check_seen(train: Any, val: Any) -> None:
-    """Raise BadData where arrays have one class, or one that cannot be learnt; `Data` was checked when loaded."""
-    seen, held_out = (
-        np.unique(data[1]).tolist() if isinstance(data, tuple) and data[1].ndim == 1 else [] for data in (train, val)
-    )
-    if len(seen) == 1:
-        raise BadData(f"all training images are of class {seen[0]}: there is nothing to tell apart; add others.")
-    if seen and (unknown := sorted(set(held_out) - set(seen))):
-        raise BadData(f"class {unknown[0]} has validation images, but no training images; add some.")
+def _plain(data: Any, task: Task) -> Any:
+    """A pair with labels in their plainest form; other data as it is."""
+    return (data[0], task.as_labels(data[1])) if isinstance(data, tuple) else data

@@ -1,0 +1,368 @@
+"""What every task is made of: what it learns and by which loss, how good it is, what it answers.
+
+A task is a file beside this one, a subclass of `Task`, and a row in `keras_cnn.tasks.TASKS`; what a network itself must
+know of it, without a framework, is its row in `models.meaning.MEANINGS`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.models import fields
+from keras_cnn.models.config import record_of
+from keras_cnn.models.layers import Standardise
+
+Loss = Callable[..., keras.losses.Loss]
+MEND = "build the network with classes=data.class_names, or give it another head with replace_head."
+
+
+@dataclass(frozen=True, repr=False)
+class Result(abc.ABC):
+    """How good a network is on labelled images; each task has its own figures and pictures.
+
+    labels: of the images, as the network numbers its classes. outputs: of the network, in the same order.
+    names: of the images, their paths where they are files. class_names: of the network's classes or targets, where it
+    knows them. skipped: names of unreadable images that were left out. trained_on: the same for images that the network
+    was trained on, which are not counted here; None where nothing is known of them.
+    """
+
+    labels: np.ndarray
+    outputs: np.ndarray
+    names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    trained_on: Result | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        figures = ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items() if key != "images")
+        sure = "".join(f" ({low:.1%} to {high:.1%})" for low, high in [*self.intervals.values()][:1])
+        return f"<{type(self).__name__}: {len(self):,} images{', ' + figures if figures else ''}{sure}>"
+
+    @property
+    @abc.abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """The figures, the one that is monitored first, and the number of images; this alone where there are none."""
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Of those metrics that are shares of the images: where the true share lies, with 95 % confidence."""
+        return {}
+
+    def details(self) -> dict[str, Any]:
+        """Lists of rows by their title: figures by class or target, and the images that are worst."""
+        return {}
+
+    def pictures(self, folder: str | Path) -> dict[str, str]:
+        """Draw what shows the result into a folder: file names, each with its title."""
+        return {}
+
+    def name_of(self, label: int) -> str:
+        """A class or target by its name, or its number where it has none."""
+        return self.class_names[label] if self.class_names else str(label)
+
+    def image(self, i: int) -> str:
+        """An image by its name, or its place where it has none."""
+        return self.names[i] if self.names else f"images[{i}]"
+
+
+class Gathering:
+    """Collects images one by one, and makes a result of them. kind: of the result."""
+
+    def __init__(self, kind: Callable[..., Result], outputs: tuple[int, ...], class_names: tuple[str, ...]) -> None:
+        self.kind, self.outputs, self.class_names = kind, outputs, class_names
+        self.names: list[str] = []
+        self.labels: list[Any] = []
+        self.rows: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
+        self.names.append(name)
+        self.labels.append(label)
+        self.rows.append(row)
+
+    def result(self, **facts: Any) -> Result:
+        rows = np.stack(self.rows) if self.rows else np.empty((0, *self.outputs), "float32")
+        labels = np.array(self.labels) if self.rows else np.empty((0,), int)
+        return self.kind(labels, rows, tuple(self.names), self.class_names, **facts)
+
+
+class Task(abc.ABC):
+    """What a network's outputs mean.
+
+    data: the task of the `Data` that it learns from. monitor, mode: the logged figure by which the best epoch is
+    chosen, and whether the best is its "max" or "min", as Keras' callbacks have them. LOSSES: by name, the default
+    first; each is called with from_logits, label_smoothing, weights (of the classes) and scale (mean and spread of the
+    targets), and takes what it needs. label_smoothing: that it has by default. of_inputs: whether targets are made of
+    the images themselves.
+    """
+
+    name: ClassVar[str]
+    data: ClassVar[str]
+    monitor: ClassVar[str]
+    mode: ClassVar[str] = "max"
+    LOSSES: ClassVar[Mapping[str, Loss]]
+    label_smoothing: ClassVar[float] = 0.0
+    of_inputs: ClassVar[bool] = False
+
+    # --- what is learnt ---
+
+    @abc.abstractmethod
+    def outputs(self, model: Any) -> int:
+        """The width of a network's output; BadSpec where its head cannot learn this task."""
+
+    @abc.abstractmethod
+    def check(self, labels: Any, outputs: int | None, what: str) -> None:
+        """BadData unless these are labels that so many outputs can learn. what: whose, such as "training"."""
+
+    def check_all(self, labels: Any, held_out: Any) -> None:  # noqa: B027
+        """BadData where all labels of a data set, and those of its validation images, teach nothing."""
+
+    def check_data(self, data: Any, model: Any, outputs: int) -> None:
+        """BadData where `Data` is for another task, or names other classes than the network's head."""
+        if data.task != self.data:
+            raise BadData(f"the data is for {data.task}, the network's head for {self.name}: {MEND}")
+        check_names(model, data.class_names, outputs, "classes")
+
+    def as_labels(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of arrays in the plainest form that says the same."""
+        return labels
+
+    def targets(self, labels: Any, outputs: int, inputs: Any) -> np.ndarray:
+        """What the loss learns, of a batch's labels, the outputs of the head and the images."""
+        return np.asarray(labels, "float32")
+
+    def losses(
+        self, model: Any, loss: str | None = None, label_smoothing: float = 0.0, weights: Any = None
+    ) -> list[keras.losses.Loss]:
+        """A loss of targets for each output of a network. loss: a key of LOSSES; None for the first."""
+        fields.one_of("loss", loss, (None, *self.LOSSES))
+        make = self.LOSSES[loss or next(iter(self.LOSSES))]
+        scale = scale_of(model)
+        return [
+            make(from_logits=logits, label_smoothing=label_smoothing, weights=weights, scale=scale)
+            for logits in self.logits(model)
+        ]
+
+    def metrics(self, model: Any) -> list[keras.metrics.Metric]:
+        """Those of targets that are logged; `monitor` is among them, or given by `judge`."""
+        return []
+
+    def losses_of_labels(self, model: Any) -> list[keras.losses.Loss]:
+        """The losses of labels as data has them, with which a model is left to its user."""
+        return self.losses(model)
+
+    def metrics_of_labels(self, model: Any) -> list[keras.metrics.Metric]:
+        """The metrics of labels as data has them."""
+        return self.metrics(model)
+
+    def logits(self, model: Any) -> list[bool]:
+        """Whether each output of a network is logits, which the task's activation has yet to be put on."""
+        return [last_activation(output) is keras.activations.linear for output in model.outputs]
+
+    def weights(self, wanted: Any, given: Any, outputs: int) -> Any:
+        """Of the classes in the loss: of what was wished for, the training set and the number of outputs."""
+        raise BadSpec(f"class_weight is for classes, which {self.name} has none of: leave it out.")
+
+    weighs_images: ClassVar[bool] = False  # whether `weights` are for Keras' fit, instead of for the loss
+
+    def score(self, network: Any, batches: Any) -> float:
+        """The figure that is monitored, of a network on batches of images and labels, as training logs it."""
+        name = self.monitor.removeprefix("val_")
+        metric: Any = next((one for one in self.metrics(network) if one.name == name), None)
+        if metric is None:
+            return self.judge(network, batches)[self.monitor]
+        for inputs, labels in batches:
+            outputs = network.predict_on_batch(inputs)
+            outputs = np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs, "float32")
+            metric.update_state(self.targets(labels, outputs.shape[-1], inputs), outputs)
+        return float(metric.result())
+
+    def judge(self, network: Any, batches: Any) -> dict[str, float]:
+        """Figures for the logs of an epoch that need all validation images at once; none for most tasks."""
+        return {}
+
+    # --- how good it is ---
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether one monitored figure is better than another."""
+        return one > other if self.mode == "max" else one < other
+
+    @abc.abstractmethod
+    def gather(self, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> Gathering:
+        """What collects images for a result; outputs: the shape of one image's."""
+
+    def finish(self, rows: np.ndarray, logits: bool) -> np.ndarray:
+        """What a network's outputs say, where they may be logits."""
+        return rows
+
+    def numbers(self, labels: np.ndarray, what: str) -> np.ndarray:
+        """A batch's labels as a result has them; BadData for those that nothing can be measured on."""
+        return labels
+
+    def places(self, data: Any, names: tuple[str, ...], outputs: int) -> np.ndarray:
+        """The network's number for each class or target of `Data`; BadData where they cannot be matched."""
+        if data.task != self.data:
+            raise BadData(f"the data is for {data.task}, the network is for {self.name}: they do not go together.")
+        return align(data.class_names, names, outputs)
+
+    def renumbered(self, label: Any, place: np.ndarray) -> Any:
+        """A label of `Data` as the network numbers its classes; place: the network's number of each of the data's."""
+        return label
+
+    def figure(self, result: Result) -> float:
+        """The monitored figure of a result."""
+        return next(iter(result.metrics.values()))
+
+    # --- features ---
+
+    def linear(self, features: np.ndarray, labels: np.ndarray, outputs: int, model: Any) -> Any:
+        """(kernel, bias) of the best dense layer on features (images, n); None where the task has no such layer."""
+        return None
+
+    def neighbours(self, count: int) -> Any:
+        """An estimator of scikit-learn that answers as the nearest images by their features do; None for none."""
+        return None
+
+    def in_units(self, rows: np.ndarray, model: Any) -> np.ndarray:
+        """What a linear head gives, as the finished output of a network."""
+        return self.finish(rows, logits=True)
+
+    def measured(self, labels: np.ndarray, rows: np.ndarray) -> Result:
+        """The result of labels and finished outputs, without their images."""
+        found = self.gather(rows.shape[1:], ())
+        for label, row in zip(labels, rows, strict=True):
+            found.add("", rows[:0], label, row)
+        return found.result()
+
+    def rows(self, answers: np.ndarray, outputs: int) -> np.ndarray:
+        """What the neighbours answered, as outputs of a network."""
+        return np.asarray(answers, "float32").reshape(len(answers), -1)
+
+    def width(self, labels: np.ndarray) -> int:
+        """Outputs of a head for these labels."""
+        return labels.shape[-1]
+
+    # --- answers ---
+
+    def check_answers(self, config: Any) -> None:
+        """BadSpec where a network answers nothing."""
+        if not config.head.classes:
+            raise BadSpec(
+                f"{config.architecture} has no classifier: it gives features, not classes. Build it with classes=, or "
+                "give it a head with kc.replace_head(model, 5)."
+            )
+
+    @abc.abstractmethod
+    def answer(self, name: str, row: np.ndarray, config: Any, top: int, size: tuple[int, ...] | None) -> Any:
+        """The answer for an image, of a finished output; size: (height, width) of the image's file."""
+
+    @abc.abstractmethod
+    def unreadable(self, name: str, error: str) -> Any:
+        """The answer for an image that cannot be read."""
+
+
+def last_activation(output: Any) -> Any:
+    """The activation of the layer that makes an output, as Keras' function; None where it has none."""
+    last = output._keras_history.operation  # Keras has no public way from an output to its layer
+    return keras.activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", None)
+
+
+def unit_of(model: Any) -> Any:
+    """The layer that gives a network's output in the unit of the data; None where there is none."""
+    return next((x for x in model.layers if isinstance(x, Standardise) and x.inverse), None)
+
+
+def scale_of(model: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """(mean, spread) of the training targets, as a network that gives answers in their unit knows them."""
+    layer = unit_of(model)
+    if layer is None:
+        return None
+    return tuple(np.asarray(ops.convert_to_numpy(v.value)) for v in (layer.mean, layer.std))  # pyright: ignore
+
+
+def check_names(model: Any, names: Sequence[str], outputs: int, of: str) -> None:
+    """BadData where the network's classes, or targets, are others than the data's, or in another order."""
+    if len(names) != outputs:
+        raise BadData(f"the data has {len(names)} {of}, the network's head {outputs}: {MEND}")
+    heads = class_names(model)
+    if heads and heads != tuple(names):
+        other = next(i for i in range(outputs) if heads[i] != names[i])
+        raise BadData(
+            f"class {other} is {names[other]!r} in the data and {heads[other]!r} in the network's head: {MEND}"
+        )
+
+
+def class_names(model: Any) -> tuple[str, ...]:
+    """The names of a network's classes or targets, where it is one of ours and knows them."""
+    try:
+        return tuple(record_of(model)["class_names"])
+    except BadSpec:
+        return ()
+
+
+def align(data: Sequence[str], model: Sequence[str], outputs: int) -> np.ndarray:
+    """The model's number for each class of the data, by name; by order where the model has no names.
+
+    Raises BadData when the data has a class that the model does not know, or another number of classes.
+    """
+    if not model:
+        if len(data) != outputs:
+            raise BadData(
+                f"the data has {len(data)} classes, the model {outputs} without names: they cannot be matched."
+            )
+        return np.arange(len(data))
+    place = {name: i for i, name in enumerate(model)}
+    if unknown := [name for name in data if name not in place]:
+        some = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+        raise BadData(
+            f"the model does not know {len(unknown)} of the data's {len(data)} classes ({some}); "
+            f"it knows {', '.join(model[:3])}{', ...' if len(model) > 3 else ''}. Fine-tune it on this data first."
+        )
+    return np.array([place[name] for name in data])
+
+
+def numbers_only(labels: Any, of: str, like: str) -> np.ndarray:
+    """Labels as an array of numbers; BadData for texts. like: how to give them."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "biuf":
+        some = f", such as {str(labels.flat[0])!r}" if labels.size else ""
+        raise BadData(f"the {of} are {'texts' if labels.dtype.kind in 'OSUT' else labels.dtype}{some}: give {like}.")
+    return labels
+
+
+def probabilities_of(config: Any, row: np.ndarray, top: int) -> list[tuple[str, float]]:
+    """The most probable classes of one row of probabilities, the best first."""
+    labels = config.class_names or tuple(f"class {i}" for i in range(len(row)))
+    return [(labels[i], float(row[i])) for i in (-row).argsort(kind="stable")[:top]]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def dense_output(model: Any, rank: int, task: str, activations: tuple[Any, ...], mend: str) -> int:
+    """The width of a head's output that has this rank and ends in one of the activations; else BadSpec."""
+    output = model.outputs[0]
+    if len(output.shape) != rank or last_activation(output) not in activations:
+        raise BadSpec(f"{model.name} does not end in what {task} needs: {mend}.")
+    return cast(int, output.shape[-1])
