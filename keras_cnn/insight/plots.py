@@ -116,9 +116,8 @@ def masks(samples: Sequence[Any], names: Sequence[str], path: str | Path) -> Pat
     from matplotlib.patches import Patch
 
     occur = np.unique(np.concatenate([part.reshape(-1) for one in samples for part in (one.truth, one.predicted)]))
-    handles = [
-        Patch(color=tuple((colours[c] / 255).tolist()), label=plain(names[c])) for c in occur.tolist() if c < len(names)
-    ][:24]
+    shown = [c for c in occur.tolist() if c < len(names)][:24]
+    handles = [Patch(color=tuple((colours[c] / 255).tolist()), label=plain(names[c])) for c in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=8)
     return _save(figure, path)
 

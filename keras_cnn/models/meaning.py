@@ -14,7 +14,8 @@ class Meaning(NamedTuple):
     activation: that the output ends in; None for none. hub: the Hub's name of the task, for images; None where it has
     none. out: what comes out, in words. names: of classes or targets, how many an output has. in_units: whether the
     output is in the unit of the data, so that a layer with the mean and the spread of the training targets ends the
-    head. whole: whether images are seen whole, since the output says something of every pixel. direction: whether the output is a vector, which has no classes.
+    head. whole: whether images are seen whole, since the output says something of every pixel. direction: whether the
+    output is a vector, which has no classes.
     """
 
     activation: str | None

@@ -72,7 +72,7 @@ class Result(base.Result):
         from sklearn.metrics import precision_recall_curve
 
         truth = np.asarray(self.labels > 0)
-        both: list[bool] = (truth.any(0) & ~truth.all(0)).tolist()
+        both = np.asarray(truth.any(0) & ~truth.all(0))
         return [precision_recall_curve(truth[:, c], self.outputs[:, c]) if both[c] else None for c in range(len(both))]
 
     def by_class(self) -> list[dict[str, Any]]:

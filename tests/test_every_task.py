@@ -1,0 +1,280 @@
+"""What works for classification works for every task: learning, scores, answers, weights that come back."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from sklearn import metrics as reference
+
+import keras_cnn as kc
+from keras_cnn import tasks
+from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.tasks.multilabel import BinaryLoss
+from keras_cnn.tasks.regression import R2, ScaledLoss
+
+CLASSES = np.arange(48) % 3
+DRAWS = np.random.default_rng(0)
+IMAGES = (DRAWS.integers(0, 60, (48, 16, 16, 3)) + 60 * CLASSES[:, None, None, None]).astype("uint8")
+SEVERAL = np.stack([CLASSES == 0, CLASSES > 0, CLASSES > 1], 1).astype("uint8")
+NUMBERS = np.stack([10_000 + 50.0 * CLASSES, IMAGES.mean((1, 2, 3)) / 1e6], 1)  # of very different units
+CASES = {
+    "classification": ({"classes": ["a", "b", "c"]}, CLASSES),
+    "multilabel": ({"classes": ["a", "b", "c"], "task": "multilabel"}, SEVERAL),
+    "binary": ({"classes": ["no", "yes"], "task": "binary"}, (CLASSES > 1).astype(int)),
+    "regression": ({"targets": ["far", "near"]}, NUMBERS),
+    "embedding": ({"task": "embedding"}, CLASSES),
+}
+FIRST = {"multilabel": "map", "regression": "r2", "embedding": "recall1"}
+
+
+def build(name: str, **more):
+    keras.utils.set_random_seed(0)
+    return kc.build("resnet20", input_shape=(16, 16, 3), **{**CASES[name][0], **more})
+
+
+@pytest.fixture(scope="module", params=CASES)
+def run(request, tmp_path_factory):
+    """(name, a network that has learnt, its labels, its directory, its history)."""
+    name = request.param
+    labels, out = CASES[name][1], tmp_path_factory.mktemp(name) / "run"
+    model = build(name)
+    options = {"head_epochs": 2, "epochs": 2, "verbose": 0, "out": out}
+    history = kc.fine_tune(model, IMAGES, labels, validation_data=(IMAGES, labels), **options)
+    return name, model, labels, out, history
+
+
+def test_every_task_learns_and_is_judged_by_its_own_figure(run):
+    name, model, labels, out, history = run
+    figure = FIRST.get(name, "accuracy")
+    result = kc.evaluate(model, (IMAGES, labels))
+    assert next(iter(result.metrics)) == figure and result.metrics["images"] == 48
+    assert result.metrics[figure] > 0.9  # the classes differ by their brightness
+    kept = json.loads((out / "config.json").read_text())["keras_cnn"]["provenance"]["metrics"][f"val_{figure}"]
+    assert (
+        kept == pytest.approx(result.metrics[figure], abs=0.01) and kept >= max(history.history[f"val_{figure}"]) - 1e-6
+    )
+    if name != "embedding":
+        assert (history.baselines.figure, history.baselines.linear > 0.9) == (figure, True)
+        assert kc.probe(model, (IMAGES, labels), (IMAGES, labels)).figure == figure
+
+
+def test_weights_come_back_with_their_task(run, tmp_path):
+    name, model, labels, out, _ = run
+    expected = model.predict(IMAGES, verbose=0)
+    again = kc.build(out)
+    np.testing.assert_array_equal(again.predict(IMAGES, verbose=0), expected)
+    assert tasks.of(again).name == name
+    assert kc.config_of(again).with_(provenance={}) == kc.config_of(model)
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        keras.saving.load_model(tmp_path / "model.keras").predict(IMAGES, verbose=0), expected
+    )
+    scores = model.evaluate(IMAGES, labels, verbose=0, return_dict=True)  # labels as data has them
+    figure = FIRST.get(name, "accuracy")
+    if name != "embedding":
+        assert scores[figure] == pytest.approx(kc.evaluate(model, (IMAGES, labels)).metrics[figure], abs=0.01)
+
+
+def test_answers_are_those_of_the_task(run):
+    name, model, labels, out, _ = run
+    first = kc.predictor(out)(IMAGES[:3])[2]
+    assert first.facts()["image"] == "images[2]" and first.error is None and first.lines()
+    if name in ("classification", "binary"):
+        assert first.label == kc.config_of(model).class_names[labels[2]]
+    if name == "multilabel":
+        assert set(first.labels) == {name for name, share in first.probabilities.items() if share >= 0.5}
+        assert first.columns()["labels"] == ";".join(first.labels)
+        assert max(first.probabilities, key=first.probabilities.__getitem__) in ("b", "c")
+    if name == "regression":
+        assert first.values["far"] == pytest.approx(10_100, abs=20)
+    if name == "embedding":
+        assert np.linalg.norm(first.vector) == pytest.approx(1, abs=1e-5)
+
+
+def test_pictures_and_details_are_those_of_the_task(run, tmp_path):
+    name, model, labels, out, _ = run
+    result = kc.evaluate(model, (IMAGES, labels))
+    drawn = result.pictures(tmp_path)
+    assert len(drawn) == (name != "embedding") and all((tmp_path / file).stat().st_size > 5_000 for file in drawn)
+    rows = result.details()["targets" if name == "regression" else "classes"]
+    assert len(rows) == {"binary": 2, "regression": 2}.get(name, 3)
+    card = (out / "README.md").read_text()
+    hub = {"regression": "image-regression", "embedding": "image-feature-extraction"}.get(name, "image-classification")
+    assert f"- {hub}\n" in card.split("---")[1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_loss_of_every_task_learns(name):
+    labels = CASES[name][1]
+    for loss in tasks.TASKS[name].LOSSES:
+        history = kc.train(
+            build(name), IMAGES, labels, loss=loss, epochs=3, learning_rate=0.05, batch_size=16, verbose=0
+        )
+        assert history.history["loss"][-1] <= history.history["loss"][0], loss
+    with pytest.raises(BadSpec, match=r"loss='hinge': choose one of None, '"):
+        kc.train(build(name), IMAGES, labels, loss="hinge", verbose=0)
+
+
+def test_numbers_are_learnt_alike_in_any_unit():
+    """Metres or millimetres: the same course, since targets are seen in units of their spread."""
+    figures = []
+    for unit in (1.0, 1000.0):
+        model = build("regression", targets=["length"])
+        pair = (IMAGES, unit * NUMBERS[:, :1])
+        history = kc.fine_tune(model, *pair, validation_data=pair, head_epochs=1, epochs=1, probe=False, verbose=0)
+        figures.append(history.history["val_r2"])
+        assert history.history["val_mae"][-1] > 0.5 * unit
+    np.testing.assert_allclose(*figures, rtol=1e-3, atol=1e-3)
+
+
+def test_a_pretrained_head_keeps_its_scale_and_a_new_one_takes_that_of_the_data():
+    model = build("regression")
+    kc.fine_tune(model, IMAGES, NUMBERS, schedule="head", head_epochs=1, probe=False, verbose=0)
+    known = [v.numpy() for v in model.get_layer("head_unit").weights]
+    np.testing.assert_allclose(known[0], NUMBERS.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(known[1], NUMBERS.std(0), rtol=1e-5)
+    kc.fine_tune(model, IMAGES, 2 * NUMBERS, schedule="head", head_epochs=1, probe=False, verbose=0)
+    for one, other in zip(known, model.get_layer("head_unit").weights, strict=True):
+        np.testing.assert_array_equal(one, other.numpy())
+
+
+# --- figures, against scikit-learn ---
+
+
+def test_figures_of_several_labels_are_scikit_learns():
+    scores = DRAWS.random((60, 4)).astype("float32")
+    labels = (DRAWS.random((60, 4)) < scores).astype("uint8")
+    labels[:, 3] = 0  # no image has it
+    result = tasks.TASKS["multilabel"].measured(labels, scores)
+    expected = [reference.average_precision_score(labels[:, c], scores[:, c]) for c in range(3)]
+    assert result.metrics["map"] == pytest.approx(np.mean(expected))
+    rows = result.by_class()
+    assert rows[3]["average precision"] is None and rows[3]["threshold"] is None
+    for c in range(3):
+        assert rows[c]["f1"] == pytest.approx(reference.f1_score(labels[:, c], scores[:, c] >= 0.5))
+        best = max(reference.f1_score(labels[:, c], scores[:, c] >= t) for t in scores[:, c])
+        at = reference.f1_score(labels[:, c], scores[:, c] >= rows[c]["threshold"])
+        assert (rows[c]["best f1"], at) == (pytest.approx(best), pytest.approx(best))
+
+
+def test_figures_of_numbers_are_scikit_learns():
+    labels, given = DRAWS.normal(5, 3, (50, 2)), DRAWS.normal(5, 3, (50, 2)).astype("float32")
+    found = tasks.TASKS["regression"].measured(labels, given).metrics
+    assert found["r2"] == pytest.approx(reference.r2_score(labels, given))
+    assert found["mae"] == pytest.approx(reference.mean_absolute_error(labels, given))
+    metric = R2(labels.mean(0), labels.std(0))
+    for part in np.split(np.arange(50), [20]):
+        metric.update_state(labels[part], given[part])
+    assert float(metric.result()) == pytest.approx(found["r2"], abs=1e-4)
+
+
+def test_figures_of_directions_are_those_of_nearest_neighbours():
+    vectors = DRAWS.normal(size=(40, 8)).astype("float32")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = np.arange(40) % 4
+    near = np.argsort(-(vectors @ vectors.T) + 9 * np.eye(40), 1)[:, 0]
+    result = tasks.TASKS["embedding"].measured(labels, vectors)
+    assert result.metrics["recall1"] == pytest.approx((labels[near] == labels).mean())
+
+
+# --- losses, against Keras and by hand ---
+
+
+@pytest.mark.parametrize("logits", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_of_several_labels_is_kerass(logits, smoothing):
+    given = DRAWS.normal(size=(6, 3)).astype("float32")
+    given = given if logits else tasks.base.sigmoid(given)
+    truth = (DRAWS.random((6, 3)) < 0.5).astype("float32")
+    told = {"from_logits": logits, "label_smoothing": smoothing}
+    expected = float(keras.losses.BinaryCrossentropy(**told)(truth, given))
+    assert float(BinaryLoss(**told)(truth, given)) == pytest.approx(expected, rel=1e-5)
+    focal = keras.losses.BinaryFocalCrossentropy(gamma=2.0, from_logits=logits)
+    assert float(BinaryLoss(gamma=2.0, from_logits=logits)(truth, given)) == pytest.approx(
+        float(focal(truth, given)), rel=1e-5
+    )
+    weighted = BinaryLoss(weights=[3, 3, 3], from_logits=logits)
+    ones = np.ones_like(truth)
+    assert float(weighted(ones, given)) == pytest.approx(
+        3 * float(keras.losses.BinaryCrossentropy(from_logits=logits)(ones, given)), rel=1e-5
+    )
+
+
+def test_the_losses_of_numbers_are_in_units_of_their_spread():
+    truth, given, std = np.array([[1.0, 20.0]]), np.array([[1.5, 80.0]]), [1.0, 20.0]
+    expected = {"squared": (0.25 + 9) / 2, "absolute": (0.5 + 3) / 2, "huber": (0.125 + 2.5) / 2}
+    for kind, value in expected.items():
+        assert float(ScaledLoss(std, kind)(truth, given)) == pytest.approx(value)
+
+
+def test_positives_are_weighed_where_they_are_rare():
+    labels = SEVERAL.copy()
+    labels[:, 0] = 0
+    labels[:4, 0] = 1
+    model = build("multilabel")
+    options = {"schedule": "head", "head_epochs": 1, "probe": False, "verbose": 0}
+    kc.fine_tune(model, IMAGES, labels, class_weight="balanced", **options)
+    with pytest.raises(BadSpec, match="class_weight is for classes, which regression has none of"):
+        kc.fine_tune(build("regression"), IMAGES, NUMBERS, class_weight="balanced", **options)
+
+    class Known:
+        def labels(self):
+            return labels
+
+    assert tasks.TASKS["multilabel"].weights("balanced", Known(), 3)[0] == pytest.approx(44 / 4)
+
+
+# --- what cannot be learnt ---
+
+BAD = {
+    "texts": ("multilabel", np.array([["x", "y", "z"]] * 48), "are texts, such as 'x': give 0 or 1"),
+    "one column": ("multilabel", CLASSES, r"have the shape \(48,\): give \(images, classes\)"),
+    "not 0 or 1": ("multilabel", 2 * SEVERAL, "is 2: give 0 or 1"),
+    "other width": ("multilabel", SEVERAL[:, :2], "have 2 columns, the head has 3 classes"),
+    "a class without images": ("multilabel", SEVERAL * np.array([1, 0, 1], "uint8"), "no training image has class 1"),
+    "third class": ("binary", CLASSES, "is 2, the head has 2 classes"),
+    "one class": ("binary", 0 * CLASSES, "all training images are of class 0"),
+    "not a number": ("regression", np.where(NUMBERS > 10_050, np.nan, NUMBERS), "row 2 of the labels .* not a finite"),
+    "constant": ("regression", 0 * NUMBERS + 7, "target 0 is 7 for all training images"),
+    "words": ("regression", np.array([["a", "b"]] * 48), "are texts, such as 'a': give numbers"),
+    "other targets": ("regression", NUMBERS[:, :1], r"have the shape \(48, 1\), the head 2 targets"),
+    "floats": ("embedding", CLASSES / 2, "are float64: give whole numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_labels_that_a_task_cannot_learn(kind, tmp_path):
+    name, labels, sentence = BAD[kind]
+    with pytest.raises(BadData, match=sentence):
+        kc.fine_tune(build(name), IMAGES, labels, out=tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+HEADS = {
+    "multilabel": {"head": kc.Head(classes=3, task="multilabel", activation="softmax")},
+    "binary": {"head": kc.Head(classes=3, task="binary"), "classes": None},
+    "embedding": {"head": kc.Head(classes=0, task="embedding")},
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_a_task_cannot_learn(name):
+    model = kc.build("resnet20", input_shape=(16, 16, 3), **HEADS[name])
+    with pytest.raises((BadSpec, BadData), match=f"build it with task='{name}'"):
+        kc.fine_tune(model, IMAGES, CASES[name][1], verbose=0)
+
+
+def test_another_task_starts_another_head():
+    for name, (asked, _) in CASES.items():
+        assert kc.config_of(kc.build("resnet20", **asked)).head.task == name
+    with pytest.raises(BadSpec, match="targets are for a regression"):
+        kc.build("resnet20", targets=2, classes=3)
+    with pytest.raises(BadSpec, match="task='colour': choose one of"):
+        kc.build("resnet20", task="colour")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert kc.build("resnet20", targets=("age",)).output_shape == (None, 1)
