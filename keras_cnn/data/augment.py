@@ -61,7 +61,7 @@ GRAY = 128.0  # fills erased rectangles: nearly as good as noise in 1708.04896, 
 MIXED = ("classification", "multilabel")  # tasks whose labels have shares
 MIXUP, CUTMIX = 0.2, 1.0  # alpha of the beta distributions, as in 2110.00476, table 2
 
-# Of uint8 images, or of a pair (images, masks), and a seed generator, to the same: a change of tones leaves masks alone.
+# Of uint8 images, or of a pair (images, masks), and a seed generator, to the same.
 Change = Callable[[Any, Any], Any]
 OUTSIDE = 255.0  # of masks: what comes in from beyond their border does not count
 
@@ -82,7 +82,7 @@ def augmenter(
     they become float32 (batch, classes), the shares of the classes. epoch, step: int64 scalars, which with seed give
     all randomness: neither other draws nor parallel calls matter. channels: 1, 3 or 4; the fourth, alpha, is moved and
     mixed with the others, but keeps its values; one alone has no colour to lose. chiral: glyphs, which are not
-    mirrored; where RandAugment moves one, the border's pixels go on and no reflection shows. task: what the labels mean.
+    mirrored; where RandAugment moves one, the border's pixels go on and no reflection shows. task: of the labels.
     crop: where images are whole photos, makes of them, their masks, their stretch and a key (see `crops.cropper`) what
     the rest is done to.
 

@@ -242,7 +242,7 @@ class Data:
         def see(image: np.ndarray, mask: np.ndarray | None, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
             if canvas:
                 return as_photo(image, mask, canvas, self.preprocess)
-            return *as_seen(image, mask, self.preprocess, name), 1.0
+            return *as_seen(image, mask, name, self.preprocess), 1.0
 
         def read(i: int) -> tuple[bool, np.ndarray, np.ndarray, np.float32]:
             made = load(split, i, self.preprocess, self.channels, self.skip_bad, see)
@@ -281,8 +281,8 @@ def load_data(
 ) -> Data:
     """Index a data set and decode it, each image once, to uint8 of preprocess.size.
 
-    data: a folder, zip, table, TFDS or data set of the Hub, see `index`; a `Table`, where columns must be named; or what
-        `index` found.
+    data: a folder, zip, table, TFDS or data set of the Hub, see `index`; a `Table`, where columns must be named; or
+        what `index` found.
         Or arrays: a pair (images, labels) or {"image": images, "label": labels}, or such pairs by split, as {"train":
         (x, y), "val": (x, y)}. Images (n, height, width, channels) of preprocess.size, uint8 or whole numbers of
         0..255, are taken as they are. Labels are whole numbers from 0 (n,); 0 or 1 of each class (n, classes); floats

@@ -70,7 +70,7 @@ def arrays(
     readable = np.ones(count, bool)
 
     def see(image: np.ndarray, mask: np.ndarray | None, name: str) -> tuple[Any, Any]:
-        return as_seen(image, mask, preprocess, name), canvas and as_photo(image, mask, canvas, preprocess)
+        return as_seen(image, mask, name, preprocess), canvas and as_photo(image, mask, canvas, preprocess)
 
     def fill(start: int) -> None:
         for i in range(start, min(start + 64, count)):
@@ -123,7 +123,7 @@ def load(
 
 
 def as_seen(
-    image: np.ndarray, mask: np.ndarray | None, preprocess: Preprocess, name: str
+    image: np.ndarray, mask: np.ndarray | None, name: str, preprocess: Preprocess
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """An image and its mask as at evaluation, both of preprocess.size, cut by the same geometry."""
     seen = resize_and_crop(image, preprocess, name=name)

@@ -1,4 +1,4 @@
-"""Columns and rows, wherever they come from: which column has the images, which the labels, and the data set of them."""
+"""Columns and rows, wherever they come from: which have the images and the labels, and the data set of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ class Frame:
     @property
     def kinds(self) -> dict[str, str]:
         """What each column holds: "image", "path", "class", "number" or "text"."""
-        return {name: "class" if name in self.classes else _kind(cells) for name, cells in self.cells.items()}
+        kinds = {name: _kind(cells) for name, cells in self.cells.items()}
+        return kinds | {name: "class" for name in self.classes if kinds.get(name) != "image"}
 
 
 def _kind(cells: Sequence[Any]) -> str:

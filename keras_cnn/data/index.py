@@ -14,7 +14,7 @@ import numpy as np
 from keras_cnn.data import hub_sets, mask_folders, prepared, tables
 from keras_cnn.data.files import Files, Parts, Source, files_of, regular
 from keras_cnn.data.images import as_png, printable
-from keras_cnn.data.labels import Wish
+from keras_cnn.data.labels import ANY, Wish
 from keras_cnn.data.splits import SPLIT_OF, Split, Splits, Tree, arranged, check_classes
 from keras_cnn.data.tables import Table
 from keras_cnn.errors import BadData, BadSpec, MissingPackage
@@ -31,19 +31,19 @@ def index(
     val_split: float = 0.2,
     seed: int = 0,
     training: bool = True,
-    wish: Wish = Wish(),
+    wish: Wish = ANY,
 ) -> Splits:
     """Find the images and labels of a data set, without decoding any.
 
     data: one of
-        a folder, or zip of a folder (read in place), with one subfolder per class, or with train/, val/ and test/ above
-        them (also training/; valid/, validation/, dev/; testing/; in any case);
-        a folder or zip with images/ and masks/ of the same names, the splits above or below, and `classes.txt`: a name a
-        line, by the number that masks have, or `name red green blue`. 255, and classes called unlabelled, void, ignore
-        or unknown, do not count; without the file, classes are the values that occur;
+        a folder, or zip of a folder (read in place), with one subfolder per class, or with train/, val/ and test/
+        above them (also training/; valid/, validation/, dev/; testing/; in any case);
+        a folder or zip with images/ and masks/ of the same names, the splits above or below, and `classes.txt`: a name
+        a line, by the number that masks have, or `name red green blue`. 255, and classes called unlabelled, void,
+        ignore or unknown, do not count; without the file, classes are the values that occur;
         a table (`.csv`, `.tsv`, `.parquet`), or a `Table` that names its columns;
-        a data set of the Hub in its usual layouts: a folder with `metadata.csv`, or of Parquet files with images in them;
-        by name, "hf://datasets/OWNER/NAME", where the package `datasets` is installed;
+        a data set of the Hub in its usual layouts: a folder with `metadata.csv`, or of Parquet files with images in
+        them; by name, "hf://datasets/OWNER/NAME", where the package `datasets` is installed;
         "tfds:NAME", a prepared TensorFlow data set; "digits", the 1797 handwritten digits of scikit-learn.
     Class order: sorted names; that of TFDS and of the Hub; that of `classes.txt`. Links are followed, except back to a
     folder above; pipes and devices are not read.

@@ -66,7 +66,7 @@ class Wish(NamedTuple):
 
     @property
     def asked(self) -> str | None:
-        """The task that is meant, as far as it is known: that of a network's head says nothing where it is the usual."""
+        """The task that is meant, as far as it is known: a network's head says nothing where it is the usual one."""
         return self.task or (None if self.likely == "classification" else self.likely)
 
     def choose(self, where: str, able: Sequence[str], what: str) -> str:
@@ -74,6 +74,9 @@ class Wish(NamedTuple):
         if self.task is not None and self.task not in able:
             raise BadData(f"{where}: task={self.task!r} does not fit: {what}, which can be {' or '.join(able)}.")
         return next((task for task in able if task == self.asked), able[0])
+
+
+ANY = Wish()
 
 
 def sides(names: Sequence[str]) -> str | None:
@@ -85,9 +88,9 @@ def sides(names: Sequence[str]) -> str | None:
 def of_numbers(values: np.ndarray, names: Sequence[str] | None, wish: Wish, where: str, at: At) -> Labels:
     """Labels of columns of numbers, (n, columns), or of one, (n,).
 
-    names: of the columns; of classes, where one column numbers them. Columns of 0 and 1 are classes, any number of them
-    an image, or one where each row has one; whole numbers from 0, in one column, are classes by number where they are
-    of an integer dtype; others are numbers to predict.
+    names: of the columns; of classes, where one column numbers them. Columns of 0 and 1 are classes, any number of
+    them an image, or one where each row has one; whole numbers from 0, in one column, are classes by number where their
+    dtype is of integers; others are numbers to predict.
     """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         row, *column = np.argwhere(~np.isfinite(values))[0]
@@ -149,7 +152,7 @@ def of_cells(name: str, cells: Sequence[Any], wish: Wish, separator: str | None,
     texts = ["" if cell is None else str(cell).strip() for cell in cells]
     numbers = [as_number(text) for text in texts]
     numeric = 2 * sum(number is not None for number in numbers) >= len(texts)
-    if wish.task == "regression" or (numeric and separator is None and wish.task is None):
+    if wish.task == "regression" or (numeric and separator is None and wish.task not in TASKS[:2]):
         return _of_column(name, held_to_numbers(name, texts, numbers, at), wish, where, at)
     if wish.task == "multilabel" and set(numbers) <= {0.0, 1.0}:
         return of_numbers(np.array(numbers)[:, None], [name], wish, where, at)
@@ -172,7 +175,9 @@ def _of_column(name: str, values: list[float], wish: Wish, where: str, at: At) -
 
 
 def as_number(text: str) -> float | None:
-    """A text as a number; NaN and infinity are none that a table should hold, and are left to be told of."""
+    """A text as a number, NaN and infinity too; None of others, and of codes such as 007."""
+    if re.fullmatch(r"0\d+", text):
+        return None
     try:
         return float(text)
     except ValueError:

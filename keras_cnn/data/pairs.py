@@ -29,8 +29,9 @@ def read(
     """(what `index` would find, were each image a file with its label; the images of each split).
 
     data: a pair, images, uint8 or whole numbers of 0..255, of a size, and their labels: whole numbers from 0, columns
-    of 0 and 1, numbers to predict, or masks (n, height, width) of class numbers, 255 ignored; or such pairs, or {"image":
-    images, "label": labels}, by split. class_names: of the classes by number, or of the columns; by default numbers.
+    of 0 and 1, numbers to predict, or masks (n, height, width) of class numbers, 255 ignored; or such pairs, or
+    {"image": images, "label": labels}, by split. class_names: of the classes by number, or of the columns; by
+    default numbers.
     Raises BadData for what cannot be trained on.
     """
     pairs = _by_split(data)
@@ -83,8 +84,8 @@ def _by_split(data: Any) -> dict[str, Pair]:
         return {"train": _pair(data, "the data")}
     if strange := [name for name in data if str(name).lower() not in SPLIT_OF]:
         raise BadData(
-            f"the data has the key {strange[0]!r}: give {{'image': images, 'label': labels}}, or pairs (images, labels) "
-            "by split, as {'train': (x, y), 'val': (x, y)}."
+            f"the data has the key {strange[0]!r}: give {{'image': images, 'label': labels}}, or pairs (images, "
+            "labels) by split, as {'train': (x, y), 'val': (x, y)}."
         )
     found = {SPLIT_OF[name.lower()]: _pair(part, f"data[{name!r}]") for name, part in data.items()}
     if len(found) < len(data):

@@ -79,7 +79,7 @@ def _kind(feature: Any) -> str | None:
     if isinstance(feature, tfds.features.Text):
         return "text"
     shape: Any = getattr(feature, "shape", None)
-    if isinstance(feature, tfds.features.Tensor) and len(shape) < 2 and feature.np_dtype != object:
+    if isinstance(feature, tfds.features.Tensor) and len(shape) < 2 and feature.np_dtype is not object:
         return "number"
     return None
 

@@ -76,7 +76,7 @@ def window(seen: Look, sources: Sequence[Source], of_weights: Window | None) -> 
 
 
 def counts(labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """Images of each class, or that show it. labels: numbers (n,), 0 and 1 (n, classes), or masks (n, height, width)."""
+    """Images of each class, or that show it. labels: numbers (n,), 0 and 1 (n, classes), or masks (n, h, w)."""
     if labels.ndim == 1:
         found = np.bincount(labels, minlength=len(names))
     elif labels.ndim == 2:

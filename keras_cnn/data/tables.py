@@ -33,8 +33,8 @@ Find = Callable[[str], Source | None]  # the image of a path that a table names
 class Table:
     """A table of images for `load_data`, where it does not say itself what its columns are.
 
-    path: a `.csv`, `.tsv` or `.parquet` file; the columns of a CSV are parted by commas, semicolons or tabs. Or what else
-        has columns: "tfds:NAME", "hf://datasets/OWNER/NAME", or the folder of a data set of the Hub.
+    path: a `.csv`, `.tsv` or `.parquet` file; the columns of a CSV are parted by commas, semicolons or tabs. Or what
+        else has columns: "tfds:NAME", "hf://datasets/OWNER/NAME", or the folder of a data set of the Hub.
     image: the column of paths, relative to the table or to root, or of the images themselves; by default that with a
         usual name (file_name, file, image, path, ...), or whose cells end like images.
     labels: the column of labels, or several of numbers; by default that with a usual name (label, class, target, ...),
@@ -163,8 +163,8 @@ def _delimited(where: str, text: str, delimiter: str | None) -> Frame:
 def parquet(files: Sequence[tuple[str, Open]], where: str) -> Frame:
     """The columns of Parquet files, one after the other; rows are counted from 1, in each file.
 
-    Images in it (as data sets of the Hub have them, {"bytes": ..., "path": ...}) are laid down on disk as they come, and
-    names of classes are those of the `datasets` features in its schema.
+    Images in it (as data sets of the Hub have them, {"bytes": ..., "path": ...}) are laid down on disk as they come,
+    and names of classes are those of the `datasets` features in its schema.
     """
     try:
         import pyarrow.parquet as arrow
