@@ -13,7 +13,7 @@ import keras_cnn as kc
 from keras_cnn import data
 from keras_cnn.data import augment, crops
 from keras_cnn.data.augment import AUGMENTS, Level
-from keras_cnn.errors import BadData, BadImage
+from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.config import Preprocess
 
 SMALL = Preprocess(size=(16, 20), crop=1.0, interpolation="nearest")
@@ -193,7 +193,7 @@ def test_splits_that_are_unclear(tmp_path):
     for kind in ("images", "masks"):
         (root / kind).mkdir()
         (root / kind / "lone.png").write_bytes(encode(noise()))
-    with pytest.raises(BadData, match=r"1 images are in no split, others are: \S*images/lone\.png"):
+    with pytest.raises(BadData, match=r"1 are in no split, others are: \S*images/lone\.png"):
         data.load_data(root, SMALL)
     with pytest.raises(BadData, match="it has folders of images and of masks, which can be segmentation"):
         data.load_data(write(tmp_path / "other"), SMALL, task="regression")
@@ -387,4 +387,7 @@ def test_camvid(shared):
 
 
 def test_the_public_name():
-    assert kc.Table("a.csv", labels=["x"]).labels == ["x"]
+    assert kc.Table("a.csv", labels=["x"]) == kc.Table("a.csv", labels=("x",))
+    for wrong in ({"labels": 3}, {"labels": [3]}, {"image": 3}, {"separator": ""}):
+        with pytest.raises(BadSpec, match=next(iter(wrong))):
+            kc.Table("a.csv", **wrong)

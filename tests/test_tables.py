@@ -402,6 +402,15 @@ def test_an_image_folder_with_its_metadata(photos, tmp_path):
         assert (loaded.task, loaded.class_names) == ("regression", ("age",))
         assert loaded.sizes == {"train": 6, "val": 2, "test": 4}
         np.testing.assert_allclose(np.concatenate(by_name(loaded)), AGES)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i in range(4):
+        (flat / f"{i}.png").write_bytes(encode(noise()))
+    (flat / "metadata.csv").write_text("file_name,label\n" + "\n".join(f"{i}.png,{'ab'[i % 2]}" for i in range(4)))
+    (flat / "other.png").write_bytes(encode(noise()))
+    loaded = data.load_data(flat, SMALL)
+    assert loaded.class_names == ("a", "b") and loaded.sizes == {"train": 2, "val": 2}
+    assert loaded.ignored == (str(flat / "other.png"),)
 
 
 def test_parquet_files_with_images_in_them(tmp_path):
@@ -417,6 +426,10 @@ def test_parquet_files_with_images_in_them(tmp_path):
     for split in loaded.sizes:
         part = loaded.arrays(split)
         assert [expected[image.tobytes()] for image in part.images] == part.labels.tolist()
+    stray = tmp_path / "data" / "more.parquet"
+    stray.write_bytes((tmp_path / "data" / "validation.parquet").read_bytes())
+    with pytest.raises(BadData, match=r"1 are in no split, others are: \S*more\.parquet"):
+        data.load_data(tmp_path, SMALL)
     kinds = {"tags": {"feature": {"names": ["sun", "sea"], "_type": "ClassLabel"}, "_type": "List"}}
     tags = [[i % 2] if i % 3 else [0, 1] for i in range(COUNT)]
     table = arrow.table({"image": [embedded(i) for i in range(COUNT)], "tags": tags})

@@ -42,6 +42,9 @@ class Frame:
     at: At
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(next(iter(self.cells.values()), ()))
+
     @property
     def kinds(self) -> dict[str, str]:
         """What each column holds: "image", "path", "class", "number" or "text"."""

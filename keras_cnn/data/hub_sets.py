@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from keras_cnn.data.files import Files, Parts, Spool
+from keras_cnn.data.files import Files, Parts, Source, Spool
 from keras_cnn.data.frames import Frame
 from keras_cnn.data.labels import Wish
-from keras_cnn.data.splits import SPLIT_OF, Splits
-from keras_cnn.data.tables import Table, below, classes_of, frame_of, laid_down, of_frame, parquet
+from keras_cnn.data.splits import SPLIT_OF, Splits, agreed
+from keras_cnn.data.tables import Find, Table, below, classes_of, frame_of, laid_down, of_frame
 from keras_cnn.errors import BadData, MissingPackage
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.parquet")
@@ -20,14 +21,9 @@ Frames = list[tuple[Parts, Frame]]
 
 
 def metadata_in(files: Files) -> Frames:
-    """(the folder, the table) of each `metadata.csv` of an `imagefolder`, as the Hub has them."""
-    found = []
-    for parts, source in sorted(files.files.items()):
-        if parts[-1].lower() in METADATA:
-            frame = frame_of(source.name, PurePosixPath(parts[-1]).suffix, source.open)
-            if FILE_NAME in frame.cells:
-                found.append((parts[:-1], frame))
-    return found
+    """(the place, the table) of each `metadata.csv` of an `imagefolder`, as the Hub has them."""
+    found = [(parts, _frame(files.files[parts])) for parts in sorted(files.files) if parts[-1].lower() in METADATA]
+    return [(parts, frame) for parts, frame in found if FILE_NAME in frame.cells]
 
 
 def image_folder(where: str, files: Files, tables: Frames, table: Table, wish: Wish, **options: Any) -> Splits:
@@ -35,19 +31,13 @@ def image_folder(where: str, files: Files, tables: Frames, table: Table, wish: W
 
     options: see `splits.labelled`.
     """
-    columns = list(tables[0][1].cells)
-    cells: dict[str, list[Any]] = {name: [] for name in columns}
-    places: list[tuple[Frame, int]] = []
-    for folder, frame in tables:
-        if list(frame.cells) != columns:
-            raise BadData(f"{frame.where}: its columns are not those of {tables[0][1].where}: make them the same.")
-        for name, some in frame.cells.items():
-            cells[name] += ["/".join((*folder, str(cell))) for cell in some] if name == FILE_NAME else some
-        places += [(frame, i) for i in range(len(frame.cells[FILE_NAME]))]
-    whole = Frame(where, cells, lambda i: places[i][0].at(places[i][1]), tables[0][1].classes)
-    words = [_split((*PurePosixPath(path).parts[:-1],)) for path in cells[FILE_NAME]]
-    given = None if None in words else [word for word in words if word]
-    return of_frame(whole, lambda path: files.files.get(PurePosixPath(path).parts), wish, table, words=given, **options)
+    frame = _joined(where, tables)
+    paths = [(*parts[:-1], *PurePosixPath(str(cell)).parts) for parts, one in tables for cell in one.cells[FILE_NAME]]
+    frame = replace(frame, cells={**frame.cells, FILE_NAME: ["/".join(path) for path in paths]})
+    words = agreed([_split(path[:-1]) for path in paths], frame.cells[FILE_NAME], where)
+    found = of_frame(frame, _in(files), wish, table, words=words, **options)
+    others = [files.images[parts].name for parts in files.images.keys() - set(paths)]
+    return replace(found, ignored=tuple(sorted([*files.skipped, *others])))
 
 
 def parquet_in(files: Files) -> list[Parts]:
@@ -57,19 +47,42 @@ def parquet_in(files: Files) -> list[Parts]:
 
 def parquet_folder(where: str, files: Files, places: list[Parts], table: Table, wish: Wish, **options: Any) -> Splits:
     """The data set of Parquet files such as `data/train-00000-of-00002.parquet`. options: see `splits.labelled`."""
-    frames = [(files.files[parts].name, files.files[parts].open) for parts in places]
-    frame = parquet(frames, where)
-    by_file = {name: _split(parts) for (name, _), parts in zip(frames, places, strict=True)}
-    count = len(next(iter(frame.cells.values()), ()))
-    words = [by_file[frame.at(i).rpartition(", row ")[0]] for i in range(count)]
-    given = None if None in words else [word for word in words if word]
-    return of_frame(frame, lambda path: None, wish, table, words=given, **options)
+    tables = [(parts, _frame(files.files[parts])) for parts in places]
+    # The split of a file is that of a folder, or the first word of its name.
+    of_files = [_split((*parts[:-1], parts[-1].split("-")[0].split(".")[0])) for parts in places]
+    words = agreed(of_files, [files.files[parts].name for parts in places], where)
+    frame = _joined(where, tables)
+    if words:
+        words = [word for word, (_, one) in zip(words, tables, strict=True) for _ in range(len(one))]
+    return of_frame(frame, _in(files), wish, table, words=words, **options)
 
 
-def _split(parts: Parts) -> str | None:
-    """The split that a file is in: that of a folder, or of the first word of its name, as in train-00000-of-00002."""
-    words = [*(part.lower() for part in reversed(parts[:-1])), parts[-1].lower().split("-")[0].split(".")[0]]
-    return next((SPLIT_OF[word] for word in words if word in SPLIT_OF), None)
+def _frame(source: Source) -> Frame:
+    return frame_of(source.name, PurePosixPath(source.name).suffix, source.open)
+
+
+def _joined(where: str, tables: Frames) -> Frame:
+    """Tables one below the other; the keys of images in them begin with the place of their file."""
+    columns = list(tables[0][1].cells)
+    cells: dict[str, list[Any]] = {name: [] for name in columns}
+    for parts, frame in tables:
+        if list(frame.cells) != columns:
+            raise BadData(f"{frame.where}: its columns are not those of {tables[0][1].where}: make them the same.")
+        for name, some in frame.cells.items():
+            cells[name] += [
+                replace(cell, key="/".join((*parts, cell.key))) if isinstance(cell, Source) else cell for cell in some
+            ]
+    places = [(frame, i) for _, frame in tables for i in range(len(frame))]
+    return Frame(where, cells, lambda i: places[i][0].at(places[i][1]), tables[0][1].classes)
+
+
+def _in(files: Files) -> Find:
+    return lambda path: files.files.get(PurePosixPath(path).parts)
+
+
+def _split(words: Parts) -> str | None:
+    """The split that words of a place name, the innermost first."""
+    return next((SPLIT_OF[word.lower()] for word in reversed(words) if word.lower() in SPLIT_OF), None)
 
 
 def by_name(table: Table, wish: Wish, **options: Any) -> Splits:

@@ -11,7 +11,7 @@ import numpy as np
 from keras_cnn.data.files import Files, Parts, Source
 from keras_cnn.data.labels import Labels, Wish
 from keras_cnn.data.masks import legend_of_file, legend_of_values
-from keras_cnn.data.splits import SPLIT_OF, Splits, in_list, labelled
+from keras_cnn.data.splits import SPLIT_OF, Splits, agreed, in_list, labelled
 from keras_cnn.errors import BadData
 
 IMAGES, MASKS = "images", "masks"
@@ -37,11 +37,8 @@ def read(where: str, files: Files, wish: Wish, **options: Any) -> Splits:
                 f"{where}: {len(lone)} {what} of the same name: {in_list(lone)}; add what is missing, or remove these."
             )
     keys = sorted(images)
-    words = [images[key][1] for key in keys]
-    if any(words) and None in words:
-        lone = [images[key][0].name for key in keys if images[key][1] is None]
-        raise BadData(f"{where}: {len(lone)} images are in no split, others are: {in_list(lone)}; move them into one.")
     sources, drawn = (tuple(some[key][0] for key in keys) for some in (images, masks))
+    words = agreed([images[key][1] for key in keys], [source.name for source in sources], where)
     named = [source for parts, source in sorted(files.files.items()) if parts[-1].lower() == NAMES]
     if len(named) > 1:
         raise BadData(f"{where}: {' and '.join(one.name for one in named)} name classes: keep one of them.")
@@ -51,8 +48,7 @@ def read(where: str, files: Files, wish: Wish, **options: Any) -> Splits:
     else:
         legend, notes = legend_of_values(drawn, where), (f"no {NAMES}, so classes are the values that occur",)
     labels = Labels("segmentation", legend.names, np.zeros(len(keys), np.int32), notes)
-    given = [word for word in words if word]
-    found = labelled(sources, labels, given, where, masks=drawn, legend=legend, **options)
+    found = labelled(sources, labels, words, where, masks=drawn, legend=legend, **options)
     used = {source.name for source in (*sources, *drawn, *named)}
     others = [source.name for source in files.files.values() if source.name not in used]
     return replace(found, ignored=tuple(sorted([*files.skipped, *others])))

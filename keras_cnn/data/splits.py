@@ -184,28 +184,26 @@ def _hold_out(
     Sechidis et al. 2011, "On the stratification of multi-label data", section 3.1).
     """
     ranked = sorted(places, key=lambda i: _draw(seed, sources[i].key))
-    count, chosen = _share(len(ranked), val_split), []
-    if labels.task == "multilabel":
-        left = labels.rows[ranked].sum(0, dtype=np.int64)
+    count = _share(len(ranked), val_split)
+    chosen = dict.fromkeys([] if labels.task == "multilabel" else ranked[:count])
+    left = labels.rows[ranked].sum(0, dtype=np.int64)  # images of each class that train still has
 
-        def take(i: int) -> None:
-            chosen.append(i)
-            left[:] -= labels.rows[i]
-
-        def spared(i: int) -> bool:
-            return bool((left[labels.rows[i] > 0] > 1).all())
-
-        for label in np.argsort(left, kind="stable"):
-            shown = [i for i in ranked if labels.rows[i, label] and i not in chosen and spared(i)]
-            if shown and len(chosen) < count and not labels.rows[chosen, label].any():
-                take(shown[0])
+    def take(label: int | None = None) -> None:
+        """Move the next image to val, one that shows the label, where that leaves train one of each of its classes."""
         for i in ranked:
-            if len(chosen) < count and i not in chosen and spared(i):
-                take(i)
-    else:
-        chosen = ranked[:count]
-    held_out = set(chosen)
-    return {"train": [i for i in places if i not in held_out], "val": [i for i in places if i in held_out]}
+            if i not in chosen and (label is None or labels.rows[i, label]) and (left[labels.rows[i] > 0] > 1).all():
+                chosen[i] = None
+                left[:] -= labels.rows[i]
+                if label is not None or len(chosen) == count:
+                    return
+
+    if labels.task == "multilabel":
+        for label in np.argsort(left, kind="stable").tolist():
+            if len(chosen) < count and not labels.rows[list(chosen), label].any():
+                take(label)
+        if len(chosen) < count:
+            take()
+    return {"train": [i for i in places if i not in chosen], "val": [i for i in places if i in chosen]}
 
 
 def _check_rows(rows: dict[str, np.ndarray], labels: Labels, where: str) -> None:
@@ -223,6 +221,14 @@ def _check_rows(rows: dict[str, np.ndarray], labels: Labels, where: str) -> None
             names = ", ".join(repr(labels.names[i]) for i in none[:SHOWN])
             text = f"{where}: no validation image shows {names}: what is measured there leaves them out"
             warnings.warn(f"{text}; move images of them to val.", DataWarning, stacklevel=4)
+
+
+def agreed(words: Sequence[str | None], names: Sequence[str], where: str) -> list[str] | None:
+    """The split of each image or file, or None where they have none; BadData where only some of them have one."""
+    lone = [name for name, word in zip(names, words, strict=True) if word is None]
+    if lone and len(lone) < len(words):
+        raise BadData(f"{where}: {len(lone)} are in no split, others are: {in_list(lone)}; move them into one.")
+    return None if lone else [word for word in words if word]
 
 
 def in_list(names: Sequence[str]) -> str:

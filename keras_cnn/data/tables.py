@@ -19,7 +19,7 @@ from keras_cnn.data.images import printable
 from keras_cnn.data.labels import Wish
 from keras_cnn.data.splits import Splits, in_list
 from keras_cnn.errors import BadData, BadSpec, MissingPackage
-from keras_cnn.models.fields import known_options
+from keras_cnn.models.fields import held_to, known_options
 
 KINDS = (".csv", ".tsv", ".parquet")
 ROWS = 256  # of a Parquet file that are held at a time, with their images
@@ -50,6 +50,13 @@ class Table:
     separator: str | None = None
     root: str | os.PathLike[str] | None = None
     split: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and not isinstance(self.labels, str):
+            object.__setattr__(self, "labels", held_to("labels", self.labels, tuple[str, ...]))
+        for name in ("image", "separator", "split"):
+            if held_to(name, getattr(self, name), str | None) == "":
+                raise BadSpec(f"{name}='': give a text, or leave it out.")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def _sources(frame: Frame, column: str, find: Find, unique: bool = True) -> list
 def frame_of(where: str, kind: str, open_file: Open) -> Frame:
     """The columns of a table. where: what messages call it; kind: its suffix."""
     if kind.lower() == ".parquet":
-        return parquet([(where, open_file)], where)
+        return _parquet(where, open_file)
     with open_file() as file:
         try:
             text = file.read().decode("utf-8-sig")
@@ -160,8 +167,8 @@ def _delimited(where: str, text: str, delimiter: str | None) -> Frame:
     return Frame(where, cells, lambda i: f"{where}, row {rows[i][0]}")
 
 
-def parquet(files: Sequence[tuple[str, Open]], where: str) -> Frame:
-    """The columns of Parquet files, one after the other; rows are counted from 1, in each file.
+def _parquet(where: str, open_file: Open) -> Frame:
+    """The columns of a Parquet file; rows are counted from 1.
 
     Images in it (as data sets of the Hub have them, {"bytes": ..., "path": ...}) are laid down on disk as they come,
     and names of classes are those of the `datasets` features in its schema.
@@ -170,28 +177,20 @@ def parquet(files: Sequence[tuple[str, Open]], where: str) -> Frame:
         import pyarrow.parquet as arrow
     except ImportError as error:
         raise MissingPackage(f"{where} needs pyarrow; pip install pyarrow.") from error
-    cells: dict[str, list[Any]] = {}
-    classes: dict[str, Sequence[str]] = {}
-    places: list[str] = []
     spool = Spool()
-    for name, open_file in files:
-        with open_file() as file:
-            try:
-                table = arrow.ParquetFile(file)
-                features = features_of(table.schema_arrow.metadata or {})
-                for batch in table.iter_batches(ROWS):
-                    for column, values in batch.to_pydict().items():
-                        start = len(places)
-                        cells.setdefault(column, []).extend(
-                            laid_down(spool, start + i, f"{name}[{start + i}]", cell) for i, cell in enumerate(values)
-                        )
-                    places += [name] * batch.num_rows
-            except (OSError, ValueError) as error:  # as pyarrow's own are
-                raise BadData(f"{name}: the file is no Parquet, or damaged ({error}); load it again.") from error
-        classes |= {column: names for column, feature in features.items() if (names := classes_of(feature))}
-    if strange := [column for column, values in cells.items() if len(values) != len(places)]:
-        raise BadData(f"{where}: the column {strange[0]!r} is not in every file; give files with the same columns.")
-    return Frame(where, cells, lambda i: f"{places[i]}, row {i + 1 - places.index(places[i])}", classes)
+    with open_file() as file:
+        try:
+            table = arrow.ParquetFile(file)
+            cells: dict[str, list[Any]] = {name: [] for name in table.schema_arrow.names}
+            for batch in table.iter_batches(ROWS):
+                for name, values in batch.to_pydict().items():
+                    start = len(cells[name])
+                    cells[name] += [laid_down(spool, i, f"{where}[{i}]", cell) for i, cell in enumerate(values, start)]
+            features = features_of(table.schema_arrow.metadata or {})
+        except (OSError, ValueError) as error:  # as pyarrow's own are
+            raise BadData(f"{where}: the file is no Parquet, or damaged ({error}); load it again.") from error
+    classes = {name: names for name, feature in features.items() if (names := classes_of(feature))}
+    return Frame(where, cells, lambda i: f"{where}, row {i + 1}", classes)
 
 
 def laid_down(spool: Spool, number: int, name: str, cell: Any) -> Any:
