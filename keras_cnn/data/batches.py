@@ -116,9 +116,9 @@ class Data:
             make = lambda i: load(split, i, self.preprocess, self.channels, self.skip_bad, see)  # noqa: E731
             seen = (made for _, made in in_order(make, range(len(split.sources)), 2 * self.batch_size))
         labels = split.labels.tolist() if split.labels.ndim == 1 else split.labels
-        for source, made, label in zip(split.sources, seen, labels, strict=True):
-            image, mask = made or (None, None)
-            yield source.name, image, label if split.masks is None else mask
+        parts = (made or (None, None) for made in seen)
+        every = zip(split.sources, parts, labels, strict=True)
+        return ((source.name, image, label if split.masks is None else mask) for source, (image, mask), label in every)
 
     def _split(self, name: str) -> Split:
         split = dict(self.splits.items()).get(name)
