@@ -14,7 +14,7 @@ from keras_cnn import runtime
 if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
-    from keras_cnn.data import load_data, load_image
+    from keras_cnn.data import Table, load_data, load_image
     from keras_cnn.deploy.predictor import predictor
     from keras_cnn.hub import publish, pull
     from keras_cnn.hub.info import info, list_models
@@ -45,6 +45,7 @@ runtime.prepare()
 __all__ = [
     "Head",
     "Preprocess",
+    "Table",
     "build",
     "compound_scale",
     "config_of",
@@ -78,7 +79,7 @@ __all__ = [
 _HOME = {
     "building": ["build"],
     "checkpoints.directory": ["config_of", "save_pretrained"],
-    "data": ["load_data", "load_image"],
+    "data": ["Table", "load_data", "load_image"],
     "deploy.predictor": ["predictor"],
     "hub": ["publish", "pull"],
     "hub.info": ["info", "list_models"],

@@ -17,7 +17,8 @@ class Level:
     shift: by up to a tenth of the size, in whole pixels, the border reflected. crop: instead, where whole photos are at
     hand, a random part of each. flip: half of the images are mirrored.
     operations, magnitude: RandAugment's N, and M as a share of the ranges of `WARPS` and `TONES`.
-    erase: share of the images that lose a rectangle. mix: MixUp or CutMix, either for half of the batches.
+    erase: share of the images that lose a rectangle. mix: MixUp or CutMix, either for half of the batches, where labels
+    are classes.
     """
 
     shift: bool = False
@@ -57,9 +58,12 @@ TONES: dict[str, Callable[[float], dict[str, Any]]] = {
     "AutoContrast": lambda m: {},
 }
 GRAY = 128.0  # fills erased rectangles: nearly as good as noise in 1708.04896, and cheaper to draw
+MIXED = ("classification", "multilabel")  # tasks whose labels have shares
 MIXUP, CUTMIX = 0.2, 1.0  # alpha of the beta distributions, as in 2110.00476, table 2
 
-Change = Callable[[Any, Any], Any]  # uint8 images and a seed generator to uint8 images
+# Of uint8 images, or of a pair (images, masks), and a seed generator, to the same.
+Change = Callable[[Any, Any], Any]
+OUTSIDE = 255.0  # of masks: what comes in from beyond their border does not count
 
 
 def augmenter(
@@ -69,6 +73,7 @@ def augmenter(
     classes: int,
     seed: int,
     chiral: bool = False,
+    task: str = "classification",
     crop: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Graph function (images, labels, epoch, step, stretch) -> (images, labels), for a data set of tf.data to map.
@@ -77,8 +82,9 @@ def augmenter(
     they become float32 (batch, classes), the shares of the classes. epoch, step: int64 scalars, which with seed give
     all randomness: neither other draws nor parallel calls matter. channels: 1, 3 or 4; the fourth, alpha, is moved and
     mixed with the others, but keeps its values; one alone has no colour to lose. chiral: glyphs, which are not
-    mirrored; where RandAugment moves one, the border's pixels go on and no reflection shows. crop: where images are
-    whole photos, makes of them, of their stretch and of a key (see `crops`) what the rest is done to.
+    mirrored; where RandAugment moves one, the border's pixels go on and no reflection shows. task: of the labels.
+    crop: where images are whole photos, makes of them, their masks, their stretch and a key (see `crops.cropper`) what
+    the rest is done to.
 
     RandAugment (1909.13719, section 3) draws N operations for each image anew; as Keras' layers do, each then draws its
     strength from the range that ends at M. Random Erasing: 1708.04896, "Our Approach". MixUp: 1710.09412, section 2.
@@ -90,30 +96,38 @@ def augmenter(
         changes += level.operations * [_rand_augment(level.magnitude, channels, "nearest" if chiral else "reflect")]
     if level.erase:
         changes.append(_erase(level.erase, channels))
-    mix = _mix(classes) if level.mix else None
+    mix = _mix(classes) if level.mix and task in MIXED else None
+    masked = task == "segmentation"
 
     @tf.autograph.experimental.do_not_convert
     def augment(images: Any, labels: Any, epoch: Any, step: Any, stretch: Any = None) -> tuple[Any, Any]:
         key = tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
         if crop:
-            images = crop(images, stretch, tf.random.experimental.stateless_fold_in(key, 0))  # `_draws` begins at 1
-        images = move(images, key, shift=level.shift and not crop, flip=level.flip and not chiral)
+            start = tf.random.experimental.stateless_fold_in(key, 0)  # `_draws` begins at 1
+            images, cut = crop(images, labels if masked else None, stretch, start)
+            labels = cut if masked else labels
+        seen = (images, labels) if masked else images
+        seen = move(seen, key, shift=level.shift and not crop, flip=level.flip and not chiral)
         if changes or mix:  # else Keras is not needed
             draws = _draws(key)
             for change in changes:
-                images = change(images, draws)
+                seen = change(seen, draws)
             if mix:
-                images, labels = mix(images, labels, draws)
-        return images, labels
+                return mix(seen, labels, draws)
+        return seen if masked else (seen, labels)
 
     return augment
 
 
-def move(images: Any, key: Any, *, shift: bool, flip: bool) -> Any:
-    """Whole-pixel flips and shifts, as a choice of rows, then of columns, for each image: exact, and always uint8."""
+def move(seen: Any, key: Any, *, shift: bool, flip: bool) -> Any:
+    """Whole-pixel flips and shifts, as a choice of rows, then of columns, for each image: exact, and always uint8.
+
+    seen: images, or a pair (images, masks).
+    """
     if not (shift or flip):
-        return images
+        return seen
     tf = tensorflow()
+    images = _parts(seen)[0]
     height, width = images.shape[1:3]
     mirror, down, right = tf.unstack(tf.random.stateless_uniform([3, tf.shape(images)[0]], key))
 
@@ -126,21 +140,28 @@ def move(images: Any, key: Any, *, shift: bool, flip: bool) -> Any:
     rows, columns = moved(height, down), moved(width, right)
     if flip:
         columns = tf.where(mirror[:, None] < 0.5, width - 1 - columns, columns)
-    return tf.gather(tf.gather(images, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+    return tf.nest.map_structure(
+        lambda part: tf.gather(tf.gather(part, rows, batch_dims=1), columns, axis=2, batch_dims=1), seen
+    )
+
+
+def _parts(seen: Any) -> tuple[Any, Any]:
+    """(images, masks), the second None where there are none."""
+    return seen if isinstance(seen, tuple) else (seen, None)
 
 
 def _rand_augment(magnitude: float, channels: int, border: str) -> Change:
     """One operation for each image, all as likely."""
-    warps = [_change(_layer(name, fill_mode=border, **at(magnitude))) for name, at in WARPS.items()]
-    tones = [_colours_only(_change(_layer(name, **at(magnitude))), channels) for name, at in TONES.items()]
+    warps = [_warp(name, at(magnitude), border) for name, at in WARPS.items()]
+    tones = [_tone(_layer(name, **at(magnitude)), channels) for name, at in TONES.items()]
     operations = warps + tones
     return _one_of(operations, [1 / len(operations)] * len(operations))
 
 
 def _erase(share: float, channels: int) -> Change:
-    """A rectangle of some of the images turns gray."""
+    """A rectangle of some of the images turns gray; masks still say what was there."""
     erasing = _layer("RandomErasing", factor=(1.0, 1.0), fill_value=GRAY)
-    return _one_of([lambda images, draws: images, _colours_only(_change(erasing), channels)], [1 - share, share])
+    return _one_of([lambda seen, draws: seen, _tone(erasing, channels)], [1 - share, share])
 
 
 def _one_of(changes: list[Change], chances: list[float]) -> Change:
@@ -148,14 +169,17 @@ def _one_of(changes: list[Change], chances: list[float]) -> Change:
     tf = tensorflow()
     bounds = list(itertools.accumulate(chances))[:-1]
 
-    def change(images: Any, draws: Any) -> Any:
-        count = tf.shape(images)[0]
+    def change(seen: Any, draws: Any) -> Any:
+        count = tf.shape(_parts(seen)[0])[0]
         chance = tf.random.stateless_uniform([count], draws.next())
         chosen = tf.searchsorted(tf.constant(bounds, tf.float32), chance, side="right")
         places = tf.dynamic_partition(tf.range(count), chosen, len(changes))
-        parts = tf.dynamic_partition(images, chosen, len(changes))
-        changed = [one(part, draws) for one, part in zip(changes, parts, strict=True)]
-        return tf.ensure_shape(tf.dynamic_stitch(places, changed), images.shape)
+        divided = [tf.dynamic_partition(part, chosen, len(changes)) for part in tf.nest.flatten(seen)]
+        groups = [tf.nest.pack_sequence_as(seen, list(group)) for group in zip(*divided, strict=True)]
+        changed = [one(group, draws) for one, group in zip(changes, groups, strict=True)]
+        return tf.nest.map_structure(
+            lambda part, *some: tf.ensure_shape(tf.dynamic_stitch(places, list(some)), part.shape), seen, *changed
+        )
 
     return change
 
@@ -166,7 +190,8 @@ def _mix(classes: int) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     mixup, cutmix = _layer("MixUp", alpha=MIXUP), _layer("CutMix", factor=(CUTMIX, CUTMIX))
 
     def mix(images: Any, labels: Any, draws: Any) -> tuple[Any, Any]:
-        images, labels = tf.cast(images, tf.float32), tf.one_hot(labels, classes)
+        images = tf.cast(images, tf.float32)
+        labels = tf.one_hot(labels, classes) if labels.shape.rank == 1 else tf.cast(labels, tf.float32)
 
         def by(layer: Any) -> tuple[Any, Any]:
             drawn = layer.get_random_transformation(images, seed=draws)
@@ -190,23 +215,39 @@ def _layer(name: str, **arguments: Any) -> Any:
     return layer
 
 
-def _change(layer: Any) -> Change:
-    """A layer of Keras from uint8 to uint8: pixels are rounded after every operation, as image libraries do."""
+def _warp(name: str, arguments: dict[str, Any], border: str) -> Change:
+    """A layer that moves pixels: those of masks by the same draws, but to the nearest one."""
     tf = tensorflow()
+    layer = _layer(name, fill_mode=border, **arguments)
+    of_masks = _layer(name, fill_mode="constant", fill_value=OUTSIDE, interpolation="nearest", **arguments)
 
-    def change(images: Any, draws: Any) -> Any:
+    def change(seen: Any, draws: Any) -> Any:
+        images, masks = _parts(seen)
         images = tf.cast(images, tf.float32)
-        return _pixels(layer.transform_images(images, layer.get_random_transformation(images, seed=draws)))
+        drawn = layer.get_random_transformation(images, seed=draws)
+        changed = _pixels(layer.transform_images(images, drawn))
+        if masks is None:
+            return changed
+        return changed, _pixels(of_masks.transform_images(tf.cast(masks[..., None], tf.float32), drawn))[..., 0]
 
     return change
 
 
-def _colours_only(change: Change, channels: int) -> Change:
-    """The change of an image's colours, which leaves alpha as it is."""
-    if channels < 4:
-        return change
+def _tone(layer: Any, channels: int) -> Change:
+    """A layer that changes the colours of images where they are; alpha stays as it is, and so do masks.
+
+    Pixels are rounded after every operation, as image libraries do.
+    """
     tf = tensorflow()
-    return lambda images, draws: tf.concat([change(images[..., :3], draws), images[..., 3:]], -1)
+
+    def change(seen: Any, draws: Any) -> Any:
+        images, masks = _parts(seen)
+        colours = tf.cast(images[..., :3] if channels == 4 else images, tf.float32)
+        changed = _pixels(layer.transform_images(colours, layer.get_random_transformation(colours, seed=draws)))
+        changed = tf.concat([changed, images[..., 3:]], -1) if channels == 4 else changed
+        return changed if masks is None else (changed, masks)
+
+    return change
 
 
 def _pixels(images: Any) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 import math
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,29 +15,33 @@ import numpy as np
 
 from keras_cnn.data import crops, pairs, survey
 from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
-from keras_cnn.data.decoding import Arrays, arrays, load
-from keras_cnn.data.images import MODES, resize_and_crop
-from keras_cnn.data.index import Split, Splits, index
-from keras_cnn.data.stream import decoded
-from keras_cnn.errors import BadData, BadSpec
-from keras_cnn.models.config import Preprocess, check_window
+from keras_cnn.data.decoding import Arrays, arrays, as_photo, as_seen, load
+from keras_cnn.data.images import MODES
+from keras_cnn.data.index import index
+from keras_cnn.data.labels import TASKS, Wish, sides
+from keras_cnn.data.splits import Split, Splits
+from keras_cnn.data.stream import in_order
+from keras_cnn.data.tables import Table
+from keras_cnn.errors import BadData, BadSpec, DataWarning
+from keras_cnn.models.config import Preprocess, check_window, record_of
 from keras_cnn.models.fields import known_options, one_of
-
-log = logging.getLogger("keras_cnn")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Data:
     """A data set ready to train on; made by `load_data`.
 
-    train, val, test: tf.data.Dataset of (uint8 (batch, height, width, channels), int32 (batch,)), the last batch
-    smaller; val and test (None where absent) in order, train in another order for each pass, given by the seed.
-    Where augment="heavy" mixes images, the labels of train are float32 (batch, classes), each class' share.
+    train, val, test: tf.data.Dataset of (uint8 (batch, height, width, channels), labels), the last batch smaller; val
+    and test (None where absent) in order, train in another order for each pass, given by the seed.
+    Labels are by task: "classification", int32 (batch,); "multilabel", 0 or 1 of each class, uint8 (batch, classes);
+    "regression", float32 (batch, targets); "segmentation", masks, uint8 (batch, height, width), where 255 is a pixel
+    that does not count. Where augment="heavy" mixes images of the first two, the labels of train are float32 (batch,
+    classes), each class' share.
     All are None where absent; there is a train unless `index` was told otherwise.
     canvas: (height, width) of the whole photos that train's images are random parts of (augment="crop"); None where
     they are cropped as for evaluation.
     look: what a sample of the files told, their sizes among it.
-    plain: train in order, not augmented, its labels int32. arrays(name): a split as numpy, without TensorFlow.
+    plain: train in order, not augmented. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
 
@@ -54,19 +59,21 @@ class Data:
 
     @cached_property
     def summary(self) -> str:
-        """One line: images by split and class, their size in the files and as they are seen."""
+        """One line: images by split, what their labels mean, their size in the files and as they are seen."""
         return survey.summary(self)
 
     def __repr__(self) -> str:
         return f"<Data: {self.summary}>"
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.splits.class_names
+    def task(self) -> str:
+        """What the labels mean: "classification", "multilabel", "regression" or "segmentation"."""
+        return self.splits.task
 
     @property
-    def task(self) -> str:
-        return self.splits.task
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; of regression, of what is predicted."""
+        return self.splits.class_names
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -79,39 +86,45 @@ class Data:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Images by split and class; before skipping, where a split is decoded anew for each pass."""
-        return {name: _counts(self._labels(name), self.class_names) for name, _ in self.splits.items()}
+        """Images by split and class; before skipping, where a split is decoded anew for each pass.
+
+        Of several classes an image, those that show the class; of masks too, for splits that are held decoded. None of
+        regression.
+        """
+        known = [name for name, _ in self.splits.items() if self.task != "segmentation" or name in self.held]
+        if self.task == "regression":
+            return {}
+        return {name: survey.counts(self._labels(name), self.class_names) for name in known}
 
     def arrays(self, name: str = "train") -> Arrays:
         """A whole split as numpy, not augmented; decoded now if it was too large to hold."""
         split = self._split(name)
         return self.held.get(name) or arrays(split, self.preprocess, channels=self.channels, skip_bad=self.skip_bad)
 
-    def each(self, name: str) -> Iterator[tuple[str, np.ndarray | None, int]]:
+    def each(self, name: str) -> Iterator[tuple[str, np.ndarray | None, Any]]:
         """(name, image, label) of a split in order, as at evaluation: in the memory of a few, and without TensorFlow.
 
-        The image is None where it is unreadable and left out.
+        The label is a class by number, a row of classes or numbers, or a mask. The image is None where it is unreadable
+        and left out; then so is its mask.
         """
         split, held = self._split(name), self.held.get(name)
         if held:
-            rows, bad = iter(held.images), set(held.skipped)
-            images = ((source.name, None if source.name in bad else next(rows)) for source in split.sources)
+            bad, rows = set(held.skipped), iter(zip(held.images, held.labels, strict=True))
+            seen = (None if source.name in bad else next(rows) for source in split.sources)
         else:
-            images = self._decoded(split)
-        return ((source, image, label) for (source, image), label in zip(images, split.labels.tolist(), strict=True))
+            see = functools.partial(as_seen, preprocess=self.preprocess)
+            make = lambda i: load(split, i, self.preprocess, self.channels, self.skip_bad, see)  # noqa: E731
+            seen = (made for _, made in in_order(make, range(len(split.sources)), 2 * self.batch_size))
+        labels = split.labels.tolist() if split.labels.ndim == 1 else split.labels
+        parts = (made or (None, None) for made in seen)
+        every = zip(split.sources, parts, labels, strict=True)
+        return ((source.name, image, label if split.masks is None else mask) for source, (image, mask), label in every)
 
     def _split(self, name: str) -> Split:
         split = dict(self.splits.items()).get(name)
         if split is None:
             raise BadData(f"the data has no split {name!r}; it has {', '.join(self.sizes)}.")
         return split
-
-    def _decoded(self, split: Split) -> Iterator[tuple[str, np.ndarray | None]]:
-        told: dict[str, Any] = {"channels": self.channels, "ahead": 2 * self.batch_size}
-        for source, image in decoded(split.sources, self.preprocess, skip_bad=self.skip_bad, **told):
-            if not isinstance(image, np.ndarray):
-                log.warning("left out: %s", image)
-            yield source.name, image if isinstance(image, np.ndarray) else None
 
     @cached_property
     def train(self) -> Any:
@@ -136,6 +149,8 @@ class Data:
     def subset(self, per_class: int, seed: int = 0) -> Data:
         """The same data with at most per_class training images of each class, in order; nothing is decoded again.
 
+        Where images have no single class, with as many as that makes for all classes: per_class * len(class_names) of
+        multilabel and segmentation, per_class of regression.
         The images are the first of a permutation given by seed: those of a smaller subset are in the larger.
         Raises BadSpec for fewer than one.
         """
@@ -145,13 +160,16 @@ class Data:
         if split is None:
             raise BadData("there are no training images to take a subset of.")
         bad = set(images.skipped if images else ())
-        sources, labels = [source for source in split.sources if source.name not in bad], self._labels("train")
+        split = split.some([i for i, source in enumerate(split.sources) if source.name not in bad])
+        groups, most = [np.arange(len(split.sources))], per_class
+        if self.task == "classification":
+            groups = [np.flatnonzero(split.labels == c) for c in range(len(self.class_names))]
+        elif self.task != "regression":
+            most = per_class * len(self.class_names)
         draws = np.random.default_rng(seed)
-        classes = [draws.permutation(np.flatnonzero(labels == c)) for c in range(len(self.class_names))]
-        kept = np.sort(np.concatenate([some[:per_class] for some in classes]))
-        train = Split(tuple(sources[i] for i in kept), labels[kept])
+        kept = np.sort(np.concatenate([draws.permutation(some)[:most] for some in groups]))
         held = {**self.held, "train": images.some(kept)} if images else self.held
-        return replace(self, splits=replace(self.splits, train=train), held=held, skipped=list(self.skipped))
+        return replace(self, splits=replace(self.splits, train=split.some(kept)), held=held, skipped=list(self.skipped))
 
     @cached_property
     def _pass(self) -> Any:
@@ -185,6 +203,8 @@ class Data:
             picks, truth = epochs.flat_map(order), tf.constant(labels)
             if held:
                 images = tf.constant(held.photos if whole else held.images)
+                if whole and held.photo_masks is not None:
+                    truth = tf.constant(held.photo_masks)
                 stretch = tf.constant(held.stretch if whole else np.ones(len(labels), np.float32))
                 # A batch is gathered at once; as a captured tensor, images escape the 2 GB limit of graph constants.
                 batches = picks.batch(self.batch_size).map(
@@ -192,7 +212,7 @@ class Data:
                 )
             else:
                 read = self._reader(split, whole)
-                batches = picks.map(lambda e, i: (e, *read(i), tf.gather(truth, i)), **parallel)
+                batches = picks.map(lambda e, i: (e, *read(i, truth)), **parallel)
                 batches = batches.filter(lambda e, readable, *_: readable) if self.skip_bad else batches
                 batches = batches.batch(self.batch_size).map(lambda e, _, x, stretch, y: (e[0], x, stretch, y))
             augment = augmenter(
@@ -201,6 +221,7 @@ class Data:
                 classes=len(self.class_names),
                 seed=self.seed,
                 chiral=self.splits.chiral,
+                task=self.task,
                 crop=crops.cropper(self.preprocess) if whole else None,
             )
             batches = batches.enumerate().map(
@@ -210,37 +231,45 @@ class Data:
                 batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / self.batch_size)))
             return batches.prefetch(tf.data.AUTOTUNE)
 
-    def _reader(self, split: Split, canvas: tuple[int, int] | None) -> Callable[[Any], tuple[Any, Any, Any]]:
-        """Graph function from an index to (readable, image, stretch): a whole photo where there is a canvas."""
+    def _reader(self, split: Split, canvas: tuple[int, int] | None) -> Callable[[Any, Any], tuple[Any, ...]]:
+        """Graph function from an index and all labels to (readable, image, stretch, label).
+
+        Where there is a canvas, the image is a whole photo. The label is the image's mask, where it has one.
+        """
         tf = tensorflow()
-        shape = (*(canvas or self.preprocess.size), self.channels)
+        sides, masked = canvas or self.preprocess.size, split.masks is not None
 
-        def see(image: np.ndarray, name: str) -> tuple[np.ndarray, float]:
+        def see(image: np.ndarray, mask: np.ndarray | None, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
             if canvas:
-                return crops.whole(image, canvas, self.preprocess)
-            return resize_and_crop(image, self.preprocess, name=name), 1.0
+                return as_photo(image, mask, canvas, self.preprocess)
+            return *as_seen(image, mask, name, self.preprocess), 1.0
 
-        def read(i: int) -> tuple[bool, np.ndarray, np.float32]:
-            seen = load(split.sources[i], self.preprocess, self.channels, self.skip_bad, see)
-            if seen is None and split.sources[i].name not in self.skipped:
+        def read(i: int) -> tuple[bool, np.ndarray, np.ndarray, np.float32]:
+            made = load(split, i, self.preprocess, self.channels, self.skip_bad, see)
+            if made is None and split.sources[i].name not in self.skipped:
                 self.skipped.append(split.sources[i].name)
-            image, stretch = (np.zeros(shape, np.uint8), 1.0) if seen is None else seen
-            return seen is not None, image, np.float32(stretch)
+            image, mask, stretch = made or (np.zeros((*sides, self.channels), np.uint8), None, 1.0)
+            return made is not None, image, np.zeros(sides, np.uint8) if mask is None else mask, np.float32(stretch)
 
-        def op(i: Any) -> tuple[Any, Any, Any]:
-            readable, image, stretch = tf.numpy_function(read, [i], [tf.bool, tf.uint8, tf.float32])
-            return tf.ensure_shape(readable, ()), tf.ensure_shape(image, shape), tf.ensure_shape(stretch, ())
+        def op(i: Any, labels: Any) -> tuple[Any, ...]:
+            kinds = [tf.bool, tf.uint8, tf.uint8, tf.float32]
+            readable, image, mask, stretch = tf.numpy_function(read, [i], kinds)
+            label = tf.ensure_shape(mask, sides) if masked else tf.gather(labels, i)
+            image = tf.ensure_shape(image, (*sides, self.channels))
+            return tf.ensure_shape(readable, ()), image, tf.ensure_shape(stretch, ()), label
 
         return op
 
 
 @known_options
 def load_data(
-    data: str | os.PathLike[str] | Splits | tuple[Any, Any],
+    data: str | os.PathLike[str] | Table | Splits | tuple[Any, Any] | Mapping[str, Any],
     preprocess: Any,
     *,
+    task: str | None = None,
     batch_size: int = 32,
     augment: str | None = None,
+    mirror: bool | None = None,
     seed: int = 0,
     val_split: float = 0.2,
     skip_bad: bool = False,
@@ -252,10 +281,17 @@ def load_data(
 ) -> Data:
     """Index a data set and decode it, each image once, to uint8 of preprocess.size.
 
-    data, val_split, seed: see `index`; data may be what it found. preprocess: a `Preprocess`, or the network to feed.
-        data may also be a pair of arrays (images, labels): images (n, height, width, channels) of preprocess.size,
-        uint8 or whole numbers of 0..255, which are taken as they are; labels (n,), whole numbers from 0.
-    class_names: of arrays, by number; by default "0", "1" and so on. Folders bring their own.
+    data: a folder, zip, table, TFDS or data set of the Hub, see `index`; a `Table`, where columns must be named; or
+        what `index` found.
+        Or arrays: a pair (images, labels) or {"image": images, "label": labels}, or such pairs by split, as {"train":
+        (x, y), "val": (x, y)}. Images (n, height, width, channels) of preprocess.size, uint8 or whole numbers of
+        0..255, are taken as they are. Labels are whole numbers from 0 (n,); 0 or 1 of each class (n, classes); floats
+        to predict (n,) or (n, targets); or masks of class numbers (n, height, width), 255 where none counts.
+    preprocess: a `Preprocess`, or the network to feed, whose head says what is meant where the data leaves it open.
+    task: "classification", "multilabel", "regression" or "segmentation", where labels could be meant otherwise than
+        they are understood, which `Data.summary` says; BadData where they cannot be that.
+    val_split, seed: see `index`.
+    class_names: of arrays: of classes by number, by default "0", "1" and so on, or of columns. Files bring their own.
     channels: 1, 3 or 4, by default those of preprocess.mean. batch_size: images a step; the last batch is smaller.
     window: the values of gray images of more than 8 bits that become 0 and 255, such as (0, 4095) or (-160, 240); by
         default that of the weights, else of the fewest bits (8, 10, 12, 14 or 16) that all training images need, with a
@@ -265,41 +301,51 @@ def load_data(
     to the last:
         None;
         "shift": by up to a tenth of the size, the border reflected;
-        "light": half of the images mirrored (not of glyphs such as digits);
+        "light": half of the images mirrored (see mirror);
         "crop": as "light", but where photos are larger than preprocess.size by a quarter at least (and no glyphs), not
         shifted: a random part of each, of 35 % of its area or more (1409.4842, section 6). Whole photos are held for
         it at twice that size, or at their own if smaller;
         "medium": two operations of RandAugment (1909.13719) on each image, a gray rectangle over a quarter of them
         (Random Erasing, 1708.04896);
         "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels
-        become shares of classes. Alpha, a fourth channel, keeps its values; it is only moved and mixed.
+        become shares of classes; masks and numbers to predict are not mixed. Alpha, a fourth channel, keeps its values;
+        it is only moved and mixed.
+        Masks move with their images, to the nearest pixel; what RandAugment brings in from outside is 255 there.
+        Numbers stay as they are: where they are places or angles, only None keeps them true.
+    mirror: whether augmentation may mirror images. By default unless they are glyphs, such as digits, or names of
+        classes or targets speak of sides (left, angle, x, ...).
     skip_bad: leave unreadable images out, log them and list them in `Data.skipped`, instead of raising BadImage.
     decode: the splits to decode now, in memory of at most cache_bytes, the smallest first, whole photos after what is
     seen at evaluation; others are decoded anew for each pass (there, BadImage surfaces as the
     tf.errors.InvalidArgumentError that quotes it).
     """
+    if task is not None:
+        one_of("task", task, TASKS)
+    wish = Wish(task, None if isinstance(preprocess, Preprocess) else record_of(preprocess)["head"]["task"])
     preprocess = Preprocess.of(preprocess)
     one_of("augment", augment, tuple(AUGMENTS))
     if batch_size < 1:
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
-    if class_names is not None and not isinstance(data, tuple):
+    given_arrays = isinstance(data, tuple | Mapping)
+    if class_names is not None and not given_arrays:
         raise BadSpec("class_names is for arrays: folders bring the names of their classes; leave it out.")
     check_window(window)
     canvas = None
-    if isinstance(data, tuple):
-        splits, held = pairs.read(data, preprocess.size, class_names, val_split, seed)
-        depth, look = held["train"].images.shape[-1], survey.Look((preprocess.size[::-1],))
+    if given_arrays:
+        splits, held = pairs.read(data, preprocess.size, class_names, val_split, seed, wish)
+        depth, look = next(iter(held.values())).images.shape[-1], survey.Look((preprocess.size[::-1],))
     else:
         depth = channels or len(preprocess.mean)
         if depth not in MODES:
             raise BadSpec(f"channels={depth!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
-        splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed)
+        splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed, wish=wish)
         sources = next((split for name, split in splits.items() if name in decode), splits.items()[0][1]).sources
         look = survey.look(sources)
         preprocess = replace(preprocess, window=window or survey.window(look, sources, preprocess.window))
         if AUGMENTS[augment].crop and splits.train and not splits.chiral:  # a part of a glyph may be another one
             canvas = crops.canvas(look.sizes, preprocess)
         held = _held(splits, decode, preprocess, canvas, cache_bytes, channels=depth, skip_bad=skip_bad)
+    splits = _turned(splits, mirror, augment)
     return Data(
         splits=splits,
         preprocess=preprocess,
@@ -315,6 +361,18 @@ def load_data(
     )
 
 
+def _turned(splits: Splits, mirror: bool | None, augment: str | None) -> Splits:
+    """The same, which may be mirrored or not: as somebody said, or as the names of classes and targets are."""
+    side = sides(splits.class_names)
+    if side and augment and splits.task == "regression":
+        text = f"{side!r} may be a place or an angle, and augment={augment!r} moves images, but not the numbers"
+        warnings.warn(f"{text}; augment=None leaves both as they are.", DataWarning, stacklevel=4)
+    if mirror is not None:
+        return replace(splits, chiral=not mirror)
+    note = (f"never mirrored, since {side!r} speaks of sides",) if side else ()
+    return replace(splits, chiral=splits.chiral or side is not None, notes=(*splits.notes, *note))
+
+
 def _held(
     splits: Splits,
     wanted: Collection[str],
@@ -328,16 +386,15 @@ def _held(
     """The splits that fit into so many bytes, decoded; the smallest first, whole photos last."""
     held: dict[str, Arrays] = {}
     for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
-        size, whole = (len(split.sources) * channels * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
+        deep = channels + (split.masks is not None)
+        size, whole = (len(split.sources) * deep * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
         if name in wanted and size <= room:
             photos = canvas if name == "train" and size + whole <= room else None
             room -= size + (whole if photos else 0)
             held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad, canvas=photos)
-            for label, count in _counts(held[name].labels, splits.class_names).items():
-                if not count and name == "train":
-                    raise BadData(f"every image of the class {label!r} is unreadable, such as {held[name].skipped[0]}.")
+            if name == "train" and splits.task in ("classification", "multilabel"):
+                for label, count in survey.counts(held[name].labels, splits.class_names).items():
+                    if not count:
+                        bad = held[name].skipped[0]
+                        raise BadData(f"every image of the class {label!r} is unreadable, such as {bad}.")
     return held
-
-
-def _counts(labels: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
-    return dict(zip(names, np.bincount(labels, minlength=len(names)).tolist(), strict=True))

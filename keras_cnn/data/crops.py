@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from keras_cnn.data import masks
 from keras_cnn.data.augment import tensorflow
 from keras_cnn.data.images import FILTERS, PLAIN_MODES
 from keras_cnn.models.config import Preprocess
@@ -48,9 +50,22 @@ def whole(image: np.ndarray, size: tuple[int, int], preprocess: Preprocess) -> t
     return image, stretch
 
 
-def cropper(preprocess: Preprocess) -> Callable[[Any, Any, Any], Any]:
-    """Graph function (photos, stretch, key) -> random parts of them, as networks see them; see `boxes` and `cut`."""
-    return lambda photos, stretch, key: cut(photos, boxes(stretch, key), preprocess)
+def whole_mask(mask: np.ndarray, size: tuple[int, int], preprocess: Preprocess) -> np.ndarray:
+    """The mask of a photo on its canvas: uint8 (*size)."""
+    return masks.at_size(mask, replace(preprocess, size=size, mode="squash", crop=1.0))
+
+
+def cropper(preprocess: Preprocess) -> Callable[..., tuple[Any, Any]]:
+    """Graph function (photos, masks, stretch, key) -> random parts of both, as networks see them; see `boxes`, `cut`.
+
+    masks: uint8 (n, height, width), or None, which is given back.
+    """
+
+    def crop(photos: Any, drawn: Any, stretch: Any, key: Any) -> tuple[Any, Any]:
+        parts = boxes(stretch, key)
+        return cut(photos, parts, preprocess), None if drawn is None else cut_masks(drawn, parts, preprocess.size)
+
+    return crop
 
 
 def boxes(stretch: Any, key: Any) -> Any:
@@ -92,3 +107,15 @@ def cut(photos: Any, parts: Any, preprocess: Preprocess) -> Any:
         one, (photos, scales, shifts), fn_output_signature=tf.TensorSpec((*size, photos.shape[-1]), tf.float32)
     )
     return tf.saturate_cast(tf.round(cut_out), tf.uint8)
+
+
+def cut_masks(drawn: Any, parts: Any, size: tuple[int, int]) -> Any:
+    """The same parts of masks, uint8 (n, height, width): each pixel is the nearest one, as Pillow's are."""
+    tf = tensorflow()
+    for axis in (0, 1):
+        side, wanted = drawn.shape[axis + 1], size[axis]
+        centres = (tf.range(wanted, dtype=tf.float32) + 0.5) / wanted
+        places = (parts[:, axis, None] + centres * parts[:, axis + 2, None]) * side
+        places = tf.clip_by_value(tf.cast(places, tf.int32), 0, side - 1)
+        drawn = tf.gather(drawn, places, axis=axis + 1, batch_dims=1)
+    return drawn

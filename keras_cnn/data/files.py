@@ -17,6 +17,7 @@ from keras_cnn.data.images import printable, read_bounded
 from keras_cnn.errors import BadData
 
 NOISE = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 DEEPEST = 100  # folders around a member of a zip: its name of 64 KiB could claim 32,000
 Parts = tuple[str, ...]  # a place below the root
 
@@ -67,6 +68,13 @@ class Files:
     files: dict[Parts, Source] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
 
+    @property
+    def images(self) -> dict[Parts, Source]:
+        """Those that are images by their names."""
+        return {
+            parts: source for parts, source in self.files.items() if PurePosixPath(parts[-1]).suffix.lower() in SUFFIXES
+        }
+
 
 def files_of(root: Path) -> Files:
     """The files of a folder or zip, without hidden ones and those that systems add; BadData for anything else."""
@@ -75,7 +83,14 @@ def files_of(root: Path) -> Files:
     if root.is_file():  # a pipe would be waited for, a device read without end
         return _zip(root)
     found = "neither a folder nor a zip" if root.exists() else "no such file or folder"
-    raise BadData(f"{printable(root)}: {found}; give a folder, a zip, tfds:NAME or digits.")
+    raise BadData(f"{printable(root)}: {found}; give a folder, a zip, a table, tfds:NAME or digits.")
+
+
+def regular(path: Path) -> IO[bytes]:
+    """A file opened; a pipe or a device would be read for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError("not a regular file")
+    return path.open("rb")
 
 
 def _hidden(name: str) -> bool:

@@ -15,12 +15,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from keras_cnn.errors import BadImage, BadSpec, DataWarning
+from keras_cnn.errors import BadImage, BadSpec, DataWarning, KerasCnnError
 from keras_cnn.models.config import Preprocess, check_window
 from keras_cnn.models.fields import known_options
 
@@ -42,6 +42,7 @@ MOST_PIXELS = 100_000_000  # of a resized image, before the crop
 BAND = 1 << 22  # pixels of a large image that are converted at a time
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a camera's or scanner's gray, in files of 16
 WHOLE = (0, 65535)
+Seen = TypeVar("Seen")
 
 
 def read_image(
@@ -129,9 +130,18 @@ def decode(
     read: Callable[[], bytes], channels: int, name: str, window: tuple[float, float] | None = None
 ) -> np.ndarray:
     """What `read_image` gives, of the bytes that `read` gives."""
+
+    def see(image: Image.Image) -> np.ndarray:
+        return _pixels(image, MODES[channels], window)
+
+    return decoded_by(see, read, name)
+
+
+def decoded_by(see: Callable[[Image.Image], Seen], read: Callable[[], bytes], name: str) -> Seen:
+    """What `see` makes of Pillow's image, decoded and upright, of the bytes that `read` gives; bounded as all are."""
     try:
         blob = read()
-    except (BadImage, MemoryError):
+    except (KerasCnnError, MemoryError):
         raise
     except Exception as error:  # a missing file, or a zip member whose checksum fails
         raise BadImage(f"{name}: the file cannot be read ({error}); check that it exists and is whole.") from error
@@ -144,8 +154,8 @@ def decode(
             if halved:
                 _tell_of_high_bytes(image)
             ImageOps.exif_transpose(image, in_place=True)
-            return _pixels(image, MODES[channels], window)
-    except (BadImage, MemoryError):
+            return see(image)
+    except (KerasCnnError, MemoryError):
         raise
     except Exception as error:  # from damaged files, decoders raise anything
         raise BadImage(f"{name}: the image is damaged or unsupported ({error}); replace or remove it.") from error

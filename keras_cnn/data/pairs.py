@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,42 +13,135 @@ import numpy as np
 from keras_cnn.data.decoding import Arrays
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import MODES, as_png
-from keras_cnn.data.index import Splits, arranged
+from keras_cnn.data.labels import Labels, Wish, of_numbers
+from keras_cnn.data.masks import IGNORED, Legend, legend, numbered
+from keras_cnn.data.splits import SPLIT_OF, Splits, labelled
 from keras_cnn.errors import BadData
-from keras_cnn.models.config import check_class_names
+
+WHERE = "the arrays"
+LABELS = ("label", "labels", "mask", "masks", "target", "targets")  # of a dictionary of arrays
+Pair = tuple[Any, Any]
 
 
 def read(
-    pair: tuple[Any, ...], size: tuple[int, int], class_names: Sequence[str] | None, val_split: float, seed: int
+    data: Any, size: tuple[int, int], class_names: Sequence[str] | None, val_split: float, seed: int, wish: Wish
 ) -> tuple[Splits, dict[str, Arrays]]:
-    """(what `index` would find, were each image a file in a folder of its class; the images of each split).
+    """(what `index` would find, were each image a file with its label; the images of each split).
 
-    pair: images, uint8 or whole numbers of 0..255, of a size; labels, whole numbers from 0. class_names: by number; by
-    default the numbers themselves. Raises BadData for what cannot be trained on.
+    data: a pair, images, uint8 or whole numbers of 0..255, of a size, and their labels: whole numbers from 0, columns
+    of 0 and 1, numbers to predict, or masks (n, height, width) of class numbers, 255 ignored; or such pairs, or
+    {"image": images, "label": labels}, by split. class_names: of the classes by number, or of the columns; by
+    default numbers.
+    Raises BadData for what cannot be trained on.
     """
-    if len(pair) != 2:
-        raise BadData(f"the data has {len(pair)} parts: give a pair (images, labels).")
-    images, labels = pixels(pair[0], size), np.asarray(pair[1])
-    if len(images) != len(labels) or not len(images):
-        raise BadData(f"there are {len(images)} images and {len(labels)} labels: give one label for each image.")
+    pairs = _by_split(data)
+    given = [(pixels(images, size), np.asarray(labels)) for images, labels in pairs.values()]
+    for images, labels in given:
+        count = len(labels) if labels.ndim else 1
+        if len(images) != count or not count:
+            raise BadData(f"there are {len(images)} images and {count} labels: give one label for each image.")
+    words = [split for split, (images, _) in zip(pairs, given, strict=True) for _ in images]
+    images, labels = (parts[0] if len(parts) == 1 else _joined(parts) for parts in zip(*given, strict=True))
+    at = "labels[{}]".format
     labels = labels.reshape(-1) if labels.size == len(labels) else labels
-    if labels.ndim != 1 or labels.dtype.kind not in "biu" or labels.min() < 0:
+    masks = of_masks = None
+    if labels.ndim > 2:
+        wish.choose(WHERE, ["segmentation"], f"its labels have the shape {labels.shape}, as masks")
+        masks, of_masks = _masks(labels, size, class_names)
+        understood = Labels("segmentation", of_masks.names, np.zeros(len(images), np.int32))
+    elif labels.dtype.kind not in "biuf":
         raise BadData("the labels are not whole numbers from 0: give one for each image, as labels.astype('int32').")
-    names = tuple(map(str, range(int(labels.max()) + 1)) if class_names is None else class_names)
-    check_class_names(names)
-    if labels.max() >= len(names):
-        raise BadData(f"a label is {labels.max()}, and class_names has {len(names)} names: give each class its own.")
-    if len(names) < 2:
-        raise BadData("all images are of one class: there is nothing to tell apart; add others.")
-    classes: dict[str, list[Source]] = {name: [] for name in names}
-    for i, label in enumerate(labels.tolist()):
-        classes[names[label]].append(Source(f"{i:012}", f"images[{i}]", partial(as_png, images[i])))
-    if empty := [name for name, sources in classes.items() if not sources]:
-        raise BadData(f"the class {empty[0]!r} has no images: add some, or number the classes without it.")
-    splits = arranged({"train": classes}, "the arrays", names, val_split, seed)
+    else:
+        understood = of_numbers(labels, class_names, wish, WHERE, at)
+    if understood.task == "classification":
+        _check_classes(understood)
+    splits = labelled(
+        [Source(f"{i:012}", f"images[{i}]", partial(as_png, image)) for i, image in enumerate(images)],
+        understood,
+        words,
+        WHERE,
+        val_split=val_split,
+        seed=seed,
+        masks=None if masks is None else [Source("", f"masks[{i}]", partial(as_png, m)) for i, m in enumerate(masks)],
+        legend=of_masks and Legend(of_masks.names, {i: i for i in (*range(len(of_masks.names)), IGNORED)}),
+    )
     rows = {name: [int(source.key) for source in split.sources] for name, split in splits.items()}
-    held = {name: Arrays(images[rows[name]], split.labels) for name, split in splits.items()}
-    return replace(splits, content=hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()), held
+    held = {
+        name: Arrays(images[rows[name]], split.labels if masks is None else masks[rows[name]])
+        for name, split in splits.items()
+    }
+    content = hashlib.sha256(np.ascontiguousarray(images).data)
+    if masks is not None:
+        content.update(np.ascontiguousarray(masks).data)
+    return replace(splits, content=content.hexdigest()), held
+
+
+def _by_split(data: Any) -> dict[str, Pair]:
+    """The pair of each split; one pair alone is train's."""
+    if not isinstance(data, Mapping):
+        return {"train": _pair(data, "the data")}
+    if "image" in data or "images" in data:
+        return {"train": _pair(data, "the data")}
+    if strange := [name for name in data if str(name).lower() not in SPLIT_OF]:
+        raise BadData(
+            f"the data has the key {strange[0]!r}: give {{'image': images, 'label': labels}}, or pairs (images, "
+            "labels) by split, as {'train': (x, y), 'val': (x, y)}."
+        )
+    found = {SPLIT_OF[name.lower()]: _pair(part, f"data[{name!r}]") for name, part in data.items()}
+    if len(found) < len(data):
+        raise BadData(f"the data has {' and '.join(map(repr, data))}, of which two mean the same split; keep one.")
+    return found
+
+
+def _pair(data: Any, what: str) -> Pair:
+    if isinstance(data, Mapping):
+        labels = [name for name in LABELS if name in data]
+        images = [name for name in ("image", "images") if name in data]
+        if len(images) != 1 or len(labels) != 1:
+            raise BadData(
+                f"{what} has {', '.join(map(repr, data))}: give 'image', and one of 'label', 'mask' and 'target'."
+            )
+        return data[images[0]], data[labels[0]]
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        found = f"has {len(data)} parts" if isinstance(data, tuple | list) else f"is a {type(data).__name__}"
+        raise BadData(f"{what} {found}: give a pair (images, labels).")
+    return data[0], data[1]
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise BadData(
+            f"the splits have arrays of the shapes {', '.join(str(p.shape) for p in parts)}: give them alike."
+        )
+    return np.concatenate(parts)
+
+
+def _masks(labels: np.ndarray, size: tuple[int, int], names: Sequence[str] | None) -> tuple[np.ndarray, Legend]:
+    """(Masks as uint8 (n, height, width) of classes, 255 ignored; what their values mean.)"""
+    masks = labels[..., 0] if labels.ndim == 4 and labels.shape[-1] == 1 else labels
+    if masks.ndim != 3 or masks.shape[1:] != size:
+        wanted = "x".join(map(str, size))
+        raise BadData(f"the masks have the shape {labels.shape}, the images are {wanted}: give (n, height, width).")
+    if masks.dtype.kind not in "biu" or masks.min() < 0 or masks.max() > IGNORED:
+        raise BadData(
+            f"the masks are not whole numbers from 0 to {IGNORED}: give the number of a class for each pixel."
+        )
+    of = numbered(np.unique(masks).tolist(), WHERE) if names is None else legend(names)
+    found = np.empty(masks.shape, np.uint8)
+    for i, mask in enumerate(masks):
+        found[i] = of.classes(mask.astype(np.int64), f"masks[{i}]")
+    return found, of
+
+
+def _check_classes(labels: Labels) -> None:
+    """BadData where there is only one class, or one without images."""
+    counts = np.bincount(labels.rows, minlength=len(labels.names))
+    if len(counts) < 2:
+        raise BadData("all images are of one class: there is nothing to tell apart; add others.")
+    if not counts.all():
+        raise BadData(
+            f"the class {labels.names[counts.argmin()]!r} has no images: add some, or number the classes without it."
+        )
 
 
 def pixels(images: Any, size: tuple[int, int]) -> np.ndarray:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from keras_cnn.data.files import Source
 from keras_cnn.data.images import decode, resize_and_crop
 from keras_cnn.errors import BadImage
 from keras_cnn.models.config import Preprocess
+
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def decoded(
@@ -30,29 +34,31 @@ def decoded(
     """
     channels = channels or len(preprocess.mean)
 
-    def load(source: Source) -> np.ndarray:
-        image = decode(source.read, channels, source.name, preprocess.window)
-        return resize_and_crop(image, preprocess, name=source.name)
-
-    def result(image: Future[np.ndarray]) -> np.ndarray | BadImage:
+    def load(source: Source) -> np.ndarray | BadImage:
         try:
-            return image.result()
+            image = decode(source.read, channels, source.name, preprocess.window)
+            return resize_and_crop(image, preprocess, name=source.name)
         except BadImage as error:
             if not skip_bad:
                 raise
             return error
 
+    return in_order(load, sources, ahead)
+
+
+def in_order(make: Callable[[Item], Made], items: Iterable[Item], ahead: int) -> Iterator[tuple[Item, Made]]:
+    """Each item in order with what is made of it, on all cores. ahead: how many are made before they are asked for."""
     pool = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes and resizes without holding the GIL
-    waiting: deque[tuple[Source, Future[np.ndarray]]] = deque()
+    waiting: deque[tuple[Item, Future[Made]]] = deque()
     try:
-        for source in sources:
-            waiting.append((source, pool.submit(load, source)))
+        for item in items:
+            waiting.append((item, pool.submit(make, item)))
             if len(waiting) > ahead:
-                first, image = waiting.popleft()
-                yield first, result(image)
+                first, made = waiting.popleft()
+                yield first, made.result()
         while waiting:
-            first, image = waiting.popleft()
-            yield first, result(image)
+            first, made = waiting.popleft()
+            yield first, made.result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import bit_window, brightest, in_words, is_deep, open_image
 from keras_cnn.errors import DataWarning
@@ -73,12 +75,25 @@ def window(seen: Look, sources: Sequence[Source], of_weights: Window | None) -> 
     return found
 
 
+def counts(labels: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """Images of each class, or that show it. labels: numbers (n,), 0 and 1 (n, classes), or masks (n, h, w)."""
+    if labels.ndim == 1:
+        found = np.bincount(labels, minlength=len(names))
+    elif labels.ndim == 2:
+        found = labels.sum(0, dtype=np.int64)
+    else:
+        found = np.zeros(256, np.int64)
+        for mask in labels:
+            found += np.bincount(mask.ravel(), minlength=256) > 0
+    return dict(zip(names, found[: len(names)].tolist(), strict=True))
+
+
 def summary(data: Any) -> str:
-    """One line on a `Data`: images by split and class, their size and how they are seen."""
+    """One line on a `Data`: images by split, what their labels mean, their size and how they are seen."""
     kinds = {"train": "training", "val": "validation", "test": "test"}
     parts = [f"{count:,} {kinds[name]}" for name, count in data.sizes.items()]
     images = " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-    lines = [f"{images} images of {len(data.class_names):,} classes ({_some(next(iter(data.counts.values())))})"]
+    lines = [f"{images} images {_of_labels(data)}", *data.splits.notes]
     height, width = data.preprocess.size
     if data.look.sizes:
         wide, tall = (round(statistics.median(side)) for side in zip(*data.look.sizes, strict=True))
@@ -89,6 +104,19 @@ def summary(data: Any) -> str:
     if data.skipped:
         lines.append(f"{len(data.skipped):,} unreadable ones left out")
     return "; ".join(lines)
+
+
+def _of_labels(data: Any) -> str:
+    """What the labels mean, with their classes, or with what is predicted."""
+    names, counts = data.class_names, next(iter(data.counts.values()), None)
+    classes = f"{len(names):,} classes ({_some(counts) if counts else _first(names)})"
+    if data.task == "regression":
+        return f"to predict {_first(names)}"
+    return {"multilabel": "of any of ", "segmentation": "with masks of "}.get(data.task, "of ") + classes
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*names[:PER_CLASS], "..."] if len(names) > PER_CLASS else names)
 
 
 def _some(counts: Mapping[str, int]) -> str:

@@ -151,7 +151,8 @@ class OfData(TrainingSet):
     def fingerprint(self) -> dict[str, str]:
         """Of the names of files, or of arrays; and of labels."""
         split = cast(Split, self.train.splits.train)
-        names = json.dumps([source.name for source in split.sources]).encode()
+        sources = (*split.sources, *(split.masks or ()))
+        names = json.dumps([source.name for source in sources]).encode()
         labels = split.labels.astype("int64" if split.labels.dtype.kind in "iu" else "float64").tobytes()
         seen_as = f"{self.train.preprocess.size}{self.train.splits.content}".encode()
         return {"data": hashlib.sha256(names + labels + seen_as).hexdigest()}

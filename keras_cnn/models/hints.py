@@ -107,7 +107,11 @@ HINTS: dict[str, dict[str, str]] = {
         "image_size": "the size is that of the network: kc.build(..., input_shape=(size, size, 3))",
         "size": "the size is that of the network: kc.build(..., input_shape=(size, size, 3))",
         "validation_split": "write val_split=",
-        "label_mode": "labels are integers, in the order of class_names",
+        "label_mode": "write task=, where the data could be meant otherwise than it is understood",
+        "flip": "write mirror=",
+        "horizontal_flip": "write mirror=",
+        "sep": "write kc.Table(..., separator=...) as the data",
+        "root": "write kc.Table(..., root=...) as the data",
         "shuffle": "training images are in another order in each pass, given by seed=",
         "transform": "write augment=",
         "color_mode": "write channels=: 1, 3 or 4",
@@ -158,5 +162,6 @@ HINTS: dict[str, dict[str, str]] = {
 VALUES: dict[tuple[str, str, str], str] = {
     ("build", "weights", "imagenet"): _TAG,
     ("build", "weights", "DEFAULT"): _TAG,
+    ("load_data", "task", "binary"): "write 'classification': a network with a binary head takes two classes",
     ("build", "weights", "noisy-student"): "name a tag: kc.list_models('*.ns_*', pretrained=True) has them",
 }

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import numpy as np
 
+from keras_cnn.data.masks import IGNORED
 from keras_cnn.errors import BadData
 from keras_cnn.insight import plots
 from keras_cnn.tasks import base
@@ -18,7 +19,6 @@ from keras_cnn.tasks.classification import balanced, by_number
 
 ops: Any = keras.ops  # whose types say less than is true
 
-IGNORED = 255  # of a pixel without a class
 SHOWN = 4  # images in the picture: the first ones, and as many of the worst
 
 

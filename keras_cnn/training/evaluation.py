@@ -14,6 +14,7 @@ from keras_cnn import tasks
 from keras_cnn.building import build
 from keras_cnn.data import Data, Splits, index, load_data, seen
 from keras_cnn.deploy.predictor import outputs_of
+from keras_cnn.data.labels import Wish
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.fields import known_options
 from keras_cnn.tasks import Result, labelled
@@ -99,7 +100,8 @@ def _measured(
 
 def _loaded(net: Any, data: Any, split: str | None, batch_size: int, skip_bad: bool) -> tuple[Data, str]:
     """(data of a folder, none of it decoded yet; the split to evaluate on)."""
-    splits = data if isinstance(data, Splits) else index(data, val_split=0.0, training=False)
+    wish = Wish(likely=tasks.of(net).name)
+    splits = data if isinstance(data, Splits) else index(data, val_split=0.0, training=False, wish=wish)
     split = split or splits.items()[-1][0]
     channels = net.input_shape[-1]
     told = {"batch_size": batch_size, "skip_bad": skip_bad, "channels": channels}

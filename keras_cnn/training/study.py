@@ -96,7 +96,7 @@ def study(
     number, all_runs = 0, len(sizes) * len(seeds) * len(methods)
     for size in sizes:
         for seed in seeds:
-            subset = replace(data.subset(size or max(data.counts["train"].values()), seed), seed=seed)
+            subset = replace(data.subset(size or data.sizes["train"], seed), seed=seed)
             for method in methods:
                 number += 1
                 if (size, seed, method) in done:
