@@ -20,7 +20,9 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.hub.info import info, list_models
     from keras_cnn.insight import profile
     from keras_cnn.models.config import Head, Preprocess
+    from keras_cnn.models.families.tcn import TCN
     from keras_cnn.models.scaling import compound_scale, search_coefficients
+    from keras_cnn.models.sequence_heads import SequenceHead
     from keras_cnn.training.doctor import doctor
     from keras_cnn.training.evaluation import evaluate
     from keras_cnn.training.finetune import fine_tune
@@ -43,8 +45,10 @@ __version__ = "0.1.0"
 runtime.prepare()
 
 __all__ = [
+    "TCN",
     "Head",
     "Preprocess",
+    "SequenceHead",
     "build",
     "compound_scale",
     "config_of",
@@ -84,7 +88,9 @@ _HOME = {
     "hub.info": ["info", "list_models"],
     "insight": ["profile"],
     "models.config": ["Head", "Preprocess"],
+    "models.families.tcn": ["TCN"],
     "models.scaling": ["compound_scale", "search_coefficients"],
+    "models.sequence_heads": ["SequenceHead"],
     "training.doctor": ["doctor"],
     "training.evaluation": ["evaluate"],
     "training.finetune": ["fine_tune"],

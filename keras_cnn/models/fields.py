@@ -20,19 +20,21 @@ from keras_cnn.models.hints import HINTS, VALUES
 Public = TypeVar("Public", bound=Callable[..., Any])
 
 
-def known_options(public: Public) -> Public:
+def known_options(public: Public, further: Callable[[], Iterable[str]] = tuple) -> Public:
     """Of a function or a dataclass: refuse a keyword that it does not have, and say what to write instead.
 
     Its signature stays what it was, for people, editors and type checkers.
+    further: the names that a function with `**keywords` takes there.
     """
     name = public.__name__
     given = public.__init__ if isinstance(public, type) else public
-    options = list(inspect.signature(public).parameters)
+    parameters = inspect.signature(public).parameters.values()
+    options = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
 
     @functools.wraps(given)
     def checked(*args: Any, **keywords: Any) -> Any:
         for option, value in keywords.items():
-            if option not in options:
+            if option not in options and option not in further():
                 raise UnknownOption(f"{name} has no option {option!r}: {instead(name, option, options)}")
             if isinstance(value, str) and (hint := VALUES.get((name, option, value))):
                 raise UnknownOption(f"{name}: {option}={value!r} is no value here: {hint}.")
