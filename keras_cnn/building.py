@@ -136,9 +136,7 @@ def _check_channels(config: Config, values: Any, input_shape: tuple[int | None, 
         )
 
 
-def _head(
-    config: Config, names: int | None, task: str | None, drop_rate: float | None, activation: str | None
-) -> Head:
+def _head(config: Config, names: int | None, task: str | None, drop_rate: float | None, activation: str | None) -> Head:
     """The head of the weights with what is asked for changed; names: of classes or targets."""
     head = config.head if task is None else config.head.for_task(task)
     head = head.for_classes(head.classes if names is None else head.meaning.outputs(names))

@@ -81,6 +81,7 @@ def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
     """
     config = resolve(name).config
     rows = shapes.tally(config)
+    maps = shapes.feature_maps(config.backbone, config.channels)
     sizes = {row.layer: shapes.parameters([row]) for row in rows}
     frozen = set() if freeze is None else naming.lower(sizes, **naming.parse(freeze))
     trainable = lambda rows: sum(sizes[row.layer] for row in rows if row.layer not in frozen)  # noqa: E731
@@ -90,7 +91,7 @@ def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
         "family": config.backbone.family,
         "stages": list(config.backbone.stages),
         **_sight(config),
-        "features": {stage: found._asdict() for stage, found in shapes.feature_maps(config.backbone).items()},
+        "features": {stage: found._asdict() for stage, found in maps.items()},
         "activations": shapes.activations(rows),
         "trainable": trainable(rows),
         "profile": {

@@ -22,6 +22,7 @@ LONGEST_SIDE = 2**14  # pixels
 AS_IT_IS: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # the statistics of a sequence are weights instead
 # By the sides of what a network reads: what it is, how its shape is written, a head for it, and the longest side.
 KINDS = {1: "sequences", 2: "images"}
+SIDES = {1: "(time,)", 2: "(height, width)"}
 SHAPES = {
     1: "(time, channels); time may be None",
     2: "(height, width, channels); height and width may be None",
@@ -34,7 +35,7 @@ WIDEST_WINDOW = 2**32  # values of pixels
 
 def check_sides(name: str, values: tuple[Any, ...]) -> None:
     if len(values) not in KINDS:
-        raise BadSpec(f"{name}={reprlib.repr(values)}: give two, of height and width, or one, of time.")
+        raise BadSpec(f"{name}={reprlib.repr(values)}: give {SIDES[2]} of images, {SIDES[1]} of sequences.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,14 +158,14 @@ class Config:
     def _check_sides(self) -> None:
         """BadSpec unless all four parts are of images, or all of sequences."""
         sides, what = self.backbone.SIDES, KINDS[self.backbone.SIDES]
-        if self.head.SIDES != sides:
+        if sides != self.head.SIDES:
             raise BadSpec(
                 f"{self.backbone.family} reads {what}, and a {type(self.head).__name__} answers for "
                 f"{KINDS[self.head.SIDES]}: give a head for {what}, such as {HEADS[sides]}."
             )
         for name, given in (("size", self.preprocess.size), ("any_size", self.input.any_size)):
             if len(given) != sides:
-                raise BadSpec(f"{name}={given!r}: {self.backbone.family} reads {what}, which have {sides} of them.")
+                raise BadSpec(f"{name}={given!r}: {self.backbone.family} reads {what}: give {SIDES[sides]}.")
 
     def with_(self, **changes: Any) -> Config:
         return dataclasses.replace(self, **changes)

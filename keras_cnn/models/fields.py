@@ -35,7 +35,7 @@ def known_options(public: Public, further: Callable[[], Iterable[str]] = tuple) 
     def checked(*args: Any, **keywords: Any) -> Any:
         for option, value in keywords.items():
             if option not in options and option not in further():
-                raise UnknownOption(f"{name} has no option {option!r}: {instead(name, option, options)}")
+                raise UnknownOption(f"{name} has no option {option!r}: {instead(name, option, options, further())}")
             if isinstance(value, str) and (hint := VALUES.get((name, option, value))):
                 raise UnknownOption(f"{name}: {option}={value!r} is no value here: {hint}.")
         return given(*args, **keywords)
@@ -46,10 +46,12 @@ def known_options(public: Public, further: Callable[[], Iterable[str]] = tuple) 
     return cast(Any, checked)
 
 
-def instead(name: str, option: str, options: list[str]) -> str:
-    """What to write instead of an unknown option: what is known of the word, or of the nearest one; else all."""
+def instead(name: str, option: str, options: list[str], further: Iterable[str] = ()) -> str:
+    """What to write instead of an unknown option: what is known of the word, or of the nearest one; else all options,
+    those further ones left out."""
     hints = HINTS.get(name, {})
-    near = [option] if option in hints else difflib.get_close_matches(option.lower(), [*options, *hints], 1, 0.7)
+    words = [*options, *hints, *further]
+    near = [option] if option in hints else difflib.get_close_matches(option.lower(), words, 1, 0.7)
     if not near:
         return f"it has {', '.join(options)}."
     return f"{hints[near[0]].format(near[0])}." if near[0] in hints else f"did you mean {near[0]!r}?"

@@ -61,7 +61,11 @@ def _depthwise(shape, *, size, stride, dilation, bias, padding):
 
 def _dense(shape, *, units, bias=True, **_):
     kernel = (shape[-1], units)
-    return (*shape[:-1], units), {"kernel": kernel} | ({"bias": (units,)} if bias else {}), _positions(shape) * math.prod(kernel)
+    return (
+        (*shape[:-1], units),
+        {"kernel": kernel} | ({"bias": (units,)} if bias else {}),
+        _positions(shape) * math.prod(kernel),
+    )
 
 
 def _pool(shape, *, size, stride, padding):
@@ -160,15 +164,17 @@ WIDE = 2**14  # pixels: beside them, what windows without padding cut off is not
 
 
 @cache
-def feature_maps(backbone: Backbone) -> dict[str, Feature]:
+def feature_maps(backbone: Backbone, channels: int = 3) -> dict[str, Feature]:
     """Channels and stride of every stage, from the stem upwards, without any framework.
+
+    channels: of the input, which the stem of a network for sequences has as well.
 
     >>> from keras_cnn.models.families.resnet import ResNet
     >>> feature_maps(ResNet(depths=(2, 2, 2, 2), output_stride=16))["stage4"]
     Feature(channels=2048, stride=16)
     """
     g = Tally(backbone)
-    maps = backbone.features(g, Shape((None, *[WIDE] * backbone.SIDES, 3)))
+    maps = backbone.features(g, Shape((None, *[WIDE] * backbone.SIDES, channels)))
     return {stage: Feature(x.shape[-1], round(WIDE / x.shape[1])) for stage, x in maps}
 
 

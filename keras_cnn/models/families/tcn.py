@@ -26,7 +26,7 @@ from keras_cnn.models.fields import known_options, within
 class TCN(Backbone):
     """Bai et al. 2018 (1803.01271, section 3): residual blocks of two dilated convolutions, as long as the sequence.
 
-    Sequences are (batch, time, channels); every stage is one block, and keeps their length. The first layer brings each
+    Sequences are (batch, time, channels); every stage is one block, and keeps their length. The stem brings each
     channel to mean 0 and spread 1 with statistics of the training data, which it holds as weights.
 
     widths: channels of each block; a single number is that of all. kernel: steps of a window. dilations: steps between
@@ -84,7 +84,7 @@ class TCN(Backbone):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        return tuple(f"stage{s}" for s in range(1, len(self.dilations) + 1))
+        return ("stem", *(f"stage{s}" for s in range(1, len(self.dilations) + 1)))
 
     @property
     def receptive_field(self) -> int:
@@ -93,9 +93,10 @@ class TCN(Backbone):
 
     def features(self, g: Builder, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = g.at("stem").emit("standardise", "standardise", x)
+        yield "stem", x
         rates = drop_path_rates(self.drop_path_rate, (len(self.dilations),))
         branches: list[Tensor] = []
-        for stage, dilation, width in zip(self.stages, self.dilations, self._widths, strict=True):
+        for stage, dilation, width in zip(self.stages[1:], self.dilations, self._widths, strict=True):
             at = g.at(stage)
             branches.append(at.drop_path(self._branch(at, x, width, dilation), next(rates)))
             if self.skips and stage == self.stages[-1]:  # nothing follows that would take its residual sum
