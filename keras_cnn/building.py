@@ -21,7 +21,7 @@ from keras_cnn.models.backbone import Backbone
 from keras_cnn.models.config import Config, Preprocess
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.heads import Head
-from keras_cnn.models.sequence_heads import short_sighted
+from keras_cnn.models.sequence_heads import SequenceHead, short_sighted
 from keras_cnn.models.shapes import check_size, tally
 
 
@@ -34,6 +34,7 @@ def build(
     classes: int | Sequence[str] | None = None,
     task: str | None = None,
     targets: int | Sequence[str] | None = None,
+    horizon: int | None = None,
     head: Head | None = None,
     freeze: str | float | None = None,
     norm: str | None = None,
@@ -62,6 +63,7 @@ def build(
     task: what the output means, as `Head` has it: "classification", "multilabel", "binary", "regression" or
         "embedding"; by default what the weights came with. Another than theirs starts a new head, too.
     targets: of a regression, how many numbers, or their names: task="regression" is then understood.
+    horizon: of sequences, how many steps behind their end are forecast: targets of each; 0 for none.
     head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough: a `Head`, a `UNet`.
     freeze: what shall not learn, as `keras_cnn.freeze` takes it: the last frozen stage ("stage3"), a share of the
         backbone's parameters (0.5), or a regular expression for names of layers ("stage[12]_.*").
@@ -107,6 +109,7 @@ def build(
         norm=norm, act=act, output_stride=output_stride, drop_path_rate=drop_path_rate, merge=merge, aux=aux, **numbers
     )
     head = head or _head(config, count, task, drop_rate, classifier_activation)
+    head = head if horizon is None else _forecast(head, horizon)
     kept = config.class_names if len(config.class_names) == head.names else ()
     _check_channels(config, values, input_shape)
     config = config.at(input_shape or config.input_shape).with_(backbone=backbone, head=head, class_names=kept)
@@ -146,8 +149,16 @@ def _head(config: Config, names: int | None, task: str | None, drop_rate: float 
     )
 
 
+def _forecast(head: Head, horizon: int) -> SequenceHead:
+    if not isinstance(head, SequenceHead):
+        raise BadSpec(f"horizon={horizon}: a forecast is of sequences, and a {type(head).__name__} is of images.")
+    return dataclasses.replace(head, horizon=horizon)
+
+
 def _same_arrays(head: Head, other: Head | None) -> bool:
-    arrays = lambda head: (type(head), head.task, head.classes, head.hidden, head.embedding)  # noqa: E731
+    arrays = lambda head: (  # noqa: E731
+        type(head), head.task, head.classes, head.hidden, head.embedding, getattr(head, "horizon", 0)
+    )
     return other is not None and arrays(head) == arrays(other)
 
 

@@ -51,7 +51,8 @@ class Builder:
         start: str = "he",
         token: str = "conv",
     ) -> Tensor:
-        """Convolution over the sides of an image, or over time. Has a bias unless a norm follows, or as `bias` says; `start` names its initial kernel.
+        """Convolution over an image, or over time. Has a bias unless a norm follows, or as `bias` says; `start` names
+        its initial kernel.
 
         size: of the window, or (height, width). padding: "valid" or "same", of sequences also "causal", instead of the
         backbone's flavour.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from keras_cnn.errors import BadSpec
@@ -50,6 +50,10 @@ class SequenceHead(Head):
     def everywhere(self) -> bool:
         """Whether every step has an answer of its own."""
         return self.task == "segmentation"
+
+    def for_task(self, task: str) -> Head:
+        """The same for another task; a forecast alone has a horizon."""
+        return super(SequenceHead, self if task == self.task else replace(self, horizon=0)).for_task(task)
 
     def pooled(self, g: Builder, x: Tensor) -> Tensor:
         return x if self.everywhere else super().pooled(g, x)
