@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import load_data, load_image
+    from keras_cnn.data.sequences import load_sequences
     from keras_cnn.deploy.predictor import predictor
     from keras_cnn.hub import publish, pull
     from keras_cnn.hub.info import info, list_models
@@ -61,6 +62,7 @@ __all__ = [
     "list_models",
     "load_data",
     "load_image",
+    "load_sequences",
     "lr_find",
     "predictor",
     "probe",
@@ -83,6 +85,7 @@ _HOME = {
     "building": ["build"],
     "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["load_data", "load_image"],
+    "data.sequences": ["load_sequences"],
     "deploy.predictor": ["predictor"],
     "hub": ["publish", "pull"],
     "hub.info": ["info", "list_models"],

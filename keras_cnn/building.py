@@ -157,7 +157,12 @@ def _forecast(head: Head, horizon: int) -> SequenceHead:
 
 def _same_arrays(head: Head, other: Head | None) -> bool:
     arrays = lambda head: (  # noqa: E731
-        type(head), head.task, head.classes, head.hidden, head.embedding, getattr(head, "horizon", 0)
+        type(head),
+        head.task,
+        head.classes,
+        head.hidden,
+        head.embedding,
+        getattr(head, "horizon", 0),
     )
     return other is not None and arrays(head) == arrays(other)
 
