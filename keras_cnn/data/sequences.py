@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +14,20 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.data import columns
+from keras_cnn.data.sequence_splits import (
+    SPLITS,
+    Pair,
+    Splits,
+    check_targets,
+    count,
+    drawn,
+    numbered,
+    some,
+    windows,
+    with_classes,
+)
 from keras_cnn.errors import BadData, BadSpec, CorruptFile
-from keras_cnn.models.config import check_class_names
 from keras_cnn.models.fields import known_options
-
-Pair = tuple[np.ndarray, np.ndarray]
-Splits = dict[str, Pair]
-SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -55,11 +62,11 @@ class Sequences:
         steps, channels = self.input_shape
         sizes = ", ".join(f"{len(pair[0])} {name}" for name in SPLITS if (pair := getattr(self, name)))
         names = self.class_names or self.targets
-        what = f"{_count(len(names), 'class' if self.class_names else 'target')} ({_some(names)})"
+        what = f"{count(len(names), 'class' if self.class_names else 'target')} ({some(names)})"
         what += " for every step" if self.class_names and self.train[1].ndim == 2 else ""
-        what += f", {_count(self.horizon, 'step')} ahead" if self.horizon else ""
-        seen = f"{_count(channels, 'channel')} ({_some(self.channels)})"
-        return f"{self.source}: {sizes} sequences of {_count(steps, 'step')}, {seen}; {what}"
+        what += f", {count(self.horizon, 'step')} ahead" if self.horizon else ""
+        seen = f"{count(channels, 'channel')} ({some(self.channels)})"
+        return f"{self.source}: {sizes} sequences of {count(steps, 'step')}, {seen}; {what}"
 
 
 @known_options
@@ -106,8 +113,8 @@ def load_sequences(
     Raises BadData for what cannot be learnt from, CorruptFile for a damaged file, MissingPackage for parquet.
 
     >>> import keras_cnn as kc, numpy as np
-    >>> print(kc.load_sequences(np.arange(40.0)[:, None], window=8, horizon=2))
-    the array: 23 train sequences of 8 steps, 1 channel (channel1); 1 target (channel1), 2 steps ahead
+    >>> print(kc.load_sequences(np.arange(50.0)[:, None], window=8, horizon=2))
+    the array: 31 train, 1 val sequences of 8 steps, 1 channel (channel1); 1 target (channel1), 2 steps ahead
     """
     _check(window, horizon, stride, val_split, test_split)
     where, table, given = _opened(source)
@@ -115,14 +122,14 @@ def load_sequences(
         series, names = _series(given, table, where, time, channels)
         wanted = tuple(targets or names)
         at = [_place(name, names, where) for name in wanted]
-        held = _windows(series, at, where, (window, horizon or 0, stride), val_split, test_split)
+        held = windows(series, at, where, (window, horizon or 0, stride), val_split, test_split)
         return Sequences(**held, channels=names, class_names=(), targets=wanted, source=where)
     pairs, names, labels = _of_table(table, where, id, time, label, channels) if table else _of_arrays(given, channels)
-    pairs, classes = _with_classes(pairs, where, tuple(class_names or _texts(given, "class_names")))
+    pairs, classes = with_classes(pairs, where, tuple(class_names or _texts(given, "class_names")))
     if len(pairs) == 1:
-        pairs = _drawn(*pairs["train"], bool(classes), val_split, test_split, seed)
-    _check_targets(pairs["train"][1], classes, labels)
-    numbers = () if classes else labels or _numbered("target", pairs["train"][1].shape[-1])
+        pairs = drawn(*pairs["train"], bool(classes), val_split, test_split, seed)
+    check_targets(pairs["train"][1], classes, labels)
+    numbers = () if classes else labels or numbered("target", pairs["train"][1].shape[-1])
     return Sequences(
         **{name: pairs.get(name) for name in SPLITS}, channels=names, class_names=classes, targets=numbers, source=where
     )
@@ -135,9 +142,7 @@ def _check(window: int | None, horizon: int | None, stride: int, val_split: floa
     if (window is None) != (horizon is None):
         raise BadSpec("window and horizon belong together: the steps that are seen, and those that are forecast.")
     if val_split < 0 or test_split < 0 or val_split + test_split >= 1:
-        raise BadSpec(
-            f"val_split={val_split!r} and test_split={test_split!r}: give shares that leave some for training."
-        )
+        raise BadSpec(f"val_split={val_split!r}, test_split={test_split!r}: give shares that leave some for training.")
 
 
 # --- sources ----------------------------------------------------------------------------------------------------------
@@ -186,7 +191,7 @@ def _of_arrays(given: Any, channels: Sequence[str] | None) -> tuple[Splits, tupl
     found = {name: (_sequences(x, f"x of {name}"), np.asarray(y)) for name, (x, y) in pairs.items()}
     shapes = {x.shape[1:] for x, _ in found.values()}
     if len(shapes) > 1:
-        raise BadData(f"the splits have sequences of other shapes, {_some(map(str, sorted(shapes)))}: {CUT}")
+        raise BadData(f"the splits have sequences of other shapes, {some(map(str, sorted(shapes)))}: {CUT}")
     for name, (x, y) in found.items():
         if not y.ndim or len(x) != len(y) or not len(x):
             count = len(y) if y.ndim else "no list of"
@@ -197,7 +202,7 @@ def _of_arrays(given: Any, channels: Sequence[str] | None) -> tuple[Splits, tupl
 
 def _sequences(given: Any, what: str) -> np.ndarray:
     """(n, time, channels) as float32; BadData for what is something else, or has gaps."""
-    if isinstance(given, list | tuple) or getattr(given, "dtype", None) == object:
+    if isinstance(given, list | tuple) or getattr(given, "dtype", None) is np.dtype(object):
         _check_lengths([len(one) for one in given], [str(i) for i in range(len(given))], what)
         given = list(given)
     x = np.asarray(given)
@@ -289,8 +294,8 @@ def _series(
         series = np.asarray(given)
         if series.dtype.kind not in "biuf" or series.ndim != 2:
             raise BadData(
-                f"{where} has the shape {series.shape} of {series.dtype}: a series is (time, channels), numbers, such as "
-                "x[:, None] of a single channel."
+                f"{where} has the shape {series.shape} of {series.dtype}: a series is (time, channels), numbers; of a "
+                "single channel it is x[:, None]."
             )
         return _finite(series[None], where)[0], _channels(channels or told, series.shape[1])
     rows = list(range(len(next(iter(table.values())))))
@@ -298,100 +303,6 @@ def _series(
     names = tuple(channels or [name for name in table if name != time])
     values = np.array([columns.numbers(columns.column(table, name, where), name, where) for name in names]).T
     return _finite(values[None, order], where)[0], names
-
-
-# --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def _with_classes(pairs: Splits, where: str, names: tuple[str, ...]) -> tuple[Splits, tuple[str, ...]]:
-    """The pairs with y as it is learnt, and the names of classes: none where y are decimal numbers."""
-    if all(y.dtype.kind == "f" for _, y in pairs.values()) and not names:
-        return {name: (x, _numbers(x, y, f"y of {name}")) for name, (x, y) in pairs.items()}, ()
-    found = {name: (x, _plain(x, y, f"y of {name}")) for name, (x, y) in pairs.items()}
-    known = np.unique(np.concatenate([y.reshape(-1) for _, y in found.values()]))
-    by_number = bool(names) and known.dtype.kind != "U"
-    classes = names or tuple(map(str, known.tolist()))
-    check_class_names(classes)
-    values = list(range(len(classes))) if by_number else list(classes) if names else known.tolist()
-    if strange := [one for one in known.tolist() if one not in values]:
-        raise BadData(f"{where} has the class {strange[0]!r}, which class_names lacks: {_some(classes)}.")
-    learnt = set(found["train"][1].reshape(-1).tolist())
-    if unseen := [one for one in known.tolist() if one not in learnt]:
-        raise BadData(f"{where}: no training sequence has the class {unseen[0]!r}: give it some, or leave it out.")
-    if len(learnt) < 2:
-        raise BadData(f"{where}: all is of one class, {known.tolist()[0]!r}: there is nothing to tell apart.")
-    numbers = {value: i for i, value in enumerate(values)}
-    number = np.vectorize(numbers.__getitem__, otypes=["int64"])
-    return {name: (x, number(y)) for name, (x, y) in found.items()}, classes
-
-
-def _plain(x: np.ndarray, y: np.ndarray, what: str) -> np.ndarray:
-    """Classes, (n,) or (n, time), as whole numbers or texts."""
-    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 != x.shape[1] else y
-    if y.shape not in (x.shape[:1], x.shape[:2]):
-        raise BadData(f"{what} has the shape {y.shape}: give (n,) classes, or (n, time), here {x.shape[:2]}.")
-    if y.dtype.kind == "f":
-        raise BadData(f"{what} are decimal numbers, and class_names are given: give whole numbers, y.astype(int).")
-    return y.astype("int64") if y.dtype.kind in "biu" else y.astype(str)
-
-
-def _numbers(x: np.ndarray, y: np.ndarray, what: str) -> np.ndarray:
-    """Targets, (n, targets) or (n, horizon, targets), as float32."""
-    y = y[:, None] if y.ndim == 1 else y
-    if y.ndim > 3 or not np.isfinite(y).all():
-        mend = "give (n, targets) or (n, horizon, targets)" if y.ndim > 3 else "it has NaN: leave those sequences out"
-        raise BadData(f"{what} has the shape {y.shape}: {mend}.")
-    return y.astype("float32")
-
-
-def _check_targets(y: np.ndarray, classes: tuple[str, ...], names: tuple[str, ...]) -> None:
-    if classes:
-        return
-    still = np.flatnonzero(np.ptp(y.reshape(-1, y.shape[-1]), axis=0) == 0)
-    if len(still):
-        name = (names or _numbered("target", y.shape[-1]))[still[0]]
-        raise BadData(f"{name} is {y.reshape(-1, y.shape[-1])[0, still[0]]:g} in all training sequences: leave it out.")
-
-
-def _drawn(x: np.ndarray, y: np.ndarray, classes: bool, val_split: float, test_split: float, seed: int) -> Splits:
-    """Splits by chance; of one class a sequence, of each class in proportion."""
-    rng = np.random.default_rng(seed)
-    groups = [np.flatnonzero(y == one) for one in np.unique(y)] if classes and y.ndim == 1 else [np.arange(len(x))]
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
-    for group in map(rng.permutation, groups):
-        test = min(round(test_split * len(group)), len(group) - 1)
-        val = min(round(val_split * len(group)), len(group) - 1 - test)
-        for name, part in zip(("test", "val", "train"), np.split(group, [test, test + val]), strict=True):
-            parts[name].append(part)
-    rows = {name: np.sort(np.concatenate(found)) for name, found in parts.items()}
-    return {name: (x[found], y[found]) for name, found in rows.items() if len(found)}
-
-
-def _windows(
-    series: np.ndarray,
-    targets: list[int],
-    where: str,
-    cut: tuple[int, int, int],
-    val_split: float,
-    test_split: float,
-) -> dict[str, Pair | None]:
-    """The windows of each part of a series, with the steps behind them."""
-    window, horizon, stride = cut
-    steps = len(series)
-    test = steps - round(test_split * steps)
-    val = test - round(val_split * steps)
-    found: dict[str, Pair | None] = dict.fromkeys(SPLITS)
-    for name, part in zip(SPLITS, np.split(series, [val, test]), strict=True):
-        if not len(part):
-            continue
-        if len(part) < window + horizon:
-            raise BadData(
-                f"{where} has {steps} steps, of which {len(part)} are for {name}: a window of {window} and the {horizon} "
-                f"behind it need {window + horizon}. Give shorter ones, or other shares (val_split, test_split)."
-            )
-        whole = np.lib.stride_tricks.sliding_window_view(part, window + horizon, axis=0)[::stride].swapaxes(1, 2)
-        found[name] = np.ascontiguousarray(whole[:, :window]), np.ascontiguousarray(whole[:, window:, targets])
-    return found
 
 
 CUT = (
@@ -404,7 +315,7 @@ def _check_lengths(lengths: list[int], names: list[str], where: str) -> None:
     if len(set(lengths)) > 1:
         short, long = min(lengths), max(lengths)
         raise BadData(
-            f"{where} has sequences of different length, from {short} steps ({names[lengths.index(short)]}) to {long} "
+            f"{where} has sequences of different length, from {count(short, 'step')} ({names[lengths.index(short)]}) to {long} "
             f"({names[lengths.index(long)]}): {CUT}"
         )
 
@@ -412,23 +323,10 @@ def _check_lengths(lengths: list[int], names: list[str], where: str) -> None:
 def _channels(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
     if names and len(names) != count:
         raise BadData(f"{len(names)} names for {count} channels: give each one.")
-    return tuple(names or ()) or _numbered("channel", count)
-
-
-def _numbered(name: str, count: int) -> tuple[str, ...]:
-    return tuple(f"{name}{i}" for i in range(1, count + 1))
+    return tuple(names or ()) or numbered("channel", count)
 
 
 def _place(name: str, names: tuple[str, ...], where: str) -> int:
     if name not in names:
         raise BadData(f"{where} has no channel {name!r} to forecast: it has {', '.join(names)}.")
     return names.index(name)
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    first = list(names)
-    return ", ".join(first[:most]) + (", ..." if len(first) > most else "")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what if number == 1 else f'{what}es' if what.endswith('s') else f'{what}s'}"
