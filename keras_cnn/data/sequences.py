@@ -315,8 +315,8 @@ def _check_lengths(lengths: list[int], names: list[str], where: str) -> None:
     if len(set(lengths)) > 1:
         short, long = min(lengths), max(lengths)
         raise BadData(
-            f"{where} has sequences of different length, from {count(short, 'step')} ({names[lengths.index(short)]}) to {long} "
-            f"({names[lengths.index(long)]}): {CUT}"
+            f"{where} has sequences of different length, from {count(short, 'step')} ({names[lengths.index(short)]}) "
+            f"to {long} ({names[lengths.index(long)]}): {CUT}"
         )
 
 
