@@ -257,6 +257,18 @@ def test_weights_start_another_head_and_another_task(tmp_path):
     np.testing.assert_array_equal(outputs(again, sequence(30)), outputs(model, sequence(30)))
 
 
+def test_a_horizon_makes_a_forecast_and_another_one_a_new_head(tmp_path):
+    model = small(targets=["wind", "sun"], horizon=5)
+    assert kc.config_of(model).head == FORECAST and kc.config_of(model).class_names == ("wind", "sun")
+    kc.save_pretrained(model, tmp_path / "net")
+    assert kc.build(tmp_path / "net").output_shape == (None, 5, 2)
+    assert kc.build(tmp_path / "net", horizon=7).output_shape == (None, 7, 2)
+    assert kc.build(tmp_path / "net", horizon=0).output_shape == (None, 2)
+    assert kc.build(tmp_path / "net", task="classification", classes=3).output_shape == (None, 3)
+    with pytest.raises(BadSpec, match="horizon=5: a forecast is of sequences"):
+        kc.build("resnet20", horizon=5)
+
+
 def test_concatenation_starts_as_the_sum(tmp_path):
     model = small(classes=4)
     again = kc.build(kc.save_pretrained(model, tmp_path / "net"), merge="concat")

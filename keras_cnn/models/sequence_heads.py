@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @known_options
 @dataclass(frozen=True, kw_only=True)
 class SequenceHead(Head):
-    """The dense layers behind a backbone for sequences; with the fields of `Head`, and these.
+    """The dense layers behind a backbone for sequences.
 
     The output is (batch, classes) for the sequence as a whole; with task="segmentation" it is (batch, time, classes),
     an answer for every step; with a horizon (batch, horizon, targets), a forecast.
@@ -27,6 +27,7 @@ class SequenceHead(Head):
     pooling: "last", the features of the last step, which a causal network has filled with all that came before
         (1803.01271, and keras-tcn); "avg" or "max" over the steps, which see less each and are told apart more easily
         when what matters may lie anywhere. A class for every step needs none.
+    classes, task, hidden, hidden_activation, dropout, embedding, activation: as of a `Head`.
     horizon: steps that are forecast, each with as many numbers as `classes`, which are targets here: for
         task="regression". 0 for none.
     """

@@ -39,7 +39,10 @@ class TCN(Backbone):
         paper, what the last block gives.
     spatial_dropout: rate of channels that are dropped behind each convolution, for all steps at once (section 3.3).
     norm: "batch", "layer" (over the channels of each step) or "none"; "instance" and "group:N" take statistics over
-        time, and so only causal=False has them. The paper normalises weights instead.
+        time, and so only causal=False has them. The paper normalises weights instead. norm_eps, norm_momentum: of it.
+    act: any Keras activation. merge: how a block's input joins its output, "add", or "concat", which starts as the sum.
+    drop_path_rate: stochastic depth, growing linearly to this rate.
+    output_stride, pad, pool_pad, avg_pad: of networks for images; here they stay as they are.
     """
 
     SIDES = 1
