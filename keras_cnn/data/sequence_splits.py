@@ -87,13 +87,13 @@ def windows(
     cut: tuple[int, int, int],
     val_split: float,
     test_split: float,
-) -> dict[str, Pair | None]:
+) -> Splits:
     """The windows of each part of a series, with the steps behind them."""
     window, horizon, stride = cut
     steps = len(series)
     test = steps - round(test_split * steps)
     val = test - round(val_split * steps)
-    found: dict[str, Pair | None] = dict.fromkeys(SPLITS)
+    found: Splits = {}
     for name, part in zip(SPLITS, np.split(series, [val, test]), strict=True):
         if not len(part):
             continue

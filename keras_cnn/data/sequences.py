@@ -122,17 +122,19 @@ def load_sequences(
         series, names = _series(given, table, where, time, channels)
         wanted = tuple(targets or names)
         at = [_place(name, names, where) for name in wanted]
-        held = windows(series, at, where, (window, horizon or 0, stride), val_split, test_split)
-        return Sequences(**held, channels=names, class_names=(), targets=wanted, source=where)
+        pairs = windows(series, at, where, (window, horizon or 0, stride), val_split, test_split)
+        return _whole(pairs, channels=names, class_names=(), targets=wanted, source=where)
     pairs, names, labels = _of_table(table, where, id, time, label, channels) if table else _of_arrays(given, channels)
     pairs, classes = with_classes(pairs, where, tuple(class_names or _texts(given, "class_names")))
     if len(pairs) == 1:
         pairs = drawn(*pairs["train"], bool(classes), val_split, test_split, seed)
     check_targets(pairs["train"][1], classes, labels)
     numbers = () if classes else labels or numbered("target", pairs["train"][1].shape[-1])
-    return Sequences(
-        **{name: pairs.get(name) for name in SPLITS}, channels=names, class_names=classes, targets=numbers, source=where
-    )
+    return _whole(pairs, channels=names, class_names=classes, targets=numbers, source=where)
+
+
+def _whole(pairs: Splits, **told: Any) -> Sequences:
+    return Sequences(train=pairs["train"], val=pairs.get("val"), test=pairs.get("test"), **told)
 
 
 def _check(window: int | None, horizon: int | None, stride: int, val_split: float, test_split: float) -> None:
@@ -237,25 +239,24 @@ def _of_table(
     ids = list(map(str, columns.column(table, id, where)))
     if label is None and "label" not in table:
         raise BadData(f"{where}: which column is learnt? give label=, of {', '.join(table)}.")
-    labels = (label or "label",) if isinstance(label or "label", str) else tuple(label or ())
+    labels = (label,) if isinstance(label, str) else tuple(label or ("label",))
     names = tuple(channels or [name for name in table if name not in {id, time, *labels}])
     if not names:
         raise BadData(f"{where} has no column left for a channel: it has {', '.join(table)}.")
     answers = [columns.column(table, name, where) for name in labels]
-    kinds = [columns.typed(answer) for answer in answers]
-    kinds = (
-        kinds
-        if len(kinds) == 1
-        else [columns.numbers(answer, name, where) for answer, name in zip(answers, labels, strict=True)]
-    )
     if empty := [name for name, answer in zip(labels, answers, strict=True) if "" in answer or None in answer]:
         raise BadData(f"{where}: the column {empty[0]!r} is empty in a row: give every step what is learnt.")
+    learnt = (
+        [columns.numbers(answer, name, where) for answer, name in zip(answers, labels, strict=True)]
+        if answers[1:]
+        else [columns.typed(answers[0])]
+    )
     values = np.array([columns.numbers(columns.column(table, name, where), name, where) for name in names]).T
     rows = _by_sequence(ids, None if time is None else columns.column(table, time, where), where)
     _check_lengths([len(found) for found in rows.values()], list(rows), where)
     order = np.array(list(rows.values()))
     x = _finite(values[order], where)
-    y = np.array(kinds).T[order]  # (n, time, labels)
+    y = np.array(learnt).T[order]  # (n, time, labels)
     if (y == y[:, :1]).all():
         y = y[:, 0]
     elif y.dtype.kind == "f":
