@@ -85,7 +85,7 @@ for seed in range(given.seeds):
     keras.utils.set_random_seed(seed)
     model = network(labelled, classes=labelled.class_names)
     accuracies["TCN"].append(np.mean(fit(model, labelled, "sparse_categorical_crossentropy").argmax(1) == truth))
-    model = network(series, targets=series.targets, horizon=series.horizon, norm="layer")
+    model = network(series, targets=series.targets, horizon=series.horizon)
     forecast = fit(model, series, "mae")
     errors["TCN"].append(np.abs(forecast - coming).mean())
 
