@@ -231,6 +231,15 @@ def test_every_head_survives_saving_and_is_what_it_was_counted(kind, tmp_path):
     assert "sequences (batch, time, 3)" in (tmp_path / "net" / "README.md").read_text()
 
 
+def test_what_is_published_comes_back(hub, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_me")
+    model = small(head=FORECAST)
+    kc.publish(kc.save_pretrained(model, tmp_path / "net", provenance={"license": "mit"}), "me/forecast")
+    again = kc.build("hf://me/forecast")
+    assert kc.config_of(again).head == FORECAST
+    np.testing.assert_array_equal(outputs(again, sequence(30)), outputs(model, sequence(30)))
+
+
 def test_any_length_is_taken_where_time_is_open():
     free, fixed = small(None, classes=3), small(30, classes=3)
     assert free.input_shape == (None, None, 3)
