@@ -15,12 +15,15 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import Table, load_data, load_image
+    from keras_cnn.data.sequences import load_sequences
     from keras_cnn.deploy.predictor import predictor
     from keras_cnn.hub import publish, pull
     from keras_cnn.hub.info import info, list_models
     from keras_cnn.insight import profile
     from keras_cnn.models.config import Head, Preprocess
+    from keras_cnn.models.families.tcn import TCN
     from keras_cnn.models.scaling import compound_scale, search_coefficients
+    from keras_cnn.models.sequence_heads import SequenceHead
     from keras_cnn.training.doctor import doctor
     from keras_cnn.training.evaluation import evaluate
     from keras_cnn.training.finetune import fine_tune
@@ -43,8 +46,10 @@ __version__ = "0.1.0"
 runtime.prepare()
 
 __all__ = [
+    "TCN",
     "Head",
     "Preprocess",
+    "SequenceHead",
     "Table",
     "build",
     "compound_scale",
@@ -58,6 +63,7 @@ __all__ = [
     "list_models",
     "load_data",
     "load_image",
+    "load_sequences",
     "lr_find",
     "predictor",
     "probe",
@@ -80,12 +86,15 @@ _HOME = {
     "building": ["build"],
     "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["Table", "load_data", "load_image"],
+    "data.sequences": ["load_sequences"],
     "deploy.predictor": ["predictor"],
     "hub": ["publish", "pull"],
     "hub.info": ["info", "list_models"],
     "insight": ["profile"],
     "models.config": ["Head", "Preprocess"],
+    "models.families.tcn": ["TCN"],
     "models.scaling": ["compound_scale", "search_coefficients"],
+    "models.sequence_heads": ["SequenceHead"],
     "training.doctor": ["doctor"],
     "training.evaluation": ["evaluate"],
     "training.finetune": ["fine_tune"],

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from keras_cnn.checkpoints import arrays
-from keras_cnn.errors import BadSpec, WeightsMismatch
+from keras_cnn.errors import BadSpec, ReachWarning, WeightsMismatch
 from keras_cnn.hub import resolve
 from keras_cnn.hub.resolve import tags
-from keras_cnn.models import naming
+from keras_cnn.models import naming, registry
 from keras_cnn.models.assemble import assemble, sizes
 from keras_cnn.models.backbone import Backbone
 from keras_cnn.models.config import Config, Preprocess
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.heads import Head
+from keras_cnn.models.sequence_heads import SequenceHead, short_sighted
 from keras_cnn.models.shapes import check_size, tally
 
 
-@known_options
+@partial(known_options, further=registry.numbers)
 def build(
     source: str | os.PathLike[str] | Config | Backbone,
     *,
     weights: str | os.PathLike[str] | None = None,
-    input_shape: tuple[int | None, int | None, int] | None = None,
+    input_shape: tuple[int | None, ...] | None = None,
     classes: int | Sequence[str] | None = None,
     task: str | None = None,
     targets: int | Sequence[str] | None = None,
+    horizon: int | None = None,
     head: Head | None = None,
     freeze: str | float | None = None,
     norm: str | None = None,
@@ -43,8 +47,9 @@ def build(
     classifier_activation: str | None = "auto",
     preprocess: Preprocess | None = None,
     name: str | None = None,
+    **numbers: Any,
 ) -> Any:
-    """A flat functional Keras model: raw images in, class probabilities out.
+    """A flat functional Keras model: raw images, or sequences, in, class probabilities out.
 
     source: an architecture ("resnet50": random weights), a tag ("resnet18.tiny_in200"), a weights directory
         (ours or timm's), a .keras file of a network of ours, a Config such as `compound_scale` gives, or a backbone.
@@ -52,11 +57,13 @@ def build(
         anything that source may be.
     input_shape: (height, width, channels); height and width may be None. Default: that of the weights or architecture.
         With another number of channels a pretrained stem is adapted: one channel takes the sum of the RGB kernels,
-        several repeat them, scaled by 3 / channels, so that activations keep their size.
+        several repeat them, scaled by 3 / channels, so that activations keep their size. Of sequences it is
+        (time, channels), and time may be None; their channels are what the weights have.
     classes: how many, or their names; 0 for pooled features. Other than the weights', they start a new head.
     task: what the output means, as `Head` has it: "classification", "multilabel", "binary", "regression" or
         "embedding"; by default what the weights came with. Another than theirs starts a new head, too.
     targets: of a regression, how many numbers, or their names: task="regression" is then understood.
+    horizon: of sequences, how many steps behind their end are forecast: targets of each; 0 for none.
     head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough: a `Head`, a `UNet`.
     freeze: what shall not learn, as `keras_cnn.freeze` takes it: the last frozen stage ("stage3"), a share of the
         backbone's parameters (0.5), or a regular expression for names of layers ("stage[12]_.*").
@@ -68,13 +75,17 @@ def build(
     drop_rate: dropout before the classifier; drop_path_rate: stochastic depth, growing linearly to this rate.
     classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
     preprocess: what the network does to raw pixels, and the evaluation crop; by default what the weights came with.
+    numbers: fields of the backbone by their name, such as widths=, kernel=, dilations= and causal= of a `TCN`.
 
-    Images are (batch, height, width, channels), uint8 or float, values 0..255; class scores are float32 under
-    every dtype policy.
+    Images are (batch, height, width, channels), uint8 or float, values 0..255; sequences (batch, time, channels), in
+    any unit; class scores are float32 under every dtype policy.
+    Warns with a ReachWarning where a network for whole sequences sees only a part of them.
     Raises UnknownModel, BadSpec, WeightsMismatch, CorruptFile, all subclasses of `errors.KerasCnnError`.
 
     >>> import keras_cnn as kc
     >>> kc.build("resnet20", classes=4).output_shape
+    (None, 4)
+    >>> kc.build("tcn", input_shape=(28, 8), classes=4, kernel=3, dilations=(1, 2, 4)).output_shape
     (None, 4)
     """
     if targets is not None:
@@ -91,20 +102,24 @@ def build(
     config, values = found.load() if found.load else (found.config, None)
     tag = next((str(name) for name in (source, weights) if name in tags()), None)
     if preprocess:  # the size is the network's, unless it takes any
-        preprocess = preprocess.for_channels(config.channels).at_size(config.input_shape[:2])
+        preprocess = preprocess.for_channels(config.channels).at_size(config.input_shape[:-1])
         config = config.with_(preprocess=preprocess)
     pretrained_head = config.head if values else None
     backbone = config.backbone.with_(
-        norm=norm, act=act, output_stride=output_stride, drop_path_rate=drop_path_rate, merge=merge, aux=aux
+        norm=norm, act=act, output_stride=output_stride, drop_path_rate=drop_path_rate, merge=merge, aux=aux, **numbers
     )
     head = head or _head(config, count, task, drop_rate, classifier_activation)
+    head = head if horizon is None else _forecast(head, horizon)
     kept = config.class_names if len(config.class_names) == head.names else ()
+    _check_channels(config, values, input_shape)
     config = config.at(input_shape or config.input_shape).with_(backbone=backbone, head=head, class_names=kept)
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
     if not keep_head:
         config = config.as_base(tag)
     check_size(config)
+    if text := short_sighted(config):
+        warnings.warn(f"{config.architecture}: {text}", ReachWarning, stacklevel=3)
     model = assemble(config, name)
     if freeze is not None:
         frozen = naming.lower(sizes(model, tally(config)), **naming.parse(freeze))
@@ -113,6 +128,15 @@ def build(
     if values is not None:
         _load(model, values, keep_head)
     return model
+
+
+def _check_channels(config: Config, values: Any, input_shape: tuple[int | None, ...] | None) -> None:
+    """BadSpec where pretrained weights would see other channels of a sequence, of which none stands for another."""
+    if values is not None and config.backbone.SIDES == 1 and input_shape and input_shape[-1] != config.channels:
+        raise BadSpec(
+            f"input_shape={input_shape}: these weights read {config.channels} channels, each with its own meaning: "
+            "give sequences of those, or build the network without weights."
+        )
 
 
 def _head(config: Config, names: int | None, task: str | None, drop_rate: float | None, activation: str | None) -> Head:
@@ -125,8 +149,21 @@ def _head(config: Config, names: int | None, task: str | None, drop_rate: float 
     )
 
 
+def _forecast(head: Head, horizon: int) -> SequenceHead:
+    if not isinstance(head, SequenceHead):
+        raise BadSpec(f"horizon={horizon}: a forecast is of sequences, and a {type(head).__name__} is of images.")
+    return dataclasses.replace(head, horizon=horizon)
+
+
 def _same_arrays(head: Head, other: Head | None) -> bool:
-    arrays = lambda head: (type(head), head.task, head.classes, head.hidden, head.embedding)  # noqa: E731
+    arrays = lambda head: (  # noqa: E731
+        type(head),
+        head.task,
+        head.classes,
+        head.hidden,
+        head.embedding,
+        getattr(head, "horizon", 0),
+    )
     return other is not None and arrays(head) == arrays(other)
 
 

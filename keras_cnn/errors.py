@@ -136,5 +136,9 @@ class WeightsWarning(UserWarning):
     """The weights hold NaN or infinite values, or are random where trained ones are needed."""
 
 
+class ReachWarning(UserWarning):
+    """A network answers for whole sequences, and its receptive field is shorter than they are."""
+
+
 class PixelWarning(UserWarning):
     """Images are in another range than the network takes."""

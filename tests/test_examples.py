@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import runpy
 import sys
 import zipfile
@@ -58,7 +59,34 @@ def digits(out: Path, train: int, val: int) -> Path:
 
 
 def test_every_example_is_run_here():
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"fine_tune_photos.py", "what_to_expect.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "fine_tune_photos.py",
+        "sequences.py",
+        "what_to_expect.py",
+    }
+
+
+def test_sequences(tmp_path, run):
+    """Slow waves and fast ones, and a series of a season of eight steps whose height drifts."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    phase, time = rng.uniform(0, 6, (120, 1)), np.arange(24)
+    x = np.sin((0.5 + 0.5 * y[:, None]) * time + phase)[..., None] + 0.1 * rng.normal(size=(120, 24, 1))
+    np.savez(tmp_path / "waves.npz", x_train=x[:80], y_train=y[:80], x_test=x[80:], y_test=y[80:])
+    steps = np.arange(400)
+    series = 20 + 3 * np.sin(steps / 30) + np.sin(steps * np.pi / 4)
+    rows = "\n".join(f"{step},{value}" for step, value in zip(steps, series, strict=True))
+    (tmp_path / "series.csv").write_text(f"time,celsius\n{rows}\n")
+    printed = run(
+        *("sequences.py", tmp_path / "waves.npz", tmp_path / "series.csv", tmp_path / "out", "--season", 8),
+        *("--window", 24, "--horizon", 4, "--width", 16, "--epochs", 40, "--seeds", 1),
+    )
+    lines = re.findall(r"(accuracy|mean absolute error) +(.+?) +(\d.\d+) \+-", printed)
+    figures = {(what, name): float(value) for what, name, value in lines}
+    assert figures["accuracy", "TCN"] > 0.9
+    assert figures["mean absolute error", "TCN"] < figures["mean absolute error", "seasonal naive"]
+    with Image.open(tmp_path / "out" / "sequences.png") as picture:
+        assert picture.size == (1320, 480)
 
 
 def test_fine_tuning_step_by_step(shared, tmp_path, run):

@@ -12,4 +12,6 @@ LARGE = {
     "tf_efficientnetv2_m",
     "tf_efficientnetv2_l",
 }
-VARIANTS = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in registry.architectures()]
+# Networks for images; test_tcn.py has that for sequences.
+IMAGES = [name for name, config in registry.architectures().items() if config.backbone.SIDES == 2]
+VARIANTS = [pytest.param(n, marks=pytest.mark.slow) if n in LARGE else n for n in IMAGES]

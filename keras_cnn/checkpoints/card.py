@@ -15,7 +15,7 @@ from typing import Any
 
 from keras_cnn.checkpoints import commands, licences
 from keras_cnn.models import shapes
-from keras_cnn.models.config import Config
+from keras_cnn.models.config import Config, Preprocess
 
 # A card with this line is written anew whenever its directory is saved or published; without it, it is a person's.
 GENERATED = "<!-- Written by keras_cnn. Remove this line to keep what you edit. -->"
@@ -44,19 +44,16 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
     """
     pre, facts = config.preprocess, commands.public(config.provenance)
     rows = shapes.tally(config)
-    height, width = pre.size
     sections = [
         f"---\n{_metadata(config, name).to_yaml()}\n---\n",
         f"{GENERATED}\n",
         f"# {shown(name)}\n",
         f"`{config.architecture}`, {shapes.parameters(rows) / 1e6:.2f} M parameters, {_outputs(config)}. "
-        "A Keras 3 model of keras_cnn: raw RGB pixels (0..255) in, "
-        f"{_out(config)} out.\n",
+        f"A Keras 3 model of keras_cnn: {_input(config)} in, {_out(config)} out.\n",
         "## Use\n",
-        _snippet(address or f"path/to/{name}"),
+        _snippet(address or f"path/to/{name}", config),
         "## Preprocessing\n",
-        f"Evaluated at {height}x{width}: {pre.interpolation}, crop {pre.crop:g} ({pre.mode}); "
-        f"mean {_numbers(pre.mean)}, std {_numbers(pre.std)}, applied inside the model.\n",
+        _preprocessing(pre),
         *_facts("Results", facts.get("metrics")),
         *[f"![{FIGURES[figure]}]({figure})\n" for figure in figures],
         *_base(facts),
@@ -130,8 +127,30 @@ def _licence(licence: str) -> str:
     return name if name == licence.strip().lower() else f"{name}: “{prose(licence)}”"
 
 
-def _snippet(address: str) -> str:
+def _input(config: Config) -> str:
+    if config.backbone.SIDES == 1:
+        return f"sequences (batch, time, {config.channels}) in the unit of the training data"
+    return "raw RGB pixels (0..255)"
+
+
+def _preprocessing(pre: Preprocess) -> str:
+    if len(pre.size) == 1:
+        return "Each channel is standardised inside the model, by statistics of the training data.\n"
+    return (
+        f"Evaluated at {'x'.join(map(str, pre.size))}: {pre.interpolation}, crop {pre.crop:g} ({pre.mode}); "
+        f"mean {_numbers(pre.mean)}, std {_numbers(pre.std)}, applied inside the model.\n"
+    )
+
+
+def _snippet(address: str, config: Config) -> str:
     address = json.dumps(address) if address.isascii() else ascii(address)  # what Python reads back
+    if config.backbone.SIDES == 1:
+        return (
+            "```python\nimport keras_cnn as kc\nimport numpy as np\n\n"
+            f"model = kc.build({address})\n"
+            f"sequences = np.zeros((1, {config.preprocess.size[0]}, {config.channels}))  # (batch, time, channels)\n"
+            "print(np.asarray(model.predict(sequences)))\n```\n"
+        )
     return (
         "```python\nimport keras_cnn as kc\nimport numpy as np\n\n"
         f"model = kc.build({address})\n"

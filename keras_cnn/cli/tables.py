@@ -123,12 +123,23 @@ def facts(of: Facts) -> Table:
         "parameters": count(of["parameters"]),
         "MACs": f"{count(of['macs'])} at {'x'.join(str(n) for n in of['input_shape'])}",
         "classes": f"{of['classes']}  {some}",
-        "evaluation": f"{pre['size'][0]}x{pre['size'][1]}, crop {pre['crop']:g}, {pre['interpolation']}",
-        "mean, std": ", ".join("(" + ", ".join(f"{v:.4g}" for v in pre[key]) + ")" for key in ("mean", "std")),
+        **(_sequences(of) if len(pre["size"]) == 1 else _evaluation(pre)),
         **{key: str(provenance[key]) for key in told if provenance.get(key)},
         **provenance.get("metrics", {}),
     }
     return pairs(of["name"], rows)
+
+
+def _evaluation(pre: Facts) -> Facts:
+    return {
+        "evaluation": f"{pre['size'][0]}x{pre['size'][1]}, crop {pre['crop']:g}, {pre['interpolation']}",
+        "mean, std": ", ".join("(" + ", ".join(f"{v:.4g}" for v in pre[key]) + ")" for key in ("mean", "std")),
+    }
+
+
+def _sequences(of: Facts) -> Facts:
+    where = "none of them later" if of["causal"] else "as many before as after"
+    return {"receptive field": f"{of['receptive_field']} steps, {where}"}
 
 
 def stages(of: Facts) -> Table:

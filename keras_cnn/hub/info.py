@@ -11,6 +11,7 @@ from keras_cnn.hub import resolve
 from keras_cnn.hub.resolve import tags
 from keras_cnn.hub.tags import known
 from keras_cnn.models import naming, registry, shapes
+from keras_cnn.models.config import Config
 from keras_cnn.models.fields import known_options
 
 
@@ -68,7 +69,8 @@ def count(name: str) -> tuple[int, int]:
 def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
     """What is known of an architecture, a tag or a weights directory: no graph is built.
 
-    The keys of `summary`, and: architecture, family, stages, features (channels and stride of each stage), activations
+    The keys of `summary`, and: architecture, family, stages, receptive_field (of a network for sequences: steps that an
+    output sees) and causal (whether none of them is later), features (channels and stride of each stage), activations
     (bytes of all outputs for one image in float32), trainable (parameters that learn), profile (layers, parameters,
     macs, activations and trainable of each stage), preprocess, class_names, provenance.
     freeze: what shall not learn, as of `build`: a stage, a share of the parameters, or a regular expression.
@@ -79,6 +81,7 @@ def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
     """
     config = resolve(name).config
     rows = shapes.tally(config)
+    maps = shapes.feature_maps(config.backbone, config.channels)
     sizes = {row.layer: shapes.parameters([row]) for row in rows}
     frozen = set() if freeze is None else naming.lower(sizes, **naming.parse(freeze))
     trainable = lambda rows: sum(sizes[row.layer] for row in rows if row.layer not in frozen)  # noqa: E731
@@ -87,7 +90,8 @@ def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
         "architecture": config.architecture,
         "family": config.backbone.family,
         "stages": list(config.backbone.stages),
-        "features": {stage: found._asdict() for stage, found in shapes.feature_maps(config.backbone).items()},
+        **_sight(config),
+        "features": {stage: found._asdict() for stage, found in maps.items()},
         "activations": shapes.activations(rows),
         "trainable": trainable(rows),
         "profile": {
@@ -104,6 +108,12 @@ def info(name: str, freeze: str | float | None = None) -> dict[str, Any]:
         "class_names": list(config.class_names),
         "provenance": dict(config.provenance),
     }
+
+
+def _sight(config: Config) -> dict[str, Any]:
+    """How many steps an output of a network for sequences sees, and whether they all lie before it."""
+    steps = config.backbone.receptive_field
+    return {} if steps is None else {"receptive_field": steps, "causal": getattr(config.backbone, "causal", False)}
 
 
 def _published(name: str) -> dict[str, Any]:

@@ -13,15 +13,15 @@ import keras
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.config import Config
-from keras_cnn.models.layers import HeUniform, Pad, Preprocessing, StackedIdentities, Standardise
+from keras_cnn.models.layers import HeUniform, LastStep, Pad, Preprocessing, StackedIdentities, Standardise
 from keras_cnn.models.shapes import NON_TRAINABLE, Row, tally
 
 CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
 STARTS: dict[str, Any] = {"he": HeUniform, "sum": StackedIdentities}
 
 
-def _conv(*, filters, size, stride, dilation, groups, bias, padding, start, name):
-    return keras.layers.Conv2D(
+def _conv(layer):
+    return lambda *, filters, size, stride, dilation, groups, bias, padding, start, name: layer(
         filters,
         size,
         strides=stride,
@@ -71,9 +71,18 @@ def _pool(layer):
     return lambda *, size, stride, padding, name: layer(size, stride, padding, name=name, **CHANNELS_LAST)
 
 
+def _global(layer):
+    return lambda *, name, **kw: layer(name=name, **kw, **CHANNELS_LAST)
+
+
+def _droppath(sides):
+    """Dropping a whole sample's branch is dropout with one coin a sample."""
+    return lambda *, rate, name: keras.layers.Dropout(rate, noise_shape=(None, *[1] * (sides + 1)), name=name)
+
+
 # One Keras layer for every kind of the builder's language.
 LAYERS = {
-    "conv": _conv,
+    "conv": _conv(keras.layers.Conv2D),
     "batchnorm": _batchnorm,
     "groupnorm": _groupnorm,
     "act": _act,
@@ -81,12 +90,11 @@ LAYERS = {
     "maxpool": _pool(keras.layers.MaxPooling2D),
     "avgpool": _pool(keras.layers.AveragePooling2D),
     "depthwise": _depthwise,
-    "globalavg": lambda *, name, **kw: keras.layers.GlobalAveragePooling2D(name=name, **kw, **CHANNELS_LAST),
-    "globalmax": lambda *, name: keras.layers.GlobalMaxPooling2D(name=name, **CHANNELS_LAST),
+    "globalavg": _global(keras.layers.GlobalAveragePooling2D),
+    "globalmax": _global(keras.layers.GlobalMaxPooling2D),
     "standardise": Standardise,
     "dropout": keras.layers.Dropout,
-    # Dropping a whole sample's branch is dropout with one coin a sample.
-    "droppath": lambda *, rate, name: keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name),
+    "droppath": _droppath(2),
     "multiply": keras.layers.Multiply,
     "scale": keras.layers.Rescaling,
     "add": keras.layers.Add,
@@ -94,21 +102,35 @@ LAYERS = {
     "dense": lambda *, units, bias=True, **kw: keras.layers.Dense(units, use_bias=bias, **kw),
     "unit": keras.layers.UnitNormalization,
 }
+# The same kinds along one axis, time, and those that only sequences have.
+OF_SEQUENCES = LAYERS | {
+    "conv": _conv(keras.layers.Conv1D),
+    "globalavg": _global(keras.layers.GlobalAveragePooling1D),
+    "globalmax": _global(keras.layers.GlobalMaxPooling1D),
+    "globallast": LastStep,
+    "layernorm": lambda *, eps, name: keras.layers.LayerNormalization(epsilon=eps, name=name),
+    "droppath": _droppath(1),
+    "spatialdropout": keras.layers.SpatialDropout1D,
+    "reshape": lambda *, shape, **kw: keras.layers.Reshape(shape, **kw),
+}
+LAYERS_BY_SIDES = {1: OF_SEQUENCES, 2: LAYERS}
+INPUTS = {1: "stem_sequence", 2: "stem_image"}
+FULL = {1: 1.0, 2: 255.0}  # what becomes 1 before the preprocessing's mean and std: a sequence has any unit
 
 
 class Graph(Builder):
     """Each call makes a Keras layer and applies it to symbolic tensors."""
 
     def emit(self, kind: str, token: str, x: Tensor, **args: Any) -> Tensor:
-        return LAYERS[kind](name=self.name(token), **args)(x)
+        return LAYERS_BY_SIDES[self.backbone.SIDES][kind](name=self.name(token), **args)(x)
 
 
 def assemble(config: Config, name: str | None = None) -> keras.Model:
-    """The functional model of a configuration, with random weights: raw image in, head's output out."""
-    g, pre = Graph(config.backbone), config.preprocess
+    """The functional model of a configuration, with random weights: raw image or sequence in, head's output out."""
+    g, pre, sides = Graph(config.backbone), config.preprocess, config.backbone.SIDES
     with _quick_variables():
-        image = keras.Input(config.input_shape, name="stem_image")
-        x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
+        image = keras.Input(config.input_shape, name=INPUTS[sides])
+        x = Preprocessing(pre.mean, pre.std, config.to_dict(), full=FULL[sides], name="stem_preprocess")(image)
         outputs = g.network(x, config.head)
     with recursion(len(tally(config))):
         return keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)

@@ -25,6 +25,7 @@ NUMERICS = ("norm_eps", "norm_momentum", "pad", "pool_pad", "avg_pad")
 # neither by more than 7 with phi=10.
 MOST_BLOCKS, MOST_CHANNELS = 5_000, 2**20
 LONGEST_STRIDE = 32
+LONGEST_SEQUENCE = 2**24  # steps; six minutes of sound at 44.1 kHz
 LEAST_EPSILON = 1e-12  # float32 still tells it from 0
 
 # Keras' activations that keep a tensor's shape and take nothing else; one that somebody registered is "package>name".
@@ -52,6 +53,8 @@ class Backbone:
         "avg_pad": ("include", "exclude"),
     }
     BOUNDS: ClassVar[dict[str, tuple[float, float]]] = {"norm_momentum": (0, 1)}
+
+    SIDES: ClassVar[int] = 2  # axes of its input beside batch and channels: height and width; of a sequence time alone
 
     norm: str = "batch"
     act: str = "relu"
@@ -88,6 +91,11 @@ class Backbone:
         """Stage names from the input to the output, without the head."""
         raise NotImplementedError
 
+    @property
+    def receptive_field(self) -> int | None:
+        """Steps that an output of a network for sequences sees; None for others, whose images say less."""
+        return None
+
     def features(self, g: Any, x: Any) -> Iterator[tuple[str, Any]]:
         """Write the backbone with builder `g`; yields (stage, its output) from `stem` upwards."""
         raise NotImplementedError
@@ -119,7 +127,7 @@ class Backbone:
 class Variant(NamedTuple):
     """A network as it was published: its backbone, and what it was published with.
 
-    size: of the images, in pixels. dropout: before the classifier.
+    size: of the images, in pixels; of sequences, in steps. dropout: before the classifier.
     """
 
     backbone: Backbone
@@ -179,6 +187,6 @@ def out_size(size: int | None, window: int, stride: int, padding: str, dilation:
     """Length of a convolution's or pool's output along one axis; None stays None."""
     if size is None:
         return None
-    if padding == "same":
+    if padding in ("same", "causal"):
         return math.ceil(size / stride)
     return (size - dilation * (window - 1) - 1) // stride + 1

@@ -51,9 +51,11 @@ class Builder:
         start: str = "he",
         token: str = "conv",
     ) -> Tensor:
-        """2-D convolution. Has a bias unless a norm follows, or as `bias` says; `start` names its initial kernel.
+        """Convolution over an image, or over time. Has a bias unless a norm follows, or as `bias` says; `start` names
+        its initial kernel.
 
-        size: of the window, or (height, width). padding: "valid" or "same", instead of the backbone's flavour.
+        size: of the window, or (height, width). padding: "valid" or "same", of sequences also "causal", instead of the
+        backbone's flavour.
         """
         if not padding:
             x, padding = self._pad_window(x, size, stride, dilation, "zero", token.replace("conv", "pad"))
@@ -81,6 +83,8 @@ class Builder:
         (1706.02677, section 5.1)."""
         if self.backbone.norm == "none":
             return x
+        if self.backbone.norm == "layer" and self.backbone.SIDES == 1:  # other steps may lie in the future
+            return self.emit("layernorm", token, x, eps=self.backbone.norm_eps)
         groups = check_norm(self.backbone.norm)
         if groups is None:
             return self.batchnorm(x, token, zero=zero)

@@ -12,39 +12,56 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_cnn.errors import BadSpec
-from keras_cnn.models.backbone import MOST_CHANNELS, Backbone
+from keras_cnn.models.backbone import LONGEST_SEQUENCE, MOST_CHANNELS, Backbone
 from keras_cnn.models.fields import conform, held_to, known_options, one_of, within, written
 from keras_cnn.models.heads import Head
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LONGEST_SIDE = 2**14  # pixels
+AS_IT_IS: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # the statistics of a sequence are weights instead
+# By the sides of what a network reads: what it is, how its shape is written, a head for it, and the longest side.
+KINDS = {1: "sequences", 2: "images"}
+SIDES = {1: "(time,)", 2: "(height, width)"}
+SHAPES = {
+    1: "(time, channels); time may be None",
+    2: "(height, width, channels); height and width may be None",
+}
+HEADS = {1: "kc.SequenceHead", 2: "kc.Head"}
+LONGEST = {1: LONGEST_SEQUENCE, 2: LONGEST_SIDE}
 LONGEST_NAME = 1_000  # characters of a class's name
 WIDEST_WINDOW = 2**32  # values of pixels
 
 
+def check_sides(name: str, values: tuple[Any, ...]) -> None:
+    if len(values) not in KINDS:
+        raise BadSpec(f"{name}={reprlib.repr(values)}: give {SIDES[2]} of images, {SIDES[1]} of sequences.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """Which images a network takes.
+    """Which images, or sequences, a network takes.
 
-    any_size: for height and width, whether they may be any; else they are those of `Preprocess.size`, which has the
-    channels too, since reading an image is what makes them.
+    any_size: for height and width, or for time alone, whether they may be any; else they are those of
+    `Preprocess.size`, which has the channels too, since reading an image is what makes them.
     """
 
-    any_size: tuple[bool, bool] = (False, False)
+    any_size: tuple[bool, ...] = (False, False)
 
     def __post_init__(self) -> None:
         conform(self)
+        check_sides("any_size", self.any_size)
 
 
 @known_options
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """What weights expect of an image, from the file to the first convolution.
+    """What weights expect of an image, from the file to the first convolution; of a sequence its length and channels.
 
     mean, std: in units of 0..1, one a channel; the network applies them itself to raw 0..255 values.
-    size: (height, width) at which the network sees images; `crop`: share of the resized short side that the centre crop
-        keeps.
+        Sequences have 0 and 1: their statistics are weights, which a network learns from its own data.
+    size: (height, width) at which the network sees images, (time,) of sequences; `crop`: share of the resized short
+        side that the centre crop keeps.
     interpolation: of the resize: bicubic, bilinear, nearest or lanczos.
     mode: "center" resizes the short side to floor(size / crop) and crops; "squash" ignores the aspect ratio.
     window: the values of images of more than 8 bits that become 0 and 255, such as (0, 4095) for X-rays of 12 bits;
@@ -53,7 +70,7 @@ class Preprocess:
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    size: tuple[int, int] = (224, 224)
+    size: tuple[int, ...] = (224, 224)
     crop: float = 0.875
     interpolation: str = "bicubic"
     mode: str = "center"
@@ -68,7 +85,8 @@ class Preprocess:
             raise BadSpec(f"std={reprlib.repr(self.std)}: give numbers above 0, since pixels are divided by them.")
         within("std", self.std, 1e-7, 1000)  # with these, float32 holds every pixel
         within("mean", self.mean, -1000, 1000)
-        within("size", self.size, 1, LONGEST_SIDE)
+        check_sides("size", self.size)
+        within("size", self.size, 1, LONGEST[len(self.size)])
         one_of("interpolation", self.interpolation, ("bicubic", "bilinear", "nearest", "lanczos"))
         one_of("mode", self.mode, ("center", "squash"))
         if not 0.01 <= self.crop <= 1:
@@ -86,10 +104,10 @@ class Preprocess:
         average = lambda values: (sum(values) / len(values),) * channels  # noqa: E731
         return dataclasses.replace(self, mean=average(self.mean), std=average(self.std))
 
-    def at_size(self, size: tuple[int | None, int | None]) -> Preprocess:
+    def at_size(self, size: tuple[int | None, ...]) -> Preprocess:
         """The same at another size; an unknown height or width (None) stays what it is."""
-        height, width = (new or old for new, old in zip(size, self.size, strict=True))
-        return self if (height, width) == self.size else dataclasses.replace(self, size=(height, width))
+        sides = tuple(new or old for new, old in zip(size, self.size, strict=True))
+        return self if sides == self.size else dataclasses.replace(self, size=sides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +133,7 @@ class Config:
             raise BadSpec(f"architecture={reprlib.repr(self.architecture)}: give letters, digits, '_', '-' and '.'.")
         if self.class_names and len(self.class_names) != self.head.names:
             raise BadSpec(f"{len(self.class_names)} class names for {self.head.names} classes: give each its name.")
+        self._check_sides()
         check_class_names(self.class_names)
         written("provenance", self.provenance)
         for name, kind in FACTS.items():
@@ -130,22 +149,32 @@ class Config:
         return len(self.preprocess.mean)
 
     @property
-    def input_shape(self) -> tuple[int | None, int | None, int]:
-        """(height, width, channels) of an image as the network takes it; None for a side that may be any."""
+    def input_shape(self) -> tuple[Any, ...]:
+        """(height, width, channels) of an image as the network takes it, or (time, channels) of a sequence; None for a
+        side that may be any."""
         sides = zip(self.preprocess.size, self.input.any_size, strict=True)
-        height, width = (None if free else side for side, free in sides)
-        return height, width, self.channels
+        return (*(None if free else side for side, free in sides), self.channels)
+
+    def _check_sides(self) -> None:
+        """BadSpec unless all four parts are of images, or all of sequences."""
+        sides, what = self.backbone.SIDES, KINDS[self.backbone.SIDES]
+        if sides != self.head.SIDES:
+            raise BadSpec(
+                f"{self.backbone.family} reads {what}, and a {type(self.head).__name__} answers for "
+                f"{KINDS[self.head.SIDES]}: give a head for {what}, such as {HEADS[sides]}."
+            )
+        for name, given in (("size", self.preprocess.size), ("any_size", self.input.any_size)):
+            if len(given) != sides:
+                raise BadSpec(f"{name}={given!r}: {self.backbone.family} reads {what}: give {SIDES[sides]}.")
 
     def with_(self, **changes: Any) -> Config:
         return dataclasses.replace(self, **changes)
 
-    def at(self, input_shape: tuple[int | None, int | None, int]) -> Config:
-        """The same network for images of another shape; None for a side that may be any."""
-        check_input_shape(input_shape)
-        *sides, channels = input_shape
-        height, width = sides
-        preprocess = self.preprocess.for_channels(channels).at_size((height, width))
-        return self.with_(input=Input(any_size=(height is None, width is None)), preprocess=preprocess)
+    def at(self, input_shape: tuple[int | None, ...]) -> Config:
+        """The same network for images or sequences of another shape; None for a side that may be any."""
+        *sides, channels = check_input_shape(input_shape, self.backbone.SIDES)
+        preprocess = self.preprocess.for_channels(channels).at_size(tuple(sides))
+        return self.with_(input=Input(any_size=tuple(side is None for side in sides)), preprocess=preprocess)
 
     def for_classes(self, classes: int) -> Config:
         """The same network with a head for so many classes."""
@@ -226,11 +255,11 @@ def check_window(window: Any) -> None:
         raise BadSpec(f"window={window!r}: give the values that become 0 and 255, the lower one first.")
 
 
-def check_input_shape(shape: tuple[int | None, int | None, int]) -> None:
-    good = isinstance(shape, tuple | list) and len(shape) == 3 and shape[-1] is not None
+def check_input_shape(shape: Any, sides: int = 2) -> tuple[Any, ...]:
+    """The shape of an image, or of a sequence, which has one side; BadSpec for what is none."""
+    good = isinstance(shape, tuple | list) and len(shape) == sides + 1 and shape[-1] is not None
     if not good or not all(n is None or (isinstance(n, int) and n > 0) for n in shape):
-        raise BadSpec(
-            f"input_shape={reprlib.repr(shape)}: give (height, width, channels); height and width may be None."
-        )
-    within("sides of input_shape", tuple(n for n in shape[:2] if n), 1, LONGEST_SIDE)
+        raise BadSpec(f"input_shape={reprlib.repr(shape)}: give {SHAPES[sides]}.")
+    within("sides of input_shape", tuple(n for n in shape[:-1] if n), 1, LONGEST[sides])
     within("channels of input_shape", shape[-1], 1, MOST_CHANNELS)
+    return tuple(shape)

@@ -20,20 +20,22 @@ from keras_cnn.models.hints import HINTS, VALUES
 Public = TypeVar("Public", bound=Callable[..., Any])
 
 
-def known_options(public: Public) -> Public:
+def known_options(public: Public, further: Callable[[], Iterable[str]] = tuple) -> Public:
     """Of a function or a dataclass: refuse a keyword that it does not have, and say what to write instead.
 
     Its signature stays what it was, for people, editors and type checkers.
+    further: the names that a function with `**keywords` takes there.
     """
     name = public.__name__
     given = public.__init__ if isinstance(public, type) else public
-    options = list(inspect.signature(public).parameters)
+    parameters = inspect.signature(public).parameters.values()
+    options = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
 
     @functools.wraps(given)
     def checked(*args: Any, **keywords: Any) -> Any:
         for option, value in keywords.items():
-            if option not in options:
-                raise UnknownOption(f"{name} has no option {option!r}: {instead(name, option, options)}")
+            if option not in options and option not in further():
+                raise UnknownOption(f"{name} has no option {option!r}: {instead(name, option, options, further())}")
             if isinstance(value, str) and (hint := VALUES.get((name, option, value))):
                 raise UnknownOption(f"{name}: {option}={value!r} is no value here: {hint}.")
         return given(*args, **keywords)
@@ -44,10 +46,12 @@ def known_options(public: Public) -> Public:
     return cast(Any, checked)
 
 
-def instead(name: str, option: str, options: list[str]) -> str:
-    """What to write instead of an unknown option: what is known of the word, or of the nearest one; else all."""
+def instead(name: str, option: str, options: list[str], further: Iterable[str] = ()) -> str:
+    """What to write instead of an unknown option: what is known of the word, or of the nearest one; else all options,
+    those further ones left out."""
     hints = HINTS.get(name, {})
-    near = [option] if option in hints else difflib.get_close_matches(option.lower(), [*options, *hints], 1, 0.7)
+    words = [*options, *hints, *further]
+    near = [option] if option in hints else difflib.get_close_matches(option.lower(), words, 1, 0.7)
     if not near:
         return f"it has {', '.join(options)}."
     return f"{hints[near[0]].format(near[0])}." if near[0] in hints else f"did you mean {near[0]!r}?"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.backbone import MOST_BLOCKS, MOST_CHANNELS, check_activation
@@ -34,6 +34,9 @@ class Head:
     activation: of the output; None gives logits; "auto" is the task's.
     """
 
+    SIDES: ClassVar[int] = 2  # of the backbones that it stands on
+    POOLINGS: ClassVar[tuple[str | None, ...]] = ("avg", "max", None)
+
     classes: int
     hidden: tuple[int, ...] = ()
     embedding: int = 0
@@ -58,7 +61,7 @@ class Head:
         check_activation("hidden_activation", self.hidden_activation)
         if self.activation is not None:
             check_activation("activation", self.activation)
-        one_of("pooling", self.pooling, ("avg", "max", None))
+        one_of("pooling", self.pooling, self.POOLINGS)
         if self.pooling is None and (self.classes or self.hidden or self.embedding):
             raise BadSpec("a classifier needs pooled features: give pooling='avg' or 'max', or classes=0.")
         if self.hidden and not self.classes:
@@ -97,8 +100,7 @@ class Head:
     def write(self, g: Builder, maps: Mapping[str, Tensor]) -> Tensor:
         """Write the head with builder `g` on a backbone's feature maps, by stage; returns its output."""
         *_, x = maps.values()
-        if self.pooling:
-            x = g.emit(f"global{self.pooling}", "pool", x)
+        x = self.pooled(g, x)
         for i, width in enumerate(self.hidden, 1):
             x = self._dropped(g, x, f"drop{i}")
             x = g.act(g.emit("dense", f"dense{i}", x, units=width), f"act{i}", self.hidden_activation)
@@ -108,6 +110,10 @@ class Head:
             x = g.batchnorm(x, "norm")
             return self.classify(g, x) if self.classes else g.emit("unit", "unit", x)
         return self.classify(g, self._dropped(g, x, "drop")) if self.classes else x
+
+    def pooled(self, g: Builder, x: Tensor) -> Tensor:
+        """The features that the dense layers see."""
+        return g.emit(f"global{self.pooling}", "pool", x) if self.pooling else x
 
     def classify(self, g: Builder, x: Tensor) -> Tensor:
         """Class scores, or targets, of features (batch, n): float32 under every dtype policy."""

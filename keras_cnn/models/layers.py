@@ -15,19 +15,22 @@ from keras import ops
 class Preprocessing(keras.layers.Layer):
     """Turns raw 0..255 pixels into what the weights expect, and carries the network's record.
 
-    Input and output (batch, height, width, channels); the output is float32, `(x / 255 - mean) / std`,
-    whatever the dtype policy, because bfloat16 cannot hold normalised pixels to the digit.
+    Input and output (batch, height, width, channels), or (batch, time, channels); the output is float32,
+    `(x / full - mean) / std`, whatever the dtype policy, because bfloat16 cannot hold normalised pixels to the digit.
 
     mean, std: one a channel, in units of 0..1.
     record: the JSON of `spec.Config`: architecture, head, class names, evaluation crop, provenance. It lives
         here so that a plain saved `.keras` file still knows what it is.
+    full: the value that becomes 1: 255 of pixels. Sequences have 1, mean 0 and std 1, which leaves them as they are.
     """
 
-    def __init__(self, mean: Any, std: Any, record: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, mean: Any, std: Any, record: dict[str, Any] | None = None, full: float = 255.0, **kwargs: Any
+    ) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(trainable=False, **{k: v for k, v in kwargs.items() if k != "trainable"})
-        self.mean, self.std, self.record = tuple(mean), tuple(std), record or {}
-        self._scale = 1.0 / (255.0 * np.asarray(self.std, "float64"))
+        self.mean, self.std, self.record, self.full = tuple(mean), tuple(std), record or {}, full
+        self._scale = 1.0 / (full * np.asarray(self.std, "float64"))
         self._shift = -np.asarray(self.mean, "float64") / np.asarray(self.std, "float64")
 
     def call(self, x: Any) -> Any:
@@ -37,7 +40,8 @@ class Preprocessing(keras.layers.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "mean": self.mean, "std": self.std, "record": self.record}
+        own = {"mean": self.mean, "std": self.std, "record": self.record, "full": self.full}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
@@ -67,6 +71,17 @@ class Standardise(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "inverse": self.inverse}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class LastStep(keras.layers.Layer):
+    """The last step of sequences: (batch, time, channels) to (batch, channels)."""
+
+    def call(self, x: Any) -> Any:
+        return x[:, -1]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (input_shape[0], input_shape[-1])
 
 
 @keras.saving.register_keras_serializable("keras_cnn")

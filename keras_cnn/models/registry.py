@@ -13,17 +13,25 @@ from typing import Any
 
 from keras_cnn.errors import CorruptFile, UnknownModel
 from keras_cnn.models.backbone import Backbone, Variant
-from keras_cnn.models.config import Config, Input, Preprocess, check_input_shape
-from keras_cnn.models.families import efficientnet, inception, inception_resnet, resnet
+from keras_cnn.models.config import AS_IT_IS, Config, Input, Preprocess, check_input_shape
+from keras_cnn.models.families import efficientnet, inception, inception_resnet, resnet, tcn
 from keras_cnn.models.heads import Head
+from keras_cnn.models.sequence_heads import SequenceHead
 
-FAMILIES = (resnet, inception, inception_resnet, efficientnet)
+FAMILIES = (resnet, inception, inception_resnet, efficientnet, tcn)
 # The classes that configurations name; whoever adds a family or a head elsewhere adds it here.
 BACKBONES: dict[str, type[Backbone]] = {
     cls.__name__: cls
-    for cls in (resnet.ResNet, inception.Inception, inception_resnet.InceptionResNet, efficientnet.EfficientNet)
+    for cls in (
+        resnet.ResNet,
+        inception.Inception,
+        inception_resnet.InceptionResNet,
+        efficientnet.EfficientNet,
+        tcn.TCN,
+    )
 }
-HEADS: dict[str, type[Head]] = {cls.__name__: cls for cls in (Head,)}
+HEADS: dict[str, type[Head]] = {cls.__name__: cls for cls in (Head, SequenceHead)}
+PLAIN = {cls.SIDES: cls for cls in (Head, SequenceHead)}  # what a backbone has where nobody says which head
 
 
 @cache
@@ -79,19 +87,27 @@ def _natural(name: str) -> list[Any]:
 
 
 def default_config(name: str, network: Backbone | Variant) -> Config:
-    """What a network without weights remembers: ImageNet statistics at the size that it was published with."""
+    """What a network without weights remembers: ImageNet statistics at the size that it was published with; of one for
+    sequences, that they have one channel."""
     found = network if isinstance(network, Variant) else Variant(network)
+    sides = found.backbone.SIDES
     return Config(
         architecture=name,
+        input=Input(any_size=(False,) * sides),
         backbone=found.backbone,
-        head=Head(classes=found.classes, dropout=found.dropout),
-        preprocess=Preprocess(size=(found.size, found.size)),
+        head=PLAIN[sides](classes=found.classes, dropout=found.dropout),
+        preprocess=Preprocess(size=(found.size,) * sides, **(AS_IT_IS if sides == 1 else {})),
     )
 
 
 def config_of(source: Config | Backbone) -> Config:
     """The configuration itself, or that of a backbone with a classifier for ImageNet."""
     return source if isinstance(source, Config) else default_config(source.family.lower(), source)
+
+
+def numbers() -> set[str]:
+    """The fields of all families, which `build` takes as keywords."""
+    return {f.name for cls in BACKBONES.values() for f in dataclasses.fields(cls)}
 
 
 def backbone_from_dict(values: Any) -> Backbone:

@@ -18,7 +18,7 @@ from keras_cnn.models.config import Config
 
 
 class Shape(NamedTuple):
-    """Stands in for a tensor: (batch, height, width, channels) or (batch, channels)."""
+    """Stands in for a tensor: (batch, height, width, channels), (batch, time, channels) or (batch, channels)."""
 
     shape: tuple[int | None, ...]
 
@@ -46,7 +46,7 @@ def _positions(shape: tuple[int | None, ...]) -> int:
 
 def _conv(shape, *, filters, size, stride, dilation, groups, bias, padding, start):
     b, *sides, c = shape
-    window = size if isinstance(size, tuple) else (size, size)
+    window = size if isinstance(size, tuple) else (size,) * len(sides)
     across = [out_size(n, k, stride, padding, dilation) for n, k in zip(sides, window, strict=True)]
     out, kernel = (b, *across, filters), (*window, c // groups, filters)
     return out, {"kernel": kernel} | ({"bias": (filters,)} if bias else {}), _positions(out) * math.prod(kernel)
@@ -61,7 +61,11 @@ def _depthwise(shape, *, size, stride, dilation, bias, padding):
 
 def _dense(shape, *, units, bias=True, **_):
     kernel = (shape[-1], units)
-    return (*shape[:-1], units), {"kernel": kernel} | ({"bias": (units,)} if bias else {}), math.prod(kernel)
+    return (
+        (*shape[:-1], units),
+        {"kernel": kernel} | ({"bias": (units,)} if bias else {}),
+        _positions(shape) * math.prod(kernel),
+    )
 
 
 def _pool(shape, *, size, stride, padding):
@@ -109,6 +113,10 @@ COUNTS = {
     "standardise": lambda shape, **_: (shape, dict.fromkeys(("mean", "std"), (shape[-1],)), 0),
     "globalavg": _global,
     "globalmax": _global,
+    "globallast": _global,
+    "layernorm": _norm("groupnorm", "gamma", "beta"),
+    "spatialdropout": _same,
+    "reshape": lambda given, *, shape, **_: ((given[0], *shape), {}, 0),
     "act": _same,
     "unit": _same,
     "scale": _same,
@@ -156,27 +164,29 @@ WIDE = 2**14  # pixels: beside them, what windows without padding cut off is not
 
 
 @cache
-def feature_maps(backbone: Backbone) -> dict[str, Feature]:
+def feature_maps(backbone: Backbone, channels: int = 3) -> dict[str, Feature]:
     """Channels and stride of every stage, from the stem upwards, without any framework.
+
+    channels: of the input, which the stem of a network for sequences has as well.
 
     >>> from keras_cnn.models.families.resnet import ResNet
     >>> feature_maps(ResNet(depths=(2, 2, 2, 2), output_stride=16))["stage4"]
     Feature(channels=2048, stride=16)
     """
     g = Tally(backbone)
-    maps = backbone.features(g, Shape((None, WIDE, WIDE, 3)))
+    maps = backbone.features(g, Shape((None, *[WIDE] * backbone.SIDES, channels)))
     return {stage: Feature(x.shape[-1], round(WIDE / x.shape[1])) for stage, x in maps}
 
 
 def check_size(config: Config) -> None:
     """Raise BadSpec, with the smallest side that works, where windows without padding eat the image up."""
 
-    def fits(height: int | None, width: int | None) -> bool:
-        seen = config.at((height, width, config.channels))
+    def fits(*sides: int | None) -> bool:
+        seen = config.at((*sides, config.channels))
         return all(n is None or n > 0 for row in tally(seen) for n in row.output)
 
-    height, width, _ = config.input_shape
-    if not fits(height, width):
+    if not fits(*config.input_shape[:-1]):  # a TCN keeps every length
+        height, width, _ = config.input_shape
         least = next(n for n in itertools.count(1) if fits(n, n))
         raise BadSpec(f"{config.architecture} needs images of at least {least}x{least} pixels, not {height}x{width}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,10 +66,17 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
     classes = 0 if kernel is None or kernel.ndim != 2 else kernel.shape[-1]
     return config.with_(
         backbone=backbone,
-        head=Head(classes=classes, dropout=config.head.dropout, pooling=config.head.pooling),
+        head=_plain(config.head, classes),
         class_names=names if len(names) == classes else (),
         provenance=config.provenance or {"source": source},
     ), values
+
+
+def _plain(head: Head, classes: int) -> Head:
+    """The head of a file of arrays: a classifier alone, as an architecture has it; a forecast's has its steps."""
+    if head.SIDES == 1:
+        return dataclasses.replace(head, classes=classes // max(getattr(head, "horizon", 0), 1))
+    return Head(classes=classes, dropout=head.dropout, pooling=head.pooling)
 
 
 def _backbone(values: dict[str, Any]) -> dict[str, Any]:
