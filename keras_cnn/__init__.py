@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.hub.info import info, list_models
     from keras_cnn.insight import profile
     from keras_cnn.models.config import Head, Preprocess
+    from keras_cnn.models.decoders import UNet
     from keras_cnn.models.scaling import compound_scale, search_coefficients
     from keras_cnn.training.doctor import doctor
     from keras_cnn.training.evaluation import evaluate
@@ -45,6 +46,7 @@ runtime.prepare()
 __all__ = [
     "Head",
     "Preprocess",
+    "UNet",
     "build",
     "compound_scale",
     "config_of",
@@ -84,6 +86,7 @@ _HOME = {
     "hub.info": ["info", "list_models"],
     "insight": ["profile"],
     "models.config": ["Head", "Preprocess"],
+    "models.decoders": ["UNet"],
     "models.scaling": ["compound_scale", "search_coefficients"],
     "training.doctor": ["doctor"],
     "training.evaluation": ["evaluate"],

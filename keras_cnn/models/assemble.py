@@ -13,14 +13,14 @@ import keras
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.config import Config
-from keras_cnn.models.layers import HeUniform, Pad, Preprocessing, StackedIdentities, Standardise
+from keras_cnn.models.layers import Fit, HeUniform, Pad, Preprocessing, StackedIdentities, Standardise
 from keras_cnn.models.shapes import NON_TRAINABLE, Row, tally
 
 CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
 STARTS: dict[str, Any] = {"he": HeUniform, "sum": StackedIdentities}
 
 
-def _conv(*, filters, size, stride, dilation, groups, bias, padding, start, name):
+def _conv(*, filters, size, stride, dilation, groups, bias, padding, start, name, dtype=None):
     return keras.layers.Conv2D(
         filters,
         size,
@@ -31,6 +31,7 @@ def _conv(*, filters, size, stride, dilation, groups, bias, padding, start, name
         use_bias=bias,
         kernel_initializer=STARTS[start](),
         name=name,
+        dtype=dtype,
         **CHANNELS_LAST,
     )
 
@@ -45,6 +46,16 @@ def _depthwise(*, size, stride, dilation, bias, padding, name):
         depthwise_initializer=STARTS["he"](),
         name=name,
         **CHANNELS_LAST,
+    )
+
+
+def _upsample(*, factor, interpolation, name):
+    return keras.layers.UpSampling2D(factor, interpolation=interpolation, name=name, **CHANNELS_LAST)
+
+
+def _transposed(*, filters, factor, name):
+    return keras.layers.Conv2DTranspose(
+        filters, factor, strides=factor, kernel_initializer=STARTS["he"](), name=name, **CHANNELS_LAST
     )
 
 
@@ -84,6 +95,9 @@ LAYERS = {
     "globalavg": lambda *, name, **kw: keras.layers.GlobalAveragePooling2D(name=name, **kw, **CHANNELS_LAST),
     "globalmax": lambda *, name: keras.layers.GlobalMaxPooling2D(name=name, **CHANNELS_LAST),
     "standardise": Standardise,
+    "upsample": _upsample,
+    "transposed": _transposed,
+    "fit": Fit,
     "dropout": keras.layers.Dropout,
     # Dropping a whole sample's branch is dropout with one coin a sample.
     "droppath": lambda *, rate, name: keras.layers.Dropout(rate, noise_shape=(None, 1, 1, 1), name=name),
@@ -111,7 +125,7 @@ def assemble(config: Config, name: str | None = None) -> keras.Model:
         x = Preprocessing(pre.mean, pre.std, config.to_dict(), name="stem_preprocess")(image)
         outputs = g.network(x, config.head)
     with recursion(len(tally(config))):
-        return keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
+        return keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.name)
 
 
 @contextlib.contextmanager

@@ -126,6 +126,11 @@ class Config:
             raise BadSpec("provenance: class_descriptions: give each class a text.")
 
     @property
+    def name(self) -> str:
+        """What the network is called: "resnet50", with a U-Net on it "resnet50_unet"."""
+        return self.architecture + self.head.suffix
+
+    @property
     def channels(self) -> int:
         return len(self.preprocess.mean)
 

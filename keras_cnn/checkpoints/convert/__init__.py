@@ -72,7 +72,7 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
 
 
 def _backbone(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if not naming.of_classifier(k)}
+    return {k: v for k, v in values.items() if not naming.on_top(k)}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
