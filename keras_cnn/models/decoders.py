@@ -27,7 +27,7 @@ class UNet(Head):
     A stage of the decoder enlarges what comes from below to the size of the backbone's next larger map, joins that map,
     and convolves twice with a 3x3 window; convolutions are padded, so that the output has the height and width of the
     image, odd ones too. Of backbone stages of one stride the last is joined. Norm and activation are the backbone's.
-    Input: the feature maps; output (batch, height, width, classes), float32. Layers: decoder1 upwards, then head_logits.
+    Output: (batch, height, width, classes), float32. Its layers are the stages decoder1, decoder2 ... and head_logits.
 
     classes: outputs at each pixel, 1 or more, or their names: classes, or the channels of an image.
     decoder: channels of the decoder's stages, the deepest first; the last is of the image's size. A backbone of fewer

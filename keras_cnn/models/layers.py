@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -109,11 +109,12 @@ class Fit(keras.layers.Layer):
         self.size = size and tuple(size)
 
     def call(self, x: Any) -> Any:
-        x, (height, width) = (x, self.size) if self.size else (x[0], ops.shape(x[1])[1:3])
+        x, wanted = (x, (None, *self.size)) if self.size else (x[0], cast(Any, ops.shape(x[1])))
+        _, height, width, *_ = wanted
         have: Any = ops.shape(x)
-        short = [(wanted - given) for wanted, given in zip((height, width), have[1:3], strict=True)]
+        short: list[Any] = [height - have[1], width - have[2]]
         if not all(isinstance(n, int) and n <= 0 for n in short):
-            lost = [max(n, 0) if isinstance(n, int) else ops.maximum(n, 0) for n in short]
+            lost: list[Any] = [max(n, 0) if isinstance(n, int) else ops.maximum(n, 0) for n in short]
             x = ops.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in lost), (0, 0)])
         return x[:, :height, :width]
 

@@ -28,7 +28,8 @@ class Phase:
 def plan(names: Sequence[str], options: FineTuneOptions) -> tuple[Phase, ...]:
     """The phases of a schedule for a network whose stages are `names`, from the stem to the head.
 
-    A decoder learns as the head does, and with it. "head": the head alone. "two-phase": the head, then all stages above `above`. "all": these from the start.
+    A decoder is of the head: it learns when the head does, and as fast.
+    "head": the head alone. "two-phase": the head, then all stages above `above`. "all": these from the start.
     "gradual": the head, then one stage more at a time from the top, an epoch each, then all for the epochs that are
     left (Howard and Ruder 2018, 1801.06146, section 3.3, there a stage an epoch too).
     """

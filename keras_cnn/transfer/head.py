@@ -22,8 +22,8 @@ from keras_cnn.transfer.freeze import stages
 def replace_head(model: Any, head: Head | int | Sequence[str], class_names: Sequence[str] = ()) -> Any:
     """A new model with the same backbone, weights and `trainable` flags, and a fresh head.
 
-    head: a Head or a UNet; or a number of classes, or their names, for one layer as `build(classes=...)` makes it, which
-        keeps a U-Net's decoder.
+    head: a Head or a UNet; or a number of classes, or their names, for one layer as `build(classes=...)` makes it: a
+        U-Net's decoder is kept.
     class_names: their names, where head is a Head or a number. The given model is left as it was; nothing is shared.
 
     >>> import keras_cnn as kc
