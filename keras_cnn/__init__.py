@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import load_data, load_image
     from keras_cnn.deploy.predictor import predictor
+    from keras_cnn.deploy.tiles import predict_tiles
     from keras_cnn.hub import publish, pull
     from keras_cnn.hub.info import info, list_models
     from keras_cnn.insight import profile
@@ -60,6 +61,7 @@ __all__ = [
     "load_data",
     "load_image",
     "lr_find",
+    "predict_tiles",
     "predictor",
     "probe",
     "profile",
@@ -82,6 +84,7 @@ _HOME = {
     "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["load_data", "load_image"],
     "deploy.predictor": ["predictor"],
+    "deploy.tiles": ["predict_tiles"],
     "hub": ["publish", "pull"],
     "hub.info": ["info", "list_models"],
     "insight": ["profile"],

@@ -41,10 +41,12 @@ def backbone(model: Any) -> tuple[Any, Any]:
 
 def skips(model: Any) -> bool:
     """Whether a decoder takes more than one tensor from the layers below it."""
-    made = {id(tensor): layer for layer in model.layers for tensor in keras.tree.flatten(layer.output)}
     decoder = [layer for layer in model.layers if of_decoder(layer.name)]
-    taken = {id(tensor) for layer in decoder for tensor in keras.tree.flatten(layer.input)}
-    return sum(not on_top(made[one].name) for one in taken) > 1
+    made, taken = (
+        {id(tensor) for layer in decoder for tensor in keras.tree.flatten(getattr(layer, side))}
+        for side in ("output", "input")
+    )
+    return len(taken - made) > 1
 
 
 def fixed(layer: Any) -> bool:
@@ -67,7 +69,7 @@ def _cut(model: Any, below: Callable[[Any], bool]) -> tuple[Any, Any] | None:
     last_use |= {id(tensor): len(layers) for tensor in model.outputs}
     cut = None
     for i, layer in enumerate(layers):
-        if not below(layer):
+        if of_decoder(layer.name) or not below(layer):  # a decoder only enlarges what it is given
             break
         open_ends = [tensor for tensor, at in produced.items() if at <= i < last_use[tensor]]
         if len(open_ends) == 1 and open_ends[0] == id(layer.output) and any(other.weights for other in layers[: i + 1]):
