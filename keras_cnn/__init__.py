@@ -17,10 +17,12 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.data import Table, load_data, load_image
     from keras_cnn.data.sequences import load_sequences
     from keras_cnn.deploy.predictor import predictor
+    from keras_cnn.deploy.tiles import predict_tiles
     from keras_cnn.hub import publish, pull
     from keras_cnn.hub.info import info, list_models
     from keras_cnn.insight import profile
     from keras_cnn.models.config import Head, Preprocess
+    from keras_cnn.models.decoders import UNet
     from keras_cnn.models.families.tcn import TCN
     from keras_cnn.models.scaling import compound_scale, search_coefficients
     from keras_cnn.models.sequence_heads import SequenceHead
@@ -51,6 +53,7 @@ __all__ = [
     "Preprocess",
     "SequenceHead",
     "Table",
+    "UNet",
     "build",
     "compound_scale",
     "config_of",
@@ -65,6 +68,7 @@ __all__ = [
     "load_image",
     "load_sequences",
     "lr_find",
+    "predict_tiles",
     "predictor",
     "probe",
     "profile",
@@ -88,10 +92,12 @@ _HOME = {
     "data": ["Table", "load_data", "load_image"],
     "data.sequences": ["load_sequences"],
     "deploy.predictor": ["predictor"],
+    "deploy.tiles": ["predict_tiles"],
     "hub": ["publish", "pull"],
     "hub.info": ["info", "list_models"],
     "insight": ["profile"],
     "models.config": ["Head", "Preprocess"],
+    "models.decoders": ["UNet"],
     "models.families.tcn": ["TCN"],
     "models.scaling": ["compound_scale", "search_coefficients"],
     "models.sequence_heads": ["SequenceHead"],

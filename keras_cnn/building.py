@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadSpec, ReachWarning, WeightsMismatch
 from keras_cnn.hub import resolve
-from keras_cnn.hub.resolve import tags
+from keras_cnn.hub.resolve import asked_head, tags
 from keras_cnn.models import naming, registry
 from keras_cnn.models.assemble import assemble, sizes
 from keras_cnn.models.backbone import Backbone
@@ -51,15 +51,17 @@ def build(
 ) -> Any:
     """A flat functional Keras model: raw images, or sequences, in, class probabilities out.
 
-    source: an architecture ("resnet50": random weights), a tag ("resnet18.tiny_in200"), a weights directory
-        (ours or timm's), a .keras file of a network of ours, a Config such as `compound_scale` gives, or a backbone.
+    source: an architecture ("resnet50": random weights; "resnet50_unet" for a `UNet` on it), a tag
+        ("resnet18.tiny_in200"), a weights directory (ours or timm's), a .keras file of a network of ours, a Config such
+        as `compound_scale` gives, or a backbone.
     weights: a checkpoint for the architecture: .safetensors, .pth/.th (needs torch), .h5 of keras.applications, or
-        anything that source may be.
+        anything that source may be. A U-Net takes the weights of its backbone from those of a classifier.
     input_shape: (height, width, channels); height and width may be None. Default: that of the weights or architecture.
         With another number of channels a pretrained stem is adapted: one channel takes the sum of the RGB kernels,
         several repeat them, scaled by 3 / channels, so that activations keep their size. Of sequences it is
         (time, channels), and time may be None; their channels are what the weights have.
-    classes: how many, or their names; 0 for pooled features. Other than the weights', they start a new head.
+    classes: how many, or their names; 0 for pooled features. Other than the weights', they start a new head; a U-Net's
+        decoder is kept.
     task: what the output means, as `Head` has it: "classification", "multilabel", "binary", "regression" or
         "embedding"; by default what the weights came with. Another than theirs starts a new head, too.
     targets: of a regression, how many numbers, or their names: task="regression" is then understood.
@@ -74,7 +76,8 @@ def build(
     output_stride: 8, 16 or 32: dilation in place of the last strides.
     drop_rate: dropout before the classifier; drop_path_rate: stochastic depth, growing linearly to this rate.
     classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
-    preprocess: what the network does to raw pixels, and the evaluation crop; by default what the weights came with.
+    preprocess: what the network does to raw pixels, and the evaluation crop; by default what the weights came with. A
+        new head that says something of every pixel sees images whole.
     numbers: fields of the backbone by their name, such as widths=, kernel=, dilations= and causal= of a `TCN`.
 
     Images are (batch, height, width, channels), uint8 or float, values 0..255; sequences (batch, time, channels), in
@@ -93,6 +96,7 @@ def build(
             raise BadSpec("targets are for a regression, which has no classes: give them alone, or classes and a task.")
         classes, task = targets, "regression"
     names = None if classes is None or isinstance(classes, int) else tuple(classes)
+    names = names or (head and head.given_names) or None
     count = classes if isinstance(classes, int) or classes is None else len(classes)
     if head is not None and count not in (None, head.names):
         raise BadSpec(f"{count} classes and head.classes={head.classes} disagree: give one of them.")
@@ -104,12 +108,15 @@ def build(
     if preprocess:  # the size is the network's, unless it takes any
         preprocess = preprocess.for_channels(config.channels).at_size(config.input_shape[:-1])
         config = config.with_(preprocess=preprocess)
+    as_given = preprocess is not None
     pretrained_head = config.head if values else None
     backbone = config.backbone.with_(
         norm=norm, act=act, output_stride=output_stride, drop_path_rate=drop_path_rate, merge=merge, aux=aux, **numbers
     )
-    head = head or _head(config, count, task, drop_rate, classifier_activation)
+    head = head or _head(_with_head(config, asked_head(source)), count, task, drop_rate, classifier_activation)
     head = head if horizon is None else _forecast(head, horizon)
+    if head.meaning.whole and not config.head.meaning.whole and not as_given:
+        config = config.with_(preprocess=config.preprocess.whole())
     kept = config.class_names if len(config.class_names) == head.names else ()
     _check_channels(config, values, input_shape)
     config = config.at(input_shape or config.input_shape).with_(backbone=backbone, head=head, class_names=kept)
@@ -126,7 +133,7 @@ def build(
         for layer in model.layers:
             layer.trainable = layer.trainable and layer.name not in frozen
     if values is not None:
-        _load(model, values, keep_head)
+        _load(model, values, None if keep_head else of_new_head(head, pretrained_head))
     return model
 
 
@@ -155,26 +162,36 @@ def _forecast(head: Head, horizon: int) -> SequenceHead:
     return dataclasses.replace(head, horizon=horizon)
 
 
-def _same_arrays(head: Head, other: Head | None) -> bool:
-    arrays = lambda head: (  # noqa: E731
-        type(head),
-        head.task,
-        head.classes,
-        head.hidden,
-        head.embedding,
-        getattr(head, "horizon", 0),
-    )
-    return other is not None and arrays(head) == arrays(other)
+def _with_head(config: Config, head: Head | None) -> Config:
+    """A configuration with another kind of head, where one is asked for."""
+    other = head is not None and type(head) is not type(config.head)
+    return config.with_(head=head, class_names=()) if other else config
 
 
-def _load(model: Any, values: dict[str, np.ndarray], keep_head: bool) -> None:
+FREE = ("dropout", "activation", "pooling", "hidden_activation")  # what says nothing of a head's arrays
+
+
+def _same_arrays(head: Head, other: Head | None, but: tuple[str, ...] = FREE) -> bool:
+    facts = lambda head: {k: v for k, v in head.to_dict().items() if k not in but}  # noqa: E731
+    return other is not None and facts(head) == facts(other)
+
+
+def of_new_head(head: Head, other: Head | None) -> Callable[[str], bool]:
+    """Whether a layer, or a key, starts afresh with a head in the place of another one: what ends in the classes does,
+    and a decoder where the other had none, or another one."""
+    kept = _same_arrays(head, other, (*FREE, "classes", "task"))
+    return lambda name: naming.of_classes(name) or (naming.of_decoder(name) and not kept)
+
+
+def _load(model: Any, values: dict[str, np.ndarray], new: Callable[[str], bool] | None) -> None:
+    """new: what is made anew, where the head is another one than the weights'."""
+    anew = new or (lambda key: False)
     targets = arrays.variables(model)
-    values = {k: v for k, v in values.items() if keep_head or not naming.of_classes(k)}
+    values = {k: v for k, v in values.items() if not anew(k)}
     if not any(map(naming.of_auxiliary, targets)):
         values = {k: v for k, v in values.items() if not naming.of_auxiliary(k)}
     # A new head starts afresh, an auxiliary classifier too where the weights have none; where sums became
     # concatenations, the fusing kernels start as the sums they replace.
-    anew = lambda key: not keep_head and naming.of_classes(key)  # noqa: E731
     fresh = [k for k in targets if anew(k) or (naming.optional(k) and k not in values)]
     stem = naming.first_kernel(targets)
     if stem and stem in values and values[stem].shape[2] != targets[stem].shape[2]:

@@ -19,13 +19,16 @@ from keras_cnn.models.fields import known_options
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
     """Names that fit a pattern, in natural order; with `pretrained`, the tags that have weights.
 
+    Every architecture is one of a U-Net as well, "resnet50_unet": these are listed where the pattern says "unet".
+
     pattern: a shell wildcard ("resnet*d"), a name, or how names begin ("resnet").
 
     >>> import keras_cnn as kc
     >>> kc.list_models("resnet1*2")
     ['resnet152', 'resnet1202']
     """
-    return registry.match(pattern, list(tags()) if pretrained else list(registry.architectures()))
+    architectures = [*registry.architectures(), *(registry.suffixed() if "unet" in pattern else ())]
+    return registry.match(pattern, list(tags()) if pretrained else architectures)
 
 
 def summary(name: str) -> dict[str, Any]:

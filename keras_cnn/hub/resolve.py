@@ -17,6 +17,7 @@ from keras_cnn.hub.tags import embedded, known
 from keras_cnn.models import registry
 from keras_cnn.models.backbone import Backbone
 from keras_cnn.models.config import Config
+from keras_cnn.models.heads import Head
 
 NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
 # A revision is a path below refs/ in the cache, which it must not leave.
@@ -44,11 +45,19 @@ def resolve(
     if isinstance(source, Config | Backbone):
         return _with_weights(registry.config_of(source), weights, given=True)
     name = os.fspath(source)
-    if name in registry.architectures():
+    if registry.is_known(name):
         return _with_weights(registry.get(name), weights)
     if weights is not None:
         raise UnknownModel(registry.unknown(name, list(registry.architectures())))
     return weights_source(name)
+
+
+def asked_head(source: str | os.PathLike[str] | Config | Backbone) -> Head | None:
+    """The head that a source asks for whatever weights it is given: a Config's, or that of a name's suffix."""
+    if not isinstance(source, Config | Backbone):
+        name = os.fspath(source)
+        source = registry.get(name) if registry.is_known(name) else source
+    return source.head if isinstance(source, Config) and source.head.suffix else None
 
 
 def weights_source(name: str) -> Source:
@@ -101,10 +110,13 @@ def place(name: str) -> Folder | RemoteFile | Path:
         return Folder(path)
     if os.sep in name or name.startswith("."):
         raise UnknownModel(f"{name}: there is no such directory.")
-    if name.partition(".")[0] in registry.architectures():
+    if registry.is_known(name.partition(".")[0]):
         arch, _, tag = name.partition(".")
         there = registry.match(f"{arch}.*", tags())
-        raise UnknownModel(f"{arch} has no weights tagged {tag!r} here; known: {', '.join(there) or 'none'}.")
+        known_ones = f"known: {', '.join(there) or 'none'}"
+        if suffix := registry.get(arch).head.suffix:
+            known_ones = f"build({arch!r}, weights=...) takes those of {arch.removesuffix(suffix)}"
+        raise UnknownModel(f"{arch} has no weights tagged {tag!r} here; {known_ones}.")
     raise UnknownModel(registry.unknown(name, [*registry.architectures(), *tags()]))
 
 

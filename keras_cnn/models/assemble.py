@@ -13,7 +13,7 @@ import keras
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.config import Config
-from keras_cnn.models.layers import HeUniform, LastStep, Pad, Preprocessing, StackedIdentities, Standardise
+from keras_cnn.models.layers import Fit, HeUniform, LastStep, Pad, Preprocessing, StackedIdentities, Standardise
 from keras_cnn.models.shapes import NON_TRAINABLE, Row, tally
 
 CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
@@ -21,7 +21,7 @@ STARTS: dict[str, Any] = {"he": HeUniform, "sum": StackedIdentities}
 
 
 def _conv(layer):
-    return lambda *, filters, size, stride, dilation, groups, bias, padding, start, name: layer(
+    return lambda *, filters, size, stride, dilation, groups, bias, padding, start, name, dtype=None: layer(
         filters,
         size,
         strides=stride,
@@ -31,6 +31,7 @@ def _conv(layer):
         use_bias=bias,
         kernel_initializer=STARTS[start](),
         name=name,
+        dtype=dtype,
         **CHANNELS_LAST,
     )
 
@@ -45,6 +46,16 @@ def _depthwise(*, size, stride, dilation, bias, padding, name):
         depthwise_initializer=STARTS["he"](),
         name=name,
         **CHANNELS_LAST,
+    )
+
+
+def _upsample(*, factor, interpolation, name):
+    return keras.layers.UpSampling2D(factor, interpolation=interpolation, name=name, **CHANNELS_LAST)
+
+
+def _transposed(*, filters, factor, name):
+    return keras.layers.Conv2DTranspose(
+        filters, factor, strides=factor, kernel_initializer=STARTS["he"](), name=name, **CHANNELS_LAST
     )
 
 
@@ -93,6 +104,9 @@ LAYERS = {
     "globalavg": _global(keras.layers.GlobalAveragePooling2D),
     "globalmax": _global(keras.layers.GlobalMaxPooling2D),
     "standardise": Standardise,
+    "upsample": _upsample,
+    "transposed": _transposed,
+    "fit": Fit,
     "dropout": keras.layers.Dropout,
     "droppath": _droppath(2),
     "multiply": keras.layers.Multiply,
@@ -133,7 +147,7 @@ def assemble(config: Config, name: str | None = None) -> keras.Model:
         x = Preprocessing(pre.mean, pre.std, config.to_dict(), full=FULL[sides], name="stem_preprocess")(image)
         outputs = g.network(x, config.head)
     with recursion(len(tally(config))):
-        return keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.architecture)
+        return keras.Model(image, outputs if outputs[1:] else outputs[0], name=name or config.name)
 
 
 @contextlib.contextmanager

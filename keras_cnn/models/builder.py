@@ -30,6 +30,18 @@ class Builder:
         deeper.__dict__ = {**self.__dict__, "scope": (*self.scope, *tokens)}
         return deeper
 
+    def beside(self, *tokens: str) -> Self:
+        """The same builder in another scope: for a head, whose decoder stands beside it."""
+        other = self.at()
+        other.scope = tokens
+        return other
+
+    def on(self, backbone: Backbone) -> Self:
+        """The same builder with another backbone's norm, activation and padding."""
+        other = self.at()
+        other.backbone = backbone
+        return other
+
     def name(self, token: str) -> str:
         return "_".join((*self.scope, token))
 
@@ -144,7 +156,7 @@ class Builder:
 
     def network(self, x: Tensor, head: Any) -> list[Tensor]:
         """Write a whole network: its outputs, the head's first, then an auxiliary classifier's where there is one."""
-        maps = dict(self.backbone.features(self, x))
+        maps = {"image": x, **dict(self.backbone.features(self, x))}
         output, aux = head.write(self.at("head"), maps), self.backbone.auxiliary(self.at("aux"), maps, head)
         return [output] if aux is None else [output, aux]
 

@@ -104,6 +104,10 @@ class Preprocess:
         average = lambda values: (sum(values) / len(values),) * channels  # noqa: E731
         return dataclasses.replace(self, mean=average(self.mean), std=average(self.std))
 
+    def whole(self) -> Preprocess:
+        """The same for images that are seen whole: resized to the size, whatever their shape, and not cropped."""
+        return dataclasses.replace(self, crop=1.0, mode="squash")
+
     def at_size(self, size: tuple[int | None, ...]) -> Preprocess:
         """The same at another size; an unknown height or width (None) stays what it is."""
         sides = tuple(new or old for new, old in zip(size, self.size, strict=True))
@@ -143,6 +147,11 @@ class Config:
             raise BadSpec("provenance: a metric has no name: give each one.")
         if not all(isinstance(text, str) for text in self.provenance.get("class_descriptions", {}).values()):
             raise BadSpec("provenance: class_descriptions: give each class a text.")
+
+    @property
+    def name(self) -> str:
+        """What the network is called: "resnet50", with a U-Net on it "resnet50_unet"."""
+        return self.architecture + self.head.suffix
 
     @property
     def channels(self) -> int:

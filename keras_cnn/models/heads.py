@@ -22,7 +22,8 @@ EMBEDDING = 128  # the length of a direction, as in FaceNet (1503.03832, table 5
 class Head:
     """The dense layers behind the backbone.
 
-    classes: number of outputs; 0 ends the network at the pooled features.
+    classes: number of outputs, or their names, which the network's configuration then keeps; 0 ends the network at the
+        pooled features.
     hidden: widths of dense layers before the classifier, each with hidden_activation and dropout.
     embedding: width of a linear, batch-normalised layer; with classes=0 its output, at length 1, is the network's
         (FaceNet, 1503.03832, uses 512 behind inception_resnet_v1).
@@ -36,6 +37,8 @@ class Head:
 
     SIDES: ClassVar[int] = 2  # of the backbones that it stands on
     POOLINGS: ClassVar[tuple[str | None, ...]] = ("avg", "max", None)
+    suffix: ClassVar[str] = ""  # behind the name of a network with such a head
+    given_names: ClassVar[tuple[str, ...]] = ()  # of classes: on their way to the configuration, and no fact of a head
 
     classes: int
     hidden: tuple[int, ...] = ()
@@ -47,8 +50,13 @@ class Head:
     task: str = "classification"
 
     def __post_init__(self) -> None:
+        if isinstance(self.classes, list | tuple) and self.classes:
+            object.__setattr__(self, "given_names", tuple(self.classes))
+            object.__setattr__(self, "classes", len(self.classes))
         conform(self)
         one_of("task", self.task, tuple(MEANINGS))
+        if self.given_names:
+            object.__setattr__(self, "classes", self.meaning.outputs(len(self.given_names)))
         if self.activation == "auto":
             object.__setattr__(self, "activation", self.meaning.activation)
         if not 0 <= self.classes <= MOST_CLASSES:
@@ -98,7 +106,10 @@ class Head:
         return {"kind": type(self).__name__, **dataclasses.asdict(self)}
 
     def write(self, g: Builder, maps: Mapping[str, Tensor]) -> Tensor:
-        """Write the head with builder `g` on a backbone's feature maps, by stage; returns its output."""
+        """Write the head with builder `g` on a backbone's feature maps; returns its output.
+
+        maps: by stage, from the stem upwards; before them all, under "image", the image itself.
+        """
         *_, x = maps.values()
         x = self.pooled(g, x)
         for i, width in enumerate(self.hidden, 1):

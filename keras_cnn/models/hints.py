@@ -150,6 +150,16 @@ HINTS: dict[str, dict[str, str]] = {
         "global_pool": "write pooling=",
         "classifier_activation": "write activation=",
     },
+    "UNet": {
+        "num_classes": "write classes=",
+        "decoder_channels": "write decoder=, the channels of its stages from the deepest",
+        "encoder_name": "name the backbone first: build('resnet50_unet') or build('resnet50', head=kc.UNet(...))",
+        "encoder_weights": "write build('resnet50_unet', weights='resnet50.a1_in1k')",
+        "interpolation": "write upsample=",
+        "drop_rate": "write dropout=",
+        "dropout_rate": "write dropout=",
+        "classifier_activation": "write activation=",
+    },
     "Preprocess": {
         "crop_pct": "write crop=",
         "input_size": "write size=(height, width)",

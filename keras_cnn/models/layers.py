@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -107,6 +107,38 @@ class Pad(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "paddings": self.paddings, "value": self.value}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class Fit(keras.layers.Layer):
+    """Gives a map another height and width: cropped at its end, or padded with zeros alike at both ends.
+
+    Twice a map of ceil(n / 2) positions is one too long where n is odd, and its last position is the one that stands
+    for nothing. Windows without padding lose as much at either end.
+    Input (batch, height, width, channels); or a pair, that and a map of any channels that has the wanted size.
+    size: (height, width); None where a pair is given, which serves images of any size.
+    """
+
+    def __init__(self, size: Any = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.size = size and tuple(size)
+
+    def call(self, x: Any) -> Any:
+        x, wanted = (x, (None, *self.size)) if self.size else (x[0], cast(Any, ops.shape(x[1])))
+        _, height, width, *_ = wanted
+        have: Any = ops.shape(x)
+        short: list[Any] = [height - have[1], width - have[2]]
+        if not all(isinstance(n, int) and n <= 0 for n in short):
+            lost: list[Any] = [max(n, 0) if isinstance(n, int) else ops.maximum(n, 0) for n in short]
+            x = ops.pad(x, [(0, 0), *((n // 2, n - n // 2) for n in lost), (0, 0)])
+        return x[:, :height, :width]
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        own, size = (input_shape, self.size) if self.size else (input_shape[0], input_shape[1][1:3])
+        return (own[0], *size, own[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "size": self.size}
 
 
 @keras.saving.register_keras_serializable("keras_cnn")

@@ -14,7 +14,7 @@ from keras_cnn.errors import BadSpec
 
 Sizes = Mapping[str, int]  # learned parameters of each layer by its name, from the stem upwards
 
-CLASSIFIERS = ("head", "aux")  # on top of the backbone, and no part of it
+CLASSIFIERS = ("head", "aux")  # what ends in classes
 LOGITS = "head_logits/kernel"  # the key of the classifier's weights
 
 
@@ -36,9 +36,14 @@ def stage_of(layer: str) -> str:
     return layer.partition("_")[0]
 
 
-def of_classifier(name: str) -> bool:
-    """Whether a layer, or a key of an array, stands on top of the backbone."""
-    return stage_of(name) in CLASSIFIERS
+def of_decoder(name: str) -> bool:
+    """Whether a layer, a key of an array or a stage is of a decoder, which leads back to the image's size."""
+    return re.fullmatch(r"decoder\d+", stage_of(name)) is not None
+
+
+def on_top(name: str) -> bool:
+    """Whether a layer, a key of an array or a stage stands on top of the backbone, and is no part of it."""
+    return stage_of(name) in CLASSIFIERS or of_decoder(name)
 
 
 def of_classes(name: str) -> bool:
@@ -67,9 +72,11 @@ def is_ours(keys: Iterable[str]) -> bool:
 
 
 def stages(layers: Iterable[str]) -> list[str]:
-    """Stages from the stem upwards; the classifiers last, though Keras lists an auxiliary one below the top."""
+    """Stages from the stem upwards, then a decoder's, downwards; the classifiers last, though Keras lists an auxiliary
+    one below the top, and a decoder's skips where they begin."""
     found = dict.fromkeys(map(stage_of, layers))
-    return [name for name in found if name not in CLASSIFIERS] + [name for name in CLASSIFIERS if name in found]
+    decoder = sorted(filter(of_decoder, found), key=lambda name: int(name.removeprefix("decoder")))
+    return [*(name for name in found if not on_top(name)), *decoder, *(name for name in CLASSIFIERS if name in found)]
 
 
 def lower(
@@ -105,7 +112,7 @@ def upper(
 
 
 def _backbone(sizes: Sizes) -> dict[str, int]:
-    return {layer: size for layer, size in sizes.items() if stage_of(layer) not in CLASSIFIERS}
+    return {layer: size for layer, size in sizes.items() if not on_top(layer)}
 
 
 def _up_to(sizes: Sizes, stage: str) -> set[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from keras_cnn.errors import CorruptFile, UnknownModel
 from keras_cnn.models.backbone import Backbone, Variant
 from keras_cnn.models.config import AS_IT_IS, Config, Input, Preprocess, check_input_shape
+from keras_cnn.models.decoders import UNet
 from keras_cnn.models.families import efficientnet, inception, inception_resnet, resnet, tcn
 from keras_cnn.models.heads import Head
 from keras_cnn.models.sequence_heads import SequenceHead
@@ -30,8 +31,9 @@ BACKBONES: dict[str, type[Backbone]] = {
         tcn.TCN,
     )
 }
-HEADS: dict[str, type[Head]] = {cls.__name__: cls for cls in (Head, SequenceHead)}
+HEADS: dict[str, type[Head]] = {cls.__name__: cls for cls in (Head, UNet, SequenceHead)}
 PLAIN = {cls.SIDES: cls for cls in (Head, SequenceHead)}  # what a backbone has where nobody says which head
+FEWEST = 2  # classes of a U-Net that is named without any: its paper's, object and background
 
 
 @cache
@@ -41,10 +43,31 @@ def architectures() -> Mapping[str, Config]:
 
 
 def get(name: str) -> Config:
-    """The configuration of an architecture; UnknownModel names the nearest ones."""
-    if name not in architectures():
-        raise UnknownModel(unknown(name, list(architectures())))
-    return architectures()[name]
+    """The configuration of an architecture; UnknownModel names the nearest ones.
+
+    A head's suffix puts that head on it: "resnet50_unet" is resnet50 with a U-Net in place of its classifier.
+    """
+    plain, head = _parted(name)
+    if plain not in architectures():
+        raise UnknownModel(unknown(plain, list(architectures())))
+    config = architectures()[plain]
+    return config.with_(head=head(classes=FEWEST)) if head else config
+
+
+def is_known(name: str) -> bool:
+    """Whether a name is of an architecture, with or without a head's suffix."""
+    return _parted(name)[0] in architectures()
+
+
+def suffixed() -> list[str]:
+    """The names of all architectures with each head that has a suffix."""
+    return [name + cls.suffix for cls in HEADS.values() if cls.suffix for name in architectures()]
+
+
+def _parted(name: str) -> tuple[str, type[Head] | None]:
+    """A name without the suffix of a head, and that head."""
+    found = next((cls for cls in HEADS.values() if cls.suffix and name.endswith(cls.suffix)), None)
+    return (name.removesuffix(found.suffix), found) if found else (name, None)
 
 
 def unknown(name: str, known: list[str]) -> str:

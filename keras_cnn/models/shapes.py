@@ -44,7 +44,7 @@ def _positions(shape: tuple[int | None, ...]) -> int:
     return math.prod(n or 0 for n in shape[1:-1])
 
 
-def _conv(shape, *, filters, size, stride, dilation, groups, bias, padding, start):
+def _conv(shape, *, filters, size, stride, dilation, groups, bias, padding, start, dtype=None):
     b, *sides, c = shape
     window = size if isinstance(size, tuple) else (size,) * len(sides)
     across = [out_size(n, k, stride, padding, dilation) for n, k in zip(sides, window, strict=True)]
@@ -57,6 +57,22 @@ def _depthwise(shape, *, size, stride, dilation, bias, padding):
     out = (b, *(out_size(n, size, stride, padding, dilation) for n in (h, w)), c)
     macs = _positions(out) * size * size * c
     return out, {"kernel": (size, size, c, 1)} | ({"bias": (c,)} if bias else {}), macs
+
+
+def _upsample(shape, *, factor, interpolation):
+    b, h, w, c = shape
+    return (b, *(n and n * factor for n in (h, w)), c), {}, 0
+
+
+def _transposed(shape, *, filters, factor):
+    (b, h, w, _), _, _ = _upsample(shape, factor=factor, interpolation="")
+    kernel = (factor, factor, filters, shape[-1])
+    return (b, h, w, filters), {"kernel": kernel, "bias": (filters,)}, _positions(shape) * math.prod(kernel)
+
+
+def _fit(shape, size=None):
+    own, like = (shape, (None, *size)) if size else shape
+    return (own[0], *like[1:3], own[-1]), {}, 0
 
 
 def _dense(shape, *, units, bias=True, **_):
@@ -117,6 +133,9 @@ COUNTS = {
     "layernorm": _norm("groupnorm", "gamma", "beta"),
     "spatialdropout": _same,
     "reshape": lambda given, *, shape, **_: ((given[0], *shape), {}, 0),
+    "upsample": _upsample,
+    "transposed": _transposed,
+    "fit": _fit,
     "act": _same,
     "unit": _same,
     "scale": _same,
@@ -178,17 +197,23 @@ def feature_maps(backbone: Backbone, channels: int = 3) -> dict[str, Feature]:
     return {stage: Feature(x.shape[-1], round(WIDE / x.shape[1])) for stage, x in maps}
 
 
+# Positions along a side that a layer's output has at least. A decoder that were to enlarge a map of one position to one
+# would stand on stages that have long had nothing left to make smaller.
+LEAST = {"fit": 2}
+
+
 def check_size(config: Config) -> None:
-    """Raise BadSpec, with the smallest side that works, where windows without padding eat the image up."""
+    """Raise BadSpec, with the smallest side that works, where windows without padding eat the image up, or where a
+    decoder has nothing to enlarge."""
 
     def fits(*sides: int | None) -> bool:
-        seen = config.at((*sides, config.channels))
-        return all(n is None or n > 0 for row in tally(seen) for n in row.output)
+        rows = ((row, LEAST.get(row.kind, 1)) for row in tally(config.at((*sides, config.channels))))
+        return all(n is None or n >= least for row, least in rows for n in row.output[1:-1])
 
     if not fits(*config.input_shape[:-1]):  # a TCN keeps every length
         height, width, _ = config.input_shape
         least = next(n for n in itertools.count(1) if fits(n, n))
-        raise BadSpec(f"{config.architecture} needs images of at least {least}x{least} pixels, not {height}x{width}.")
+        raise BadSpec(f"{config.name} needs images of at least {least}x{least} pixels, not {height}x{width}.")
 
 
 def variables(rows: Iterable[Row]) -> dict[str, tuple[int, ...]]:

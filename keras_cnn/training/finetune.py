@@ -23,7 +23,7 @@ from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.config import keep_window
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.layers import Standardise
-from keras_cnn.models.naming import CLASSIFIERS, stage_of
+from keras_cnn.models.naming import on_top
 from keras_cnn.tasks import Task, labelled
 from keras_cnn.training import loop, state, targets
 from keras_cnn.training.adapting import adapt
@@ -146,7 +146,7 @@ def fine_tune(
 def _kept_frozen(model: Any, schedule: str, verbose: int | str) -> str | None:
     """The last of the stages that are frozen from the stem upwards, where stages above them learn; says so."""
     still = frozen_stages(model)
-    backbone = [name for name in stages(model) if name not in CLASSIFIERS]
+    backbone = [name for name in stages(model) if not on_top(name)]
     kept = still[-1] if still and still != backbone else None
     if verbose and kept:
         print(f"{kept} and what is below stay frozen, as they were: above={kept!r}")
@@ -265,13 +265,13 @@ class _Run:
 
     def _choose(self, phase: Phase) -> None:
         """Set the flags of a phase."""
-        frozen_ones = [name for name in stages(self.model) if name not in (*phase.rates, *CLASSIFIERS)]
+        frozen_ones = [name for name in stages(self.model) if name not in phase.rates and not on_top(name)]
         freeze(self.model)
         unfreeze(self.model, frozen_ones[-1] if frozen_ones else None, bn=BATCHNORM[self.options.bn])
 
     def _parts(self, phase: Phase) -> tuple[Any, Any, Any]:
         """(what learns, its training data, its validation data): on features where that comes to the same."""
-        only_head = not phase.rates.keys() - set(CLASSIFIERS)
+        only_head = all(map(on_top, phase.rates))
         views = self.options.views if only_head else 0
         parts = split.divide(self.model) if only_head or not self.given.augmented else None
         found = self.features.of(parts[0], self.place, views) if parts else None
@@ -287,6 +287,8 @@ class _Run:
 
         It is no start for the head: one that fits so tightly sends large gradients down, and the network ends worse.
         """
+        if split.skips(self.model):  # there are no features that the head alone stands on
+            return
         lower, head = split.backbone(self.model)
         dense = [layer for layer in head.layers if layer.weights and not isinstance(layer, Standardise)]
         found = self.features.of(lower, self.place) if len(lower.output.shape) == 2 else None
@@ -342,7 +344,7 @@ class _Run:
 
         Those of frozen stages stay: what stands on them was learnt with them.
         """
-        learnt = {name for phase in self.phases for name in phase.rates} - set(CLASSIFIERS)
+        learnt = {name for phase in self.phases for name in phase.rates if not on_top(name)}
         if not learnt:
             return
         with BadImage.surfacing():
@@ -369,7 +371,7 @@ class PullTo(keras.regularizers.Regularizer):
 @contextlib.contextmanager
 def _pulled(model: Any, strength: float) -> Iterator[None]:
     """Pull the backbone's weights to what they are now, for as long as this lasts."""
-    backbone = [layer for layer in model.layers if stage_of(layer.name) not in CLASSIFIERS]
+    backbone = [layer for layer in model.layers if not on_top(layer.name)]
     variables = [v for layer in backbone for v in layer.weights] if strength else []
     for variable in variables:
         variable.regularizer = PullTo(ops.convert_to_numpy(variable.value), strength)

@@ -8,7 +8,7 @@ from typing import Any, cast
 import keras
 from keras import ops
 
-from keras_cnn.models.naming import CLASSIFIERS
+from keras_cnn.models.naming import on_top
 from keras_cnn.training.phases import Phase
 from keras_cnn.training.schedules import OneCycle
 from keras_cnn.transfer.freeze import stages
@@ -76,7 +76,7 @@ class StageOptimizers:
         for name in names:
             variables = [v for layer in groups[name] for v in layer.trainable_variables]
             if variables and name not in self.optimizers:
-                decay = 0.0 if self.spare_backbone and name not in CLASSIFIERS else self.weight_decay
+                decay = 0.0 if self.spare_backbone and not on_top(name) else self.weight_decay
                 self.optimizers[name] = adamw(OneCycle(0.0, 1), decay, self.ema, clipnorm=None)
                 self.optimizers[name].build(variables)
 

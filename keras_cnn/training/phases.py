@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_cnn.errors import BadSpec
-from keras_cnn.models.naming import CLASSIFIERS
+from keras_cnn.models.naming import on_top
 from keras_cnn.training.options import FineTuneOptions
 
 
@@ -28,12 +28,13 @@ class Phase:
 def plan(names: Sequence[str], options: FineTuneOptions) -> tuple[Phase, ...]:
     """The phases of a schedule for a network whose stages are `names`, from the stem to the head.
 
+    A decoder is of the head: it learns when the head does, and as fast.
     "head": the head alone. "two-phase": the head, then all stages above `above`. "all": these from the start.
     "gradual": the head, then one stage more at a time from the top, an epoch each, then all for the epochs that are
     left (Howard and Ruder 2018, 1801.06146, section 3.3, there a stage an epoch too).
     """
-    heads = [name for name in names if name in CLASSIFIERS]
-    backbone = [name for name in names if name not in CLASSIFIERS]
+    heads = [name for name in names if on_top(name)]
+    backbone = [name for name in names if not on_top(name)]
     schedule, above, rate = options.schedule, options.above, options.learning_rate
     if above is not None and above not in backbone:
         raise BadSpec(f"there is no stage {above!r} below the head: this network has {', '.join(backbone)}.")

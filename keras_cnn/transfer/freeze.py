@@ -13,7 +13,7 @@ from keras_cnn.errors import BadSpec
 from keras_cnn.models import naming
 from keras_cnn.models.assemble import learned, sizes
 from keras_cnn.models.fields import known_options
-from keras_cnn.models.naming import CLASSIFIERS, stage_of
+from keras_cnn.models.naming import on_top, stage_of
 from keras_cnn.models.shapes import tally
 
 
@@ -37,7 +37,8 @@ def freeze(
 ) -> Any:
     """Set `trainable=False` on a part of the network; the rest stays as it is.
 
-    The part is given in one of three ways; by default it is the backbone, so that only the head learns.
+    The part is given in one of three ways; by default it is the backbone, so that only the head learns,
+    with its decoder where it has one.
     upto: a stage: those from the stem up to and including it. A number or a regular expression here is meant as
         `fraction` or `match`, as in build(freeze=...).
     match: a regular expression that the whole name of a layer matches, such as "stage[12]_.*".
@@ -83,7 +84,7 @@ def unfreeze(
     chosen = naming.upper(_sizes(model), **_either("above", above, match, fraction))
     for layer in model.layers:
         if layer.name in chosen:
-            fixed = bn == "frozen" and stage_of(layer.name) not in CLASSIFIERS and _is_batchnorm(layer)
+            fixed = bn == "frozen" and not on_top(layer.name) and _is_batchnorm(layer)
             layer.trainable = not (fixed or hasattr(layer, "record"))
     return model
 
@@ -96,7 +97,7 @@ def frozen_stages(model: Any) -> list[str]:
     found = []
     for name, layers in stages(model).items():
         learning = [x for x in layers if x.weights and x.trainable and not _is_batchnorm(x)]
-        if name in CLASSIFIERS or learning:
+        if on_top(name) or learning:
             break
         found.append(name)
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_cnn.building import of_new_head
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
@@ -21,7 +22,8 @@ from keras_cnn.transfer.freeze import stages
 def replace_head(model: Any, head: Head | int | Sequence[str], class_names: Sequence[str] = ()) -> Any:
     """A new model with the same backbone, weights and `trainable` flags, and a fresh head.
 
-    head: a Head; or a number of classes, or their names, for one dense layer as `build(classes=...)` makes it.
+    head: a Head or a UNet; or a number of classes, or their names, for one layer as `build(classes=...)` makes it: a
+        U-Net's decoder is kept.
     class_names: their names, where head is a Head or a number. The given model is left as it was; nothing is shared.
 
     >>> import keras_cnn as kc
@@ -29,15 +31,19 @@ def replace_head(model: Any, head: Head | int | Sequence[str], class_names: Sequ
     (None, 5)
     """
     config = config_of(model)
-    if not isinstance(head, Head):
+    if isinstance(head, Head):
+        class_names = class_names or head.given_names
+    else:
         class_names = class_names or (() if isinstance(head, int) else head)
         head = config.head.for_classes(head if isinstance(head, int) else len(head))
-    if class_names and len(class_names) != head.classes:
-        raise BadSpec(f"{len(class_names)} class names for {head.classes} classes.")
+    if class_names and len(class_names) != head.names:
+        raise BadSpec(f"{len(class_names)} class names for {head.names} classes.")
     new = assemble(config.as_base().with_(head=head, class_names=tuple(class_names)), model.name)
-    values = {k: v for k, v in arrays.arrays(model).items() if not naming.of_classes(k)}
-    arrays.assign(new, values, skip=list(filter(naming.of_classes, arrays.variables(new))))
-    trainable = {layer.name: layer.trainable for layer in model.layers if naming.stage_of(layer.name) != "head"}
+    fresh = of_new_head(head, config.head)
+    values = {k: v for k, v in arrays.arrays(model).items() if not fresh(k)}
+    arrays.assign(new, values, skip=list(filter(fresh, arrays.variables(new))))
+    kept = [layer for layer in model.layers if naming.stage_of(layer.name) != "head" and not fresh(layer.name)]
+    trainable = {layer.name: layer.trainable for layer in kept}
     for layer in new.layers:
         layer.trainable = trainable.get(layer.name, layer.trainable)
     return new

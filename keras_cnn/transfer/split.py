@@ -9,30 +9,44 @@ import keras
 
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.assemble import recursion
-from keras_cnn.models.naming import CLASSIFIERS, stage_of
+from keras_cnn.models.naming import of_decoder, on_top
 
 
 def divide(model: Any) -> tuple[Any, Any] | None:
     """(lower, upper): two models that share the layers of `model`, which is upper(lower(images)).
 
     The lower part is frozen and draws nothing at random, so that its output for an image is always the same; it is as
-    large as possible, but hands on a single tensor. None where the first layer with weights learns, or all are frozen.
+    large as possible, but hands on a single tensor. None where the first layer with weights learns, or all are frozen,
+    and where skips lead from several stages into a decoder: below the lowest of them next to nothing lies.
     """
-    return _cut(model, fixed)
+    return None if skips(model) else _cut(model, fixed)
 
 
 def backbone(model: Any) -> tuple[Any, Any]:
     """(lower, upper) as at prediction, whatever is frozen: the network up to its pooled features, and the head.
 
     An auxiliary classifier, which would hold the cut down to the stage that it stands on, is left out.
+    BadSpec where no single map holds all that the head stands on, as under a U-Net.
     """
+    if skips(model):
+        raise BadSpec(f"{model.name} has a decoder on the maps of several stages: there is no one place to cut it.")
     with recursion(len(model.layers)):
         main = keras.Model(model.input, model.outputs[0], name=model.name) if model.outputs[1:] else model
     main.jit_compile = model.jit_compile
-    parts = _cut(main, lambda layer: stage_of(layer.name) not in CLASSIFIERS or (_still(layer) and not layer.weights))
+    parts = _cut(main, lambda layer: not on_top(layer.name) or (_still(layer) and not layer.weights))
     if parts is None:
         raise BadSpec(f"{model.name} has no head on top of its features.")
     return parts
+
+
+def skips(model: Any) -> bool:
+    """Whether a decoder takes more than one tensor from the layers below it."""
+    decoder = [layer for layer in model.layers if of_decoder(layer.name)]
+    made, taken = (
+        {id(tensor) for layer in decoder for tensor in keras.tree.flatten(getattr(layer, side))}
+        for side in ("output", "input")
+    )
+    return len(taken - made) > 1
 
 
 def fixed(layer: Any) -> bool:
@@ -55,7 +69,7 @@ def _cut(model: Any, below: Callable[[Any], bool]) -> tuple[Any, Any] | None:
     last_use |= {id(tensor): len(layers) for tensor in model.outputs}
     cut = None
     for i, layer in enumerate(layers):
-        if not below(layer):
+        if of_decoder(layer.name) or not below(layer):  # a decoder only enlarges what it is given
             break
         open_ends = [tensor for tensor, at in produced.items() if at <= i < last_use[tensor]]
         if len(open_ends) == 1 and open_ends[0] == id(layer.output) and any(other.weights for other in layers[: i + 1]):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn.checkpoints import arrays
-from keras_cnn.checkpoints.convert import cifar, keras_applications, legacy_h5, timm, torchvision
+from keras_cnn.checkpoints.convert import cifar, keras_applications, legacy_h5, smp, timm, torchvision
 from keras_cnn.checkpoints.convert.rename import recognise, to_ours
 from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnsafeFile
 from keras_cnn.models import naming, shapes
@@ -18,7 +18,7 @@ from keras_cnn.models.heads import Head
 if TYPE_CHECKING:
     import numpy as np
 
-FORMATS = [timm.FORMAT, torchvision.FORMAT, cifar.FORMAT, keras_applications.FORMAT]
+FORMATS = [timm.FORMAT, torchvision.FORMAT, cifar.FORMAT, keras_applications.FORMAT, smp.FORMAT]
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
@@ -47,9 +47,12 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
     """As `read`, from arrays."""
     state = {key.removeprefix("module."): value for key, value in state.items()}
     backbone, names = config.backbone, config.class_names
+    # Most files hold a classifier, whichever head is wanted, and only a file with a decoder is read as a U-Net's.
+    decoder = bool(config.head.suffix) and any(key.startswith("decoder") for key in state)
+    head = Head(classes=1) if config.head.suffix and not decoder else config.head
     # An auxiliary classifier is read wherever the file has one: `build` decides whether it is wanted.
-    whole = backbone.with_(aux=True) if hasattr(backbone, "aux") else backbone
-    wanted = shapes.variables(shapes.tally(config.with_(backbone=whole)))
+    whole = backbone.with_(aux=True) if hasattr(backbone, "aux") and not decoder else backbone
+    wanted = shapes.variables(shapes.tally(config.with_(backbone=whole, head=head, class_names=())))
     # Only we name layers by their stage; `stem_conv/kernel` is also what keras.applications calls it.
     if naming.is_ours(wanted.keys() & state.keys()):
         arrays.check(_backbone(wanted), _backbone(state))
@@ -63,10 +66,10 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
             config, names = config.with_(preprocess=pre), fmt.class_names
     arrays.check_floats(values)
     kernel = values.get(naming.LOGITS)
-    classes = 0 if kernel is None or kernel.ndim != 2 else kernel.shape[-1]
+    classes = 0 if kernel is None or kernel.ndim != (4 if decoder else 2) else kernel.shape[-1]
     return config.with_(
         backbone=backbone,
-        head=_plain(config.head, classes),
+        head=head.for_classes(classes) if decoder else _plain(config.head, classes),
         class_names=names if len(names) == classes else (),
         provenance=config.provenance or {"source": source},
     ), values
@@ -80,7 +83,7 @@ def _plain(head: Head, classes: int) -> Head:
 
 
 def _backbone(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in values.items() if not naming.of_classifier(k)}
+    return {k: v for k, v in values.items() if not naming.on_top(k)}
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
