@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -63,7 +63,7 @@ def cropper(preprocess: Preprocess) -> Callable[..., tuple[Any, Any]]:
 
     def crop(photos: Any, drawn: Any, stretch: Any, key: Any) -> tuple[Any, Any]:
         parts = boxes(stretch, key)
-        return cut(photos, parts, preprocess), None if drawn is None else cut_masks(drawn, parts, preprocess.size)
+        return cut(photos, parts, preprocess), None if drawn is None else cut_masks(drawn, parts, cast(tuple[int, int], preprocess.size))
 
     return crop
 

@@ -13,9 +13,10 @@ from keras_cnn.models.backbone import MOST_BLOCKS, MOST_CHANNELS, check_norm
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.fields import known_options, one_of, within
 from keras_cnn.models.heads import MOST_CLASSES, Head
+from keras_cnn.models.meaning import MEANINGS
 from keras_cnn.models.shapes import feature_maps
 
-TASKS = ("segmentation", "reconstruction")  # those whose output is an image
+TASKS = tuple(name for name, meaning in MEANINGS.items() if meaning.whole)  # those whose output is an image
 BLOCKS = 2  # 3x3 convolutions of a stage (1505.04597, section 2)
 
 
