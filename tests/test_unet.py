@@ -27,15 +27,8 @@ TOLERANCE = 1e-4
 TINY = "resnet18.tiny_in200"
 KINDS = [(up, skip) for up in ("nearest", "bilinear", "transposed") for skip in ("concat", "add", None)]
 # One of each way in which maps come to their sizes.
-BACKBONES = (
-    "resnet18",
-    "resnet20",
-    "resnetv2_18",
-    "keras_resnet50v2",
-    "inception_v3",
-    "efficientnet_b0",
-    "resnet50_gn",
-)
+BACKBONES = ("resnet20", "resnetv2_18", "inception_v3", "efficientnet_b0")
+LARGE = ("keras_resnet50v2", "inception_resnet_v2", "resnet50_gn")
 
 
 def small(shape=(21, 30, 3), **options):
@@ -49,8 +42,15 @@ def photos(*shape, seed=0):
 # --- shapes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [(97, 131), (33, 500)])
-@pytest.mark.parametrize("fixed", [True, False])
+@pytest.mark.parametrize(
+    ("size", "fixed"),
+    [
+        ((97, 131), True),
+        ((33, 500), False),
+        pytest.param((97, 131), False, marks=pytest.mark.slow),
+        pytest.param((33, 500), True, marks=pytest.mark.slow),
+    ],
+)
 def test_the_output_has_the_images_size(size, fixed):
     model = kc.build("resnet18_unet", classes=3, input_shape=(*size, 3) if fixed else (None, None, 3))
     scores = model.predict(photos(1, *size, 3), verbose=0)
@@ -70,7 +70,7 @@ def test_every_kind_serves_odd_sizes_and_counts_what_keras_counts(upsample, skip
         assert {row.layer: (row.macs, row.output) for row in rows}.items() <= found.items()
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [*BACKBONES, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def test_any_backbone_carries_one(name):
     """Also where windows have no padding, where a stride has several stages or none, and where groups do not divide."""
     model = kc.build(f"{name}_unet", input_shape=(None, None, 3))
@@ -120,7 +120,7 @@ def seeded_unet(name):
     return config, seeded.arrays(shapes.variables(shapes.tally(config)))
 
 
-@pytest.mark.parametrize("name", GOLDENS)
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)])
 def test_logits_equal_segmentation_models(name):
     """Through its own names and layouts, at an even and at an odd size, neither of them square."""
     (config, values), golden = seeded_unet(name), GOLDENS[name]
