@@ -208,8 +208,8 @@ class _Pixels(keras.metrics.Metric):
         taken: Any = ops.reshape(ops.cast(ops.argmax(y_pred, -1), "int32"), (-1,))
         known = ops.cast(ops.not_equal(truth, IGNORED), "int32")
         pairs = ops.where(known > 0, truth * self.classes + taken, 0)
-        counts: Any = ops.bincount(pairs, weights=known, minlength=self.classes**2)
-        self.counts.assign_add(ops.cast(ops.reshape(counts[: self.classes**2], self.counts.shape), "float32"))
+        counts = ops.segment_sum(known, pairs, num_segments=self.classes**2)  # a bincount whose length JAX knows
+        self.counts.assign_add(ops.cast(ops.reshape(counts, self.counts.shape), "float32"))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "classes": self.classes}
