@@ -111,7 +111,7 @@ def masks(samples: Sequence[Any], names: Sequence[str], path: str | Path) -> Pat
         panels = ((None, sample.name), (sample.truth, "true"), (sample.predicted, f"predicted, IoU {sample.iou:.2f}"))
         for axis, (mask, title) in zip(axes[3 * row : 3 * row + 3], panels, strict=True):
             axis.imshow(overlaid(photo, mask, colours).astype("uint8"))
-            axis.set_title(plain(title)[-40:], parse_math=False, fontsize=8)
+            axis.set_title(plain(title.rpartition("/")[2]), parse_math=False, fontsize=8)
             axis.axis("off")
     from matplotlib.patches import Patch
 

@@ -59,6 +59,7 @@ def check(task: Task, images: Any, labels: Any, outputs: int | None, what: str) 
     if len(images) != len(labels):
         raise BadData(f"there are {len(images)} {what} images and {len(labels)} labels: give one label for each image.")
     task.check(labels, outputs, what)
+    task.check_pairs(images, labels, what)
 
 
 def check_batch(model: Any, batch: Any, outputs: int | None, what: str, *, first: bool) -> tuple[Any, Any]:

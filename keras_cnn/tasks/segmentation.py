@@ -19,7 +19,7 @@ from keras_cnn.tasks.classification import balanced, by_number
 
 ops: Any = keras.ops  # whose types say less than is true
 
-SHOWN = 4  # images in the picture: the first ones, and as many of the worst
+SHOWN = 3  # images in the picture: the first ones, and as many of the worst
 
 
 class Mask(NamedTuple):
@@ -269,6 +269,10 @@ class Segmentation(Task):
                 f"a pixel of the {of} is {strange.flat[0]}, the head has {outputs} classes: {MEND} Pixels of "
                 f"{IGNORED} do not count."
             )
+
+    def check_pairs(self, images: Any, labels: Any, what: str) -> None:
+        if (given := np.shape(labels)[1:]) != (wanted := np.shape(images)[1:-1]):
+            raise BadData(f"the masks of the {what} images are {given}, the images {wanted}: give masks of their size.")
 
     def targets(self, labels: Any, outputs: int, inputs: Any) -> np.ndarray:
         return np.asarray(labels, "int32")
