@@ -222,7 +222,8 @@ class Classification(Task):
         if labels.ndim == 2 and labels.shape[1] > 1:
             return _check_shares(labels, outputs, of)
         if labels.ndim not in (1, 2):
-            raise BadData(f"the {of} have the shape {labels.shape}: give one whole number for each image.")
+            masks = "; masks are learnt with head=kc.UNet(classes=...)" if labels.ndim > 2 else ""
+            raise BadData(f"the {of} have the shape {labels.shape}: give one whole number for each image{masks}.")
         if labels.dtype.kind not in "biu":
             raise BadData(
                 f"the {of} are {labels.dtype}: give whole numbers, as labels.astype('int32') makes them; numbers to be "
