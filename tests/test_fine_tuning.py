@@ -559,7 +559,13 @@ def run(told, seed=0):
     return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(told), str(seed)], stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("extra", [{}, {"ema": 0.9, "l2sp": 0.01, "schedule": "gradual", "bn": "recalibrate"}])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"ema": 0.9, "l2sp": 0.01, "schedule": "gradual", "bn": "recalibrate"},
+    ],
+)
 def test_a_run_that_is_killed_ends_with_the_same_weights(weights, tmp_path, extra):
     folder = images.folder(tmp_path / "pets", {"a": 25, "b": 25}, size=(30, 40))  # of which random parts are seen
     told = {"weights": str(weights), "data": str(folder), "head_epochs": 2, "epochs": 4, "schedule": "two-phase"}
