@@ -102,7 +102,7 @@ def build(
         raise BadSpec(f"{count} classes and head.classes={head.classes} disagree: give one of them.")
     if head is not None and task not in (None, head.task):
         raise BadSpec(f"task={task!r} and head.task={head.task!r} disagree: give one of them.")
-    found = resolve(source, weights)
+    found, asked = resolve(source, weights), asked_head(source)
     config, values = found.load() if found.load else (found.config, None)
     tag = next((str(name) for name in (source, weights) if name in tags()), None)
     if preprocess:  # the size is the network's, unless it takes any
@@ -113,7 +113,7 @@ def build(
     backbone = config.backbone.with_(
         norm=norm, act=act, output_stride=output_stride, drop_path_rate=drop_path_rate, merge=merge, aux=aux, **numbers
     )
-    head = head or _head(_with_head(config, asked_head(source)), count, task, drop_rate, classifier_activation)
+    head = head or _head(_with_head(config, asked), count, task, drop_rate, classifier_activation)
     head = head if horizon is None else _forecast(head, horizon)
     if head.meaning.whole and not config.head.meaning.whole and not as_given:
         config = config.with_(preprocess=config.preprocess.whole())

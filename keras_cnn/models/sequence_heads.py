@@ -50,7 +50,7 @@ class SequenceHead(Head):
     @property
     def everywhere(self) -> bool:
         """Whether every step has an answer of its own."""
-        return self.task == "segmentation"
+        return self.meaning.whole
 
     def for_task(self, task: str) -> Head:
         """The same for another task; a forecast alone has a horizon."""
