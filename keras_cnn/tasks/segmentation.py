@@ -205,11 +205,11 @@ class _Pixels(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         truth: Any = ops.reshape(ops.cast(y_true, "int32"), (-1,))
-        taken: Any = ops.reshape(ops.cast(ops.argmax(y_pred, -1), "int32"), (-1,))
-        known = ops.cast(ops.not_equal(truth, IGNORED), "int32")
-        pairs = ops.where(known > 0, truth * self.classes + taken, 0)
-        counts = ops.segment_sum(known, pairs, num_segments=self.classes**2)  # a bincount whose length JAX knows
-        self.counts.assign_add(ops.cast(ops.reshape(counts, self.counts.shape), "float32"))
+        taken: Any = ops.reshape(ops.argmax(y_pred, -1), (-1,))
+        known: Any = ops.cast(ops.not_equal(truth, IGNORED), "float32")[:, None]
+        true, predicted = (ops.one_hot(one, self.classes, dtype="float32") for one in (truth % self.classes, taken))
+        # A product of matrices: counting into bins is slow where many threads add to a few of them.
+        self.counts.assign_add(ops.matmul(ops.transpose(true * known), predicted))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "classes": self.classes}
