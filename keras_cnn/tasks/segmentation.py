@@ -19,7 +19,7 @@ from keras_cnn.tasks.classification import balanced, by_number
 
 ops: Any = keras.ops  # whose types say less than is true
 
-SHOWN = 4  # images in the picture: the first ones, and as many of the worst
+SHOWN = 4  # images in the picture: some drawn at random, and as many of the worst
 
 
 class Mask(NamedTuple):
@@ -113,8 +113,9 @@ class _Counting(Gathering):
         super().__init__(Result, (classes, classes), class_names)
         self.counts = np.zeros((classes, classes), np.int64)
         self.ious: list[float] = []
-        self.first: list[Sample] = []
+        self.drawn: list[Sample] = []  # each image with the same chance (Vitter 1985, algorithm R); films begin alike
         self.worst: list[Sample] = []
+        self.draws = np.random.default_rng(0)
 
     def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
         classes = len(self.counts)
@@ -129,13 +130,15 @@ class _Counting(Gathering):
         self.labels.append(int(known.sum()))
         self.ious.append(iou)
         sample = Sample(name, iou, image, truth, taken.astype(np.uint8))
-        if len(self.first) < SHOWN:
-            self.first.append(sample)
-        else:
-            self.worst = sorted([*self.worst, sample], key=lambda one: one.iou)[:SHOWN]
+        self.worst = sorted([*self.worst, sample], key=lambda one: one.iou)[: 2 * SHOWN]
+        if len(self.drawn) < SHOWN:
+            self.drawn.append(sample)
+        elif (place := int(self.draws.integers(len(self.names)))) < SHOWN:
+            self.drawn[place] = sample
 
     def result(self, **facts: Any) -> Result:
-        ious, samples = np.array(self.ious), (*self.first, *self.worst)
+        worst = [sample for sample in self.worst if not any(sample is one for one in self.drawn)][:SHOWN]
+        ious, samples = np.array(self.ious), (*self.drawn, *worst)
         labels = np.array(self.labels, int)
         return Result(labels, self.counts, tuple(self.names), self.class_names, ious=ious, samples=samples, **facts)
 
