@@ -29,7 +29,7 @@ head = kc.UNet(classes=3, skip=None, task="reconstruction")
 model = kc.build(given.weights, head=head, input_shape=(*given.size, 3))
 if not kc.config_of(model).provenance:
     print(f"{given.weights} names no weights: the encoder begins at random, and needs more photos and epochs")
-data = kc.load_data(given.data, model, augment="light")
+data = kc.load_data(given.data, model, augment="light", batch_size=8)
 print(data)
 
 height, width, channels = kc.features(model, "stage4").output_shape[1:]

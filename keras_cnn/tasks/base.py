@@ -128,6 +128,9 @@ class Task(abc.ABC):
     def check(self, labels: Any, outputs: int | None, what: str) -> None:
         """BadData unless these are labels that so many outputs can learn. what: whose, such as "training"."""
 
+    def check_pairs(self, images: Any, labels: Any, what: str) -> None:  # noqa: B027
+        """BadData where good labels do not fit the images that they are of."""
+
     def check_all(self, labels: Any, held_out: Any) -> None:  # noqa: B027
         """BadData where all labels of a data set, and those of its validation images, teach nothing."""
 

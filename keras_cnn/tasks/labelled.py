@@ -25,8 +25,10 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
     train, val: two of these; or images and their labels, as Keras has them. head: whether the network's own learns.
     Raises BadSpec for a head that no loss is made for, BadData for images or labels that it cannot learn from.
     """
-    train, val = _sorted(train, val, validation_data)
     task = tasks.of(model)
+    if task.of_inputs:
+        train, val, validation_data = _of_themselves(train, val, validation_data)
+    train, val = _sorted(train, val, validation_data)
     outputs = task.outputs(model) if head else None
     if isinstance(train, Data):
         if train.splits.train is None:
@@ -59,6 +61,7 @@ def check(task: Task, images: Any, labels: Any, outputs: int | None, what: str) 
     if len(images) != len(labels):
         raise BadData(f"there are {len(images)} {what} images and {len(labels)} labels: give one label for each image.")
     task.check(labels, outputs, what)
+    task.check_pairs(images, labels, what)
 
 
 def check_batch(model: Any, batch: Any, outputs: int | None, what: str, *, first: bool) -> tuple[Any, Any]:
@@ -139,6 +142,13 @@ def _sorted(train: Any, val: Any, validation_data: Any) -> tuple[Any, Any]:
     if isinstance(val, Data):
         raise BadData("the validation images are Data: give data.val, one of its splits.")
     return _pair(train, "training"), _pair(val, "validation")
+
+
+def _of_themselves(train: Any, val: Any, validation_data: Any) -> tuple[Any, Any, Any]:
+    """The same, where arrays of images came without labels and need none: each stands for its own."""
+    alone = is_array(train) and not is_array(val)
+    train = (train, train) if alone else train
+    return train, val, (validation_data, validation_data) if is_array(validation_data) else validation_data
 
 
 def is_array(value: Any) -> bool:

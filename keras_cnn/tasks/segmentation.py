@@ -273,6 +273,12 @@ class Segmentation(Task):
                 f"{IGNORED} do not count."
             )
 
+    def check_pairs(self, images: Any, labels: Any, what: str) -> None:
+        given, wanted = np.shape(labels)[1:], np.shape(images)[1:-1]
+        if given not in (wanted, (*wanted, 1)):
+            shown = " and ".join("x".join(map(str, sides)) for sides in (given, wanted))
+            raise BadData(f"the masks of the {what} images and the images are {shown}: give a class for each pixel.")
+
     def targets(self, labels: Any, outputs: int, inputs: Any) -> np.ndarray:
         return np.asarray(labels, "int32")
 

@@ -128,6 +128,8 @@ def _of_data(
 def _of_batches(net: Any, task: Task, data: Any, outputs: int) -> Iterator[Labelled]:
     """Images and labels of a pair of arrays or of batches, each batch once it is seen to be good."""
     what = "evaluation"
+    if labelled.is_array(data) and task.of_inputs:  # images, which are their own labels
+        data = (data, data)
     if labelled.is_array(data):
         raise BadData("images came without labels: give a pair (images, labels).")
     number = itertools.count()
