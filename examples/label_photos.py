@@ -2,8 +2,8 @@
 
     python examples/label_photos.py camvid.zip runs/labels
 
-What it learns from is a small table, a row a photo: its path, its split, and a column of 0 and 1 for each label. Here it
-is made of masks: a photo shows what covers more than a hundredth of it.
+What it learns from is a small table, a row a photo: its path, its split, and a column of 0 and 1 for each label. Here
+it is made of masks: a photo shows what covers more than a hundredth of it.
 From 40 drawn scenes it learns two labels with a mean average precision above 0.8 on others.
 
 The picture has precision over recall for each label; the best threshold of each is printed.
@@ -48,9 +48,7 @@ keras.utils.set_random_seed(0)
 given.out.mkdir(parents=True, exist_ok=True)
 names = table(given.out / "labels.csv")
 whole = kc.Preprocess.of(kc.build(given.weights)).whole()  # what is cropped could not be seen
-model = kc.build(
-    given.weights, classes=names, task="multilabel", input_shape=(*given.size, 3), preprocess=whole
-)
+model = kc.build(given.weights, classes=names, task="multilabel", input_shape=(*given.size, 3), preprocess=whole)
 if not kc.config_of(model).provenance:
     print(f"{given.weights} names no weights: the network begins at random, and needs more photos and epochs")
 data = kc.load_data(kc.Table(given.out / "labels.csv", labels=names, root=given.data), model, augment="light")

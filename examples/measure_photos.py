@@ -2,8 +2,8 @@
 
     python examples/measure_photos.py camvid.zip runs/road --of road
 
-What it learns from is a small table, a row a photo: its path, its split, the number. Here the table is made of masks, so
-that the truth is known; yours may come from a scale or a ruler. The answers are in the unit of the table.
+What it learns from is a small table, a row a photo: its path, its split, the number. Here the table is made of masks,
+so that the truth is known; yours may come from a scale or a ruler. The answers are in the unit of the table.
 From 40 drawn scenes it explains more than half of the variance (R2) of the share in others.
 
 The picture has what was predicted against what is true.

@@ -3,8 +3,8 @@
     python examples/segment_streets.py camvid.zip runs/streets
 
 The data is a folder or zip of images/ and masks/ with the same names, perhaps below train/ and val/; masks hold numbers
-of classes, which `classes.txt` names. With CamVid (Brostow et al. 2008: 367 street scenes, 11 classes) at 128x96 it takes
-some minutes on two cores. From 24 drawn scenes of four classes the mean intersection over union of others is above 0.5,
+of classes, which `classes.txt` names. With CamVid (Brostow et al. 2008: 367 street scenes, 11 classes) at 128x96 it
+takes some minutes on two cores. From 24 drawn scenes of four classes the mean intersection over union of others is above 0.5,
 where calling every pixel the commonest class would give less than 0.2.
 
 The picture shows photos, their true masks and the predicted ones: of some validation images, and of the worst.
@@ -22,7 +22,9 @@ parser.add_argument("data", help="a folder or zip of images/ and masks/")
 parser.add_argument("out", type=Path, help="the only folder that is written to; the same command goes on after a crash")
 parser.add_argument("--weights", default="resnet18.tiny_in200", help="of the encoder: a tag, directory or address")
 parser.add_argument("--size", type=int, nargs=2, default=[96, 128], help="height and width at which photos are seen")
-parser.add_argument("--epochs", type=int, default=8, help="of the whole network, after a quarter as many of the decoder")
+parser.add_argument(
+    "--epochs", type=int, default=8, help="of the whole network, after a quarter as many of the decoder"
+)
 given = parser.parse_args()
 
 keras.utils.set_random_seed(0)

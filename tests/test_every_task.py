@@ -316,6 +316,7 @@ def test_an_autoencoder_needs_no_labels():
         told = {"validation_data": val, "head_epochs": 1, "epochs": 1, "verbose": 0}
         figures.append(kc.fine_tune(model, train, **told).history["val_r2"])
     assert figures[0] == figures[1] and len(figures[0]) == 2
+    assert kc.evaluate(model, IMAGES[:8]).metrics["r2"] == pytest.approx(max(figures[1]), rel=1e-3)  # as it was logged
     assert kc.evaluate(model, IMAGES).metrics == kc.evaluate(model, (IMAGES, CLASSES)).metrics
 
 

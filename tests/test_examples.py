@@ -73,7 +73,9 @@ def scenes(out: Path, train: int, val: int) -> Path:
             mask[horizon - 6 : horizon + 6, x : x + 24] = 2
         if i % 3 == 0:
             mask[horizon - 10 : horizon, 44:60] = 3
-        photo = np.array([(90, 150, 220), (90, 90, 90), (200, 40, 30), (40, 120, 30)])[mask] + rng.normal(0, 12, (48, 64, 3))
+        photo = np.array([(90, 150, 220), (90, 90, 90), (200, 40, 30), (40, 120, 30)])[mask] + rng.normal(
+            0, 12, (48, 64, 3)
+        )
         place = out / ("train" if i < train else "val")
         for kind, pixels in (("images", photo.clip(0, 255).astype(np.uint8)), ("masks", mask)):
             (place / kind).mkdir(parents=True, exist_ok=True)
@@ -104,7 +106,7 @@ def test_regression(tmp_path, run):
     assert figure("R2", printed) > 0.5
     with (out / "shares.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 50 and 0.1 < min(float(row["share of road"]) for row in rows)
+    assert len(rows) == 50 and min(float(row["share of road"]) for row in rows) > 0.1
     assert [row["split"] for row in rows[:10]] == ["train"] * 8 + ["val"] * 2
     assert (out / "predicted.png").stat().st_size > 10_000
 

@@ -14,7 +14,9 @@ from keras_cnn import tasks
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 TABLE = {
-    row[0]: row for row in (re.findall(r"`([^`]+)`", line) for line in PAGE.splitlines()) if row and row[0] in tasks.TASKS
+    row[0]: row
+    for row in (re.findall(r"`([^`]+)`", line) for line in PAGE.splitlines())
+    if row and row[0] in tasks.TASKS
 }
 
 

@@ -113,9 +113,8 @@ class _Counting(Gathering):
         super().__init__(Result, (classes, classes), class_names)
         self.counts = np.zeros((classes, classes), np.int64)
         self.ious: list[float] = []
-        self.drawn: list[Sample] = []  # each image with the same chance (Vitter 1985, algorithm R); films begin alike
+        self.some = base.Some(SHOWN)
         self.worst: list[Sample] = []
-        self.draws = np.random.default_rng(0)
 
     def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
         classes = len(self.counts)
@@ -131,14 +130,11 @@ class _Counting(Gathering):
         self.ious.append(iou)
         sample = Sample(name, iou, image, truth, taken.astype(np.uint8))
         self.worst = sorted([*self.worst, sample], key=lambda one: one.iou)[: 2 * SHOWN]
-        if len(self.drawn) < SHOWN:
-            self.drawn.append(sample)
-        elif (place := int(self.draws.integers(len(self.names)))) < SHOWN:
-            self.drawn[place] = sample
+        self.some.offer(sample)
 
     def result(self, **facts: Any) -> Result:
-        worst = [sample for sample in self.worst if not any(sample is one for one in self.drawn)][:SHOWN]
-        ious, samples = np.array(self.ious), (*self.drawn, *worst)
+        worst = [sample for sample in self.worst if not any(sample is one for one in self.some.kept)][:SHOWN]
+        ious, samples = np.array(self.ious), (*self.some.kept, *worst)
         labels = np.array(self.labels, int)
         return Result(labels, self.counts, tuple(self.names), self.class_names, ious=ious, samples=samples, **facts)
 
