@@ -4,8 +4,8 @@
 
 The data is a folder or zip of images/ and masks/ with the same names, perhaps below train/ and val/; masks hold numbers
 of classes, which `classes.txt` names. With CamVid (Brostow et al. 2008: 367 street scenes, 11 classes) at 128x96 it
-takes some minutes on two cores. From 24 drawn scenes of four classes the mean intersection over union of others is above 0.5,
-where calling every pixel the commonest class would give less than 0.2.
+takes some minutes on two cores. From 24 drawn scenes of four classes the mean intersection over union of others is
+above 0.5, where calling every pixel the commonest class would give less than 0.2.
 
 The picture shows photos, their true masks and the predicted ones: of some validation images, and of the worst.
 """

@@ -8,11 +8,12 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as reference
 
 import keras_cnn as kc
 from keras_cnn import tasks
-from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.errors import BadData, BadSpec, DataWarning
 from keras_cnn.tasks.multilabel import BinaryLoss
 from keras_cnn.tasks.regression import R2, ScaledLoss
 
@@ -331,8 +332,6 @@ def test_masks_of_another_size_than_their_images_are_refused():
 
 
 def test_one_column_of_zeros_and_ones_is_a_label_where_several_are_meant(tmp_path):
-    from PIL import Image
-
     for i in range(8):
         Image.fromarray(IMAGES[i]).save(tmp_path / f"{i}.png")
     (tmp_path / "table.csv").write_text("\n".join(["image,car", *(f"{i}.png,{i % 2}" for i in range(8))]))
@@ -353,3 +352,20 @@ def test_the_picture_of_masks_shows_some_images_and_the_worst():
     assert len({one.name for one in shown}) == len(shown) == 8
     assert max(int(one.name) for one in shown[:4]) > 10  # not the first ones
     assert {int(one.name) % 4 for one in shown[4:]} == {3}
+
+
+def test_images_that_are_cropped_for_a_network_that_sees_them_whole_are_told_of(tmp_path):
+    """Else the masks of a U-Net would be learnt from the middle of each photo, and used on all of it."""
+    for kind, image in (("images", IMAGES[0]), ("masks", IMAGES[0, ..., 0] // 40 % 2)):
+        (tmp_path / kind).mkdir()
+        for i in range(4):
+            Image.fromarray(image).save(tmp_path / kind / f"{i}.png")
+    cropped = kc.Preprocess(size=(16, 16))
+    model = kc.build("resnet20", head=kc.UNet(classes=2), input_shape=(16, 16, 3))
+    told = {"batch_size": 2, "task": "segmentation"}
+    with pytest.warns(DataWarning, match="seen with mode='center', crop=0.875, those that resnet20_unet answers"):
+        kc.evaluate(model, kc.load_data(tmp_path, cropped, **told))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        kc.evaluate(model, kc.load_data(tmp_path, cropped.whole(), **told))
+        kc.evaluate(model, kc.load_data(tmp_path, model, **told))

@@ -121,6 +121,7 @@ def _of_data(
 ) -> tuple[Iterator[Labelled], int]:
     """(images and their labels as the network numbers classes, how many)."""
     images, place = data.each(split), task.places(data, names, outputs)
+    labelled.warn_of_crop(net, data)
     labelled.check_shape(np.empty((0, *data.preprocess.size, data.channels), "uint8"), net, split)
     return ((name, image, task.renumbered(label, place)) for name, image, label in images), data.sizes[split]
 
