@@ -23,7 +23,7 @@ parser.add_argument("out", type=Path, help="the only folder that is written to; 
 parser.add_argument("--weights", default="resnet18.tiny_in200", help="of the encoder: a tag, directory or address")
 parser.add_argument("--size", type=int, nargs=2, default=[96, 128], help="height and width at which photos are seen")
 parser.add_argument(
-    "--epochs", type=int, default=8, help="of the whole network, after a quarter as many of the decoder"
+    "--epochs", type=int, default=6, help="of the whole network, after a quarter as many of the decoder"
 )
 given = parser.parse_args()
 
