@@ -45,20 +45,10 @@ def network(found, **head):
     return kc.build("tcn", input_shape=found.input_shape, widths=(given.width,), dilations=dilations, **head)
 
 
-def standardise(model, found) -> None:
-    """Tell the network the mean and the spread of what it sees, and of what it forecasts."""
-    for layer, values in {"stem_standardise": found.train[0], "head_unit": found.train[1]}.items():
-        if layer in {one.name for one in model.layers}:
-            model.get_layer(layer).mean.assign(values.mean((0, 1)))
-            model.get_layer(layer).std.assign(values.std((0, 1)) + 1e-6)
-
-
-def fit(model, found, loss: str):
-    standardise(model, found)
-    steps = given.epochs * -(-len(found.train[0]) // 32)
-    model.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, steps)), loss)
-    model.fit(*found.train, batch_size=32, epochs=given.epochs, verbose=0)
-    return model.predict(found.test[0], verbose=0)
+def fit(model, found, **told):
+    """Learn, all layers from the start; the mean and the spread of each channel go into the network by themselves."""
+    kc.fine_tune(model, found.train, schedule="all", epochs=given.epochs, learning_rate=4e-3, verbose=0, **told)
+    return kc.evaluate(model, found.test)
 
 
 def nearest(found) -> np.ndarray:
@@ -69,7 +59,7 @@ def nearest(found) -> np.ndarray:
     return np.array([y[((x - one) ** 2).sum((1, 2)).argmin()] for one in test])
 
 
-labelled = kc.load_sequences(given.labelled)
+labelled = kc.load_sequences(given.labelled, val_split=0)
 print(labelled)
 truth = labelled.test[1]
 accuracies = {"1-NN": [np.mean(nearest(labelled) == truth)], "TCN": []}
@@ -83,11 +73,10 @@ errors = {"seasonal naive": [np.abs(naive - coming).mean()], "TCN": []}
 
 for seed in range(given.seeds):
     keras.utils.set_random_seed(seed)
-    model = network(labelled, classes=labelled.class_names)
-    accuracies["TCN"].append(np.mean(fit(model, labelled, "sparse_categorical_crossentropy").argmax(1) == truth))
-    model = network(series, targets=series.targets, horizon=series.horizon)
-    forecast = fit(model, series, "mae")
-    errors["TCN"].append(np.abs(forecast - coming).mean())
+    classified = fit(network(labelled, classes=labelled.class_names), labelled, seed=seed)
+    accuracies["TCN"].append(classified.metrics["accuracy"])
+    forecast = fit(network(series, targets=series.targets, horizon=series.horizon), series, loss="absolute", seed=seed)
+    errors["TCN"].append(forecast.metrics["mae"])
 
 for what, figures in {"accuracy": accuracies, "mean absolute error": errors}.items():
     for name, values in figures.items():
@@ -95,15 +84,17 @@ for what, figures in {"accuracy": accuracies, "mean absolute error": errors}.ite
 
 given.out.mkdir(parents=True, exist_ok=True)
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-left.bar(list(accuracies), [np.mean(v) for v in accuracies.values()], yerr=[np.ptp(v) / 2 for v in accuracies.values()])
+spread = [np.ptp(values) / 2 for values in accuracies.values()]
+bars = left.bar(list(accuracies), [np.mean(values) for values in accuracies.values()], yerr=spread, color=["0.6", "C0"])
+left.bar_label(bars, fmt="{:.3f}", label_type="center")
 left.set(title=f"{labelled.source}: {len(truth)} test sequences", ylabel="accuracy", ylim=(0, 1))
 one, steps = len(seen) // 2, np.arange(given.window + given.horizon)
 name = series.targets[0]
 right.plot(steps[: given.window], seen[one, :, places[0]], color="0.4", label="seen")
 right.plot(steps[given.window :], coming[one, :, 0], color="black", label="what came")
-right.plot(steps[given.window :], forecast[one, :, 0], label="TCN")
+right.plot(steps[given.window :], forecast.outputs[one, :, 0], label="TCN")
 right.plot(steps[given.window :], naive[one, :, 0], ":", label="seasonal naive")
 right.set(title=f"{series.source}: {given.horizon} steps ahead", xlabel="step", ylabel=name)
-right.legend()
+figure.legend(loc="outside lower right", ncols=4)  # below, where no curve is
 figure.savefig(given.out / "sequences.png", dpi=120)
 print(f"{given.out}/sequences.png shows both")

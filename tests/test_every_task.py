@@ -8,11 +8,12 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as reference
 
 import keras_cnn as kc
 from keras_cnn import tasks
-from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.errors import BadData, BadSpec, DataWarning
 from keras_cnn.tasks.multilabel import BinaryLoss
 from keras_cnn.tasks.regression import R2, ScaledLoss
 
@@ -278,3 +279,93 @@ def test_another_task_starts_another_head():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert kc.build("resnet20", targets=("age",)).output_shape == (None, 1)
+
+
+# --- what a first user would try ---
+
+
+def test_a_class_that_no_validation_image_has_does_not_count():
+    """In the log as in the result: the best epoch is chosen by the classes that can be judged."""
+    labels = np.stack([CLASSES > 0, CLASSES == 2], 1).astype("uint8")
+    val = IMAGES[CLASSES < 2], labels[CLASSES < 2]
+    model = kc.build("resnet20", classes=2, task="multilabel", input_shape=(16, 16, 3))
+    history = kc.fine_tune(model, IMAGES, labels, validation_data=val, head_epochs=2, epochs=0, probe=False, verbose=0)
+    expected = reference.average_precision_score(val[1][:, 0], model.predict(val[0], verbose=0)[:, 0])
+    assert kc.evaluate(model, val).metrics["map"] == pytest.approx(expected)
+    assert max(history.history["val_map"]) == pytest.approx(expected, abs=0.02)
+    written = keras.saving.serialize_keras_object(tasks.TASKS["multilabel"].metrics(model)[0])
+    assert keras.saving.deserialize_keras_object(written).num_labels == 2
+
+
+def test_a_forecast_is_measured_by_a_linear_probe_first():
+    """Each step a wave further on: what a line through the features gives is known beforehand."""
+    time = np.arange(60)[:, None] / 3 + np.arange(20)
+    x, y = np.stack([np.sin(time), np.cos(time)], -1)[:, :16], np.stack([np.sin(time), 9 * np.cos(time)], -1)[:, 16:]
+    model = kc.build("tcn", input_shape=(16, 2), targets=["sin", "cos"], horizon=4, widths=(8,), dilations=(1, 2, 4))
+    told = {"schedule": "head", "head_epochs": 1, "verbose": 0}
+    history = kc.fine_tune(model, (x[:40], y[:40]), (x[40:], y[40:]), **told)
+    assert history.baselines.linear > 0.9 and history.baselines.knn > 0.9
+    assert kc.evaluate(model, (x[40:], y[40:])).metrics["r2"] >= history.baselines.linear - 1e-3  # it is kept
+
+
+def test_an_autoencoder_needs_no_labels():
+    head = kc.UNet(classes=3, skip=None, task="reconstruction")
+    figures = []
+    for train, val in ((IMAGES, IMAGES[:8]), ((IMAGES, CLASSES), (IMAGES[:8], CLASSES[:8]))):
+        keras.utils.set_random_seed(0)
+        model = kc.build("resnet20", head=head, input_shape=(16, 16, 3))
+        told = {"validation_data": val, "head_epochs": 1, "epochs": 1, "verbose": 0}
+        figures.append(kc.fine_tune(model, train, **told).history["val_r2"])
+    assert figures[0] == figures[1] and len(figures[0]) == 2
+    assert kc.evaluate(model, IMAGES[:8]).metrics["r2"] == pytest.approx(max(figures[1]), rel=1e-3)  # as it was logged
+    assert kc.evaluate(model, IMAGES).metrics == kc.evaluate(model, (IMAGES, CLASSES)).metrics
+
+
+def test_masks_of_another_size_than_their_images_are_refused():
+    model = kc.build("resnet20", head=kc.UNet(classes=2), input_shape=(16, 16, 3))
+    masks = (IMAGES[..., 0] > 99).astype("uint8")
+    with pytest.raises(BadData, match="the masks of the training images and the images are 8x16 and 16x16"):
+        kc.fine_tune(model, IMAGES, masks[:, :8], verbose=0)
+    with pytest.raises(BadData, match="evaluation images and the images are 16x8"):
+        kc.evaluate(model, (IMAGES, masks[:, :, :8]))
+    assert kc.evaluate(model, (IMAGES, masks[..., None])).metrics == kc.evaluate(model, (IMAGES, masks)).metrics
+
+
+def test_one_column_of_zeros_and_ones_is_a_label_where_several_are_meant(tmp_path):
+    for i in range(8):
+        Image.fromarray(IMAGES[i]).save(tmp_path / f"{i}.png")
+    (tmp_path / "table.csv").write_text("\n".join(["image,car", *(f"{i}.png,{i % 2}" for i in range(8))]))
+    model = kc.build("resnet20", classes=["car"], task="multilabel", input_shape=(16, 16, 3))
+    data = kc.load_data(tmp_path / "table.csv", model)
+    assert (data.task, data.class_names) == ("multilabel", ("car",))
+    assert kc.load_data(tmp_path / "table.csv", kc.build("resnet20")).task == "classification"
+
+
+def test_the_picture_of_masks_shows_some_images_and_the_worst():
+    collects = tasks.TASKS["segmentation"].gather((4, 4, 2), ("a", "b"))
+    truth = np.zeros((4, 4), "uint8")
+    for i in range(40):
+        scores = np.zeros((4, 4, 2))
+        scores[..., 0], scores[: i % 4, :, 1] = 0.5, 1.0  # the more of them, the worse
+        collects.add(str(i), IMAGES[0], truth, scores)
+    shown = collects.result().samples
+    assert len({one.name for one in shown}) == len(shown) == 8
+    assert max(int(one.name) for one in shown[:4]) > 10  # not the first ones
+    assert {int(one.name) % 4 for one in shown[4:]} == {3}
+
+
+def test_images_that_are_cropped_for_a_network_that_sees_them_whole_are_told_of(tmp_path):
+    """Else the masks of a U-Net would be learnt from the middle of each photo, and used on all of it."""
+    for kind, image in (("images", IMAGES[0]), ("masks", IMAGES[0, ..., 0] // 40 % 2)):
+        (tmp_path / kind).mkdir()
+        for i in range(4):
+            Image.fromarray(image).save(tmp_path / kind / f"{i}.png")
+    cropped = kc.Preprocess(size=(16, 16))
+    model = kc.build("resnet20", head=kc.UNet(classes=2), input_shape=(16, 16, 3))
+    told = {"batch_size": 2, "task": "segmentation"}
+    with pytest.warns(DataWarning, match="seen with mode='center', crop=0.875, those that resnet20_unet answers"):
+        kc.evaluate(model, kc.load_data(tmp_path, cropped, **told))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        kc.evaluate(model, kc.load_data(tmp_path, cropped.whole(), **told))
+        kc.evaluate(model, kc.load_data(tmp_path, model, **told))

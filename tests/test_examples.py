@@ -58,9 +58,82 @@ def digits(out: Path, train: int, val: int) -> Path:
     return out
 
 
+def scenes(out: Path, train: int, val: int) -> Path:
+    """Drawn street scenes with masks: sky, a road from a horizon of some height, a car on every other, a tree on every
+    third.
+
+    Colours say what is what, and noise lies over all: any network learns it quickly.
+    """
+    rng = np.random.default_rng(0)
+    for i in range(train + val):
+        mask = np.zeros((48, 64), np.uint8)
+        mask[(horizon := rng.integers(12, 37)) :] = 1
+        if i % 2:
+            x = rng.integers(4, 36)
+            mask[horizon - 6 : horizon + 6, x : x + 24] = 2
+        if i % 3 == 0:
+            mask[horizon - 10 : horizon, 44:60] = 3
+        photo = np.array([(90, 150, 220), (90, 90, 90), (200, 40, 30), (40, 120, 30)])[mask] + rng.normal(
+            0, 12, (48, 64, 3)
+        )
+        place = out / ("train" if i < train else "val")
+        for kind, pixels in (("images", photo.clip(0, 255).astype(np.uint8)), ("masks", mask)):
+            (place / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / kind / f"{i:03}.png")
+    (out / "classes.txt").write_text("sky\nroad\ncar\ntree\n")
+    return out
+
+
+SMALL = ("--size", 48, 64)
+
+
+def figure(name: str, printed: str) -> float:
+    """A figure of the last line."""
+    return float(printed.splitlines()[-1].partition(name)[2].split(",")[0])
+
+
+def test_segmentation(tmp_path, run):
+    data, out = scenes(tmp_path / "scenes", 24, 8), tmp_path / "out"
+    printed = run("segment_streets.py", data, out, *SMALL, "--epochs", 4)
+    assert figure("mean IoU", printed) > 0.5
+    assert "no weights" not in printed and (out / "masks.png").stat().st_size > 20_000
+    assert kc.config_of(kc.build(out)).class_names == ("sky", "road", "car", "tree")
+
+
+def test_regression(tmp_path, run):
+    data, out = scenes(tmp_path / "scenes", 40, 10), tmp_path / "out"
+    printed = run("measure_photos.py", data, out, *SMALL, "--epochs", 4)
+    assert figure("R2", printed) > 0.5
+    with (out / "shares.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 50 and min(float(row["share of road"]) for row in rows) > 0.1
+    assert [row["split"] for row in rows[:10]] == ["train"] * 8 + ["val"] * 2
+    assert (out / "predicted.png").stat().st_size > 10_000
+
+
+def test_several_labels(tmp_path, run):
+    data, out = scenes(tmp_path / "scenes", 40, 10), tmp_path / "out"
+    printed = run("label_photos.py", data, out, *SMALL, "--epochs", 3)
+    assert figure("mean average precision", printed) > 0.8
+    assert (out / "labels.csv").read_text().startswith("image,split,car,tree\n")  # all show sky and road
+    assert (out / "precision_recall.png").stat().st_size > 10_000
+
+
+def test_autoencoder(tmp_path, run):
+    data, out = scenes(tmp_path / "scenes", 40, 10), tmp_path / "out"
+    printed = run("autoencoder.py", data, out, *SMALL, "--epochs", 4)
+    assert figure("R2", printed) > 0.5
+    assert "the code is 2x2x512, of images of 48x64x3" in printed
+    assert (out / "reconstructions.png").stat().st_size > 10_000
+
+
 def test_every_example_is_run_here():
     assert {path.name for path in EXAMPLES.glob("*.py")} == {
+        "autoencoder.py",
         "fine_tune_photos.py",
+        "label_photos.py",
+        "measure_photos.py",
+        "segment_streets.py",
         "sequences.py",
         "what_to_expect.py",
     }

@@ -151,11 +151,11 @@ def of_cells(name: str, cells: Sequence[Any], wish: Wish, separator: str | None,
         return _several([list(map(str, cell)) for cell in cells], wish, where, f"{name!r} holds lists")
     texts = ["" if cell is None else str(cell).strip() for cell in cells]
     numbers = [as_number(text) for text in texts]
+    if wish.asked == "multilabel" and set(numbers) <= {0.0, 1.0}:  # a column of one class, as others have several
+        return of_numbers(np.array(numbers)[:, None], [name], wish, where, at)
     numeric = 2 * sum(number is not None for number in numbers) >= len(texts)
     if wish.task == "regression" or (numeric and separator is None and wish.task not in TASKS[:2]):
         return _of_column(name, held_to_numbers(name, texts, numbers, at), wish, where, at)
-    if wish.task == "multilabel" and set(numbers) <= {0.0, 1.0}:
-        return of_numbers(np.array(numbers)[:, None], [name], wish, where, at)
     separator = separator or (_clear(texts) if wish.task != "classification" else None)
     if separator or wish.task == "multilabel":
         parts = [[part.strip() for part in text.split(separator or "\0") if part.strip()] for text in texts]

@@ -108,7 +108,11 @@ def masks(samples: Sequence[Any], names: Sequence[str], path: str | Path) -> Pat
     for row, sample in enumerate(samples):
         photo = np.asarray(sample.image)[..., :3].astype("float32")
         photo = np.repeat(photo, 3, -1) if photo.shape[-1] == 1 else photo
-        panels = ((None, sample.name), (sample.truth, "true"), (sample.predicted, f"predicted, IoU {sample.iou:.2f}"))
+        panels = (
+            (None, sample.name.rpartition("/")[2]),
+            (sample.truth, "true"),
+            (sample.predicted, f"predicted, IoU {sample.iou:.2f}"),
+        )
         for axis, (mask, title) in zip(axes[3 * row : 3 * row + 3], panels, strict=True):
             axis.imshow(overlaid(photo, mask, colours).astype("uint8"))
             axis.set_title(plain(title.rpartition("/")[2]), parse_math=False, fontsize=8)

@@ -100,6 +100,22 @@ class Gathering:
         return self.kind(labels, rows, tuple(self.names), self.class_names, **facts)
 
 
+class Some:
+    """Some of what is offered, for pictures: each with the same chance (Vitter 1985, algorithm R), since data often
+    begins with what is alike. most: how many; kept: these."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.offered, self.kept = most, 0, list[Any]()
+        self.draws = np.random.default_rng(0)
+
+    def offer(self, one: Any) -> None:
+        self.offered += 1
+        if len(self.kept) < self.most:
+            self.kept.append(one)
+        elif (place := int(self.draws.integers(self.offered))) < self.most:
+            self.kept[place] = one
+
+
 class Task(abc.ABC):
     """What a network's outputs mean.
 
@@ -129,7 +145,7 @@ class Task(abc.ABC):
         """BadData unless these are labels that so many outputs can learn. what: whose, such as "training"."""
 
     def check_pairs(self, images: Any, labels: Any, what: str) -> None:  # noqa: B027
-        """BadData where labels have another shape than their images."""
+        """BadData where good labels do not fit the images that they are of."""
 
     def check_all(self, labels: Any, held_out: Any) -> None:  # noqa: B027
         """BadData where all labels of a data set, and those of its validation images, teach nothing."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_cnn import tasks
 from keras_cnn.data import Data
-from keras_cnn.errors import BadData, BadImage, BadSpec, PixelWarning
+from keras_cnn.errors import BadData, BadImage, BadSpec, DataWarning, PixelWarning
+from keras_cnn.models.config import Preprocess
 from keras_cnn.tasks.base import Task
 
 
@@ -25,13 +26,16 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
     train, val: two of these; or images and their labels, as Keras has them. head: whether the network's own learns.
     Raises BadSpec for a head that no loss is made for, BadData for images or labels that it cannot learn from.
     """
-    train, val = _sorted(train, val, validation_data)
     task = tasks.of(model)
+    if task.of_inputs:
+        train, val, validation_data = _of_themselves(train, val, validation_data)
+    train, val = _sorted(train, val, validation_data)
     outputs = task.outputs(model) if head else None
     if isinstance(train, Data):
         if train.splits.train is None:
             raise BadData("the data has no training images: load a folder that has some.")
         check_shape(np.empty((0, *train.preprocess.size, train.channels), "uint8"), model, "training")
+        warn_of_crop(model, train)
         if outputs is not None:
             task.check_data(train, model, outputs)
         if val is None:  # its own was checked when it was loaded
@@ -142,6 +146,13 @@ def _sorted(train: Any, val: Any, validation_data: Any) -> tuple[Any, Any]:
     return _pair(train, "training"), _pair(val, "validation")
 
 
+def _of_themselves(train: Any, val: Any, validation_data: Any) -> tuple[Any, Any, Any]:
+    """The same, where arrays of images came without labels and need none: each stands for its own."""
+    alone = is_array(train) and not is_array(val)
+    train = (train, train) if alone else train
+    return train, val, (validation_data, validation_data) if is_array(validation_data) else validation_data
+
+
 def is_array(value: Any) -> bool:
     return hasattr(value, "__array__") and not isinstance(value, Data)
 
@@ -198,7 +209,7 @@ def check_shape(images: np.ndarray, model: Any, what: str) -> None:
 
 def warn_of_pixels(model: Any, images: np.ndarray) -> None:
     """Warn where no pixel exceeds 1: a network of ours takes 0..255, and sees such images as black."""
-    if images.ndim != 4 or not any(hasattr(layer, "record") for layer in model.layers):
+    if images.ndim != 4 or not _ours(model):
         return
     parts = (images[start : start + 256] for start in range(0, len(images), 256))
     if all(part.max(initial=0) <= 1 for part in parts):  # the first part of good images ends it
@@ -208,6 +219,25 @@ def warn_of_pixels(model: Any, images: np.ndarray) -> None:
             PixelWarning,
             stacklevel=_of_caller(),
         )
+
+
+def warn_of_crop(model: Any, data: Data) -> None:
+    """Warn where images of files are cut out otherwise than the network will see those that it is to answer."""
+    if data.splits.content or not _ours(model):  # arrays are taken as they are
+        return
+    seen, wanted = ((one.mode, one.crop) for one in (data.preprocess, Preprocess.of(model)))
+    if seen != wanted:
+        ways = ["mode={!r}, crop={:g}".format(*one) for one in (seen, wanted)]
+        warnings.warn(
+            f"the images of the data are seen with {ways[0]}, those that {model.name} answers with {ways[1]}: load "
+            "them with load_data(DATA, network), or build the network with preprocess=data.preprocess.",
+            DataWarning,
+            stacklevel=_of_caller(),
+        )
+
+
+def _ours(model: Any) -> bool:
+    return any(hasattr(layer, "record") for layer in model.layers)
 
 
 def _of_caller() -> int:

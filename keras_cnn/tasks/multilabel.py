@@ -162,6 +162,26 @@ class BinaryLoss(keras.losses.Loss):
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
+@keras.saving.register_keras_serializable("keras_cnn")
+class MeanAveragePrecision(keras.metrics.AUC):
+    """Keras' area under the precision-recall curve, its mean over those classes that some images have and others lack:
+    the 200 thresholds come close to the average precision. num_labels: classes; from_logits, name: as Keras has them.
+    """
+
+    def __init__(self, num_labels: int, from_logits: bool = False, name: str = "map", **kwargs: Any) -> None:
+        kwargs |= {"curve": "PR", "multi_label": True}
+        super().__init__(num_labels=num_labels, from_logits=from_logits, name=name, **kwargs)
+
+    def result(self) -> Any:
+        of: Any = self
+        positive, negative = of.true_positives + of.false_negatives, of.true_negatives + of.false_positives
+        of.label_weights = ops.cast((positive[0] > 0) & (negative[0] > 0), "float32")
+        try:
+            return super().result()
+        finally:
+            of.label_weights = None  # it is of these images, and no setting
+
+
 def _loss(gamma: float) -> base.Loss:
     return lambda from_logits, label_smoothing, weights, **_: BinaryLoss(
         weights=weights, gamma=gamma, from_logits=from_logits, label_smoothing=label_smoothing
@@ -200,9 +220,7 @@ class Multilabel(Task):
             raise BadData(f"no training image has class {empty[0]}: add some, or leave the class out.")
 
     def metrics(self, model: Any) -> list[keras.metrics.Metric]:
-        """Keras' area under the precision-recall curve, whose 200 thresholds come close to the average precision."""
-        logits, classes = self.logits(model)[0], model.outputs[0].shape[-1]
-        return [keras.metrics.AUC(curve="PR", multi_label=True, num_labels=classes, from_logits=logits, name="map")]
+        return [MeanAveragePrecision(model.outputs[0].shape[-1], self.logits(model)[0])]
 
     def weights(self, wanted: Any, given: Any, outputs: int) -> dict[int, float]:
         """Of the positives of each class; "balanced": negatives for each positive."""

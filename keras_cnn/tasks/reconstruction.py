@@ -13,7 +13,7 @@ from keras_cnn.insight import plots
 from keras_cnn.tasks import base, regression
 from keras_cnn.tasks.base import Gathering
 
-SHOWN = 6  # images in the picture
+SHOWN = 6  # images in the picture, drawn at random
 
 
 class Image(NamedTuple):
@@ -35,22 +35,25 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Result(base.Result):
-    """labels: squared errors of each image, the mean over its pixels; outputs: the squared spread of each image's
-    pixels around the mean. samples: (image, what became of it) of some."""
+    """labels: squared errors of each image, the mean over its pixels, (images, channels); outputs: the mean of its
+    pixels and that of their squares, (images, 2, channels). samples: (image, what became of it) of some."""
 
     samples: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
-        """r2, the share of the images' variance that is given back; rmse, in values of 0..255; images."""
+        """r2, the share of the variance of all pixels that is given back, the mean over channels, as it is logged;
+        rmse, in values of 0..255; images."""
         if not len(self):
             return {"images": 0}
-        r2 = 1 - self.labels.sum() / max(self.outputs.sum(), 1e-12)
-        return {"r2": float(r2), "rmse": float(np.sqrt(self.labels.mean())), "images": len(self)}
+        mean, squares = self.outputs.mean(0)
+        left = self.labels.mean(0) / np.maximum(squares - mean**2, 1e-12)
+        return {"r2": float(1 - left.mean()), "rmse": float(np.sqrt(self.labels.mean())), "images": len(self)}
 
     def details(self) -> dict[str, Any]:
-        order = (-self.labels).argsort(kind="stable")[:10].tolist()
-        return {"worst": [{"image": self.image(i), "rmse": float(np.sqrt(self.labels[i]))} for i in order]}
+        off = np.sqrt(self.labels.mean(-1))
+        order = (-off).argsort(kind="stable")[:10].tolist()
+        return {"worst": [{"image": self.image(i), "rmse": float(off[i])} for i in order]}
 
     def pictures(self, folder: str | Path) -> dict[str, str]:
         plots.reconstructions(self.samples, Path(folder) / "reconstructions.png")
@@ -62,19 +65,18 @@ class _Comparing(Gathering):
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         super().__init__(Result, (), class_names)
-        self.samples: list[tuple[np.ndarray, np.ndarray]] = []
+        self.some = base.Some(SHOWN)
 
     def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
         truth = np.asarray(image, "float64")
         self.names.append(name)
-        self.labels.append(((row - truth) ** 2).mean())
-        self.rows.append(((truth - truth.mean((0, 1))) ** 2).mean())
-        if len(self.samples) < SHOWN:
-            self.samples.append((image, row))
+        self.labels.append(((row - truth) ** 2).mean((0, 1)))
+        self.rows.append(np.stack([truth.mean((0, 1)), (truth**2).mean((0, 1))]))
+        self.some.offer((image, row))
 
     def result(self, **facts: Any) -> Result:
         labels, rows = (np.array(part, "float64") for part in (self.labels, self.rows))
-        return Result(labels, rows, tuple(self.names), (), samples=tuple(self.samples), **facts)
+        return Result(labels, rows, tuple(self.names), (), samples=tuple(self.some.kept), **facts)
 
 
 class Reconstruction(regression.Regression):

@@ -18,6 +18,8 @@ from keras_cnn.tasks.classification import centred
 
 ops: Any = keras.ops  # whose types say less than is true
 
+UNSCALED = (np.zeros(1), np.ones(1))  # mean and spread of targets, where a network knows none
+
 
 class Values(NamedTuple):
     """What was measured on an image: by target, in the unit of the training data; of a forecast, a list of steps.
@@ -200,7 +202,7 @@ class Regression(Task):
         return self.as_labels(np.asarray(labels)).astype("float32")
 
     def metrics(self, model: Any) -> list[keras.metrics.Metric]:
-        mean, std = base.scale_of(model) or ((0.0,), (1.0,))
+        mean, std = base.scale_of(model) or UNSCALED
         return [R2(mean, std), keras.metrics.MeanAbsoluteError(name="mae")]
 
     def gather(self, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> Gathering:
@@ -218,13 +220,17 @@ class Regression(Task):
         """Ridge regression, its strength chosen by leaving images out."""
         from sklearn.linear_model import RidgeCV
 
-        mean, std = base.scale_of(model) or (0.0, 1.0)
-        rows, offsets, _ = centred(features, (labels - mean) / std, lambda: RidgeCV(np.logspace(-4, 2, 13)))
+        mean, std = base.scale_of(model) or UNSCALED
+        scaled = ((labels - mean) / std).reshape(len(labels), -1)  # of a forecast, the targets of all its steps
+        rows, offsets, _ = centred(features, scaled, lambda: RidgeCV(np.logspace(-4, 2, 13)))
         return rows.T.astype("float32"), offsets.astype("float32")
 
     def in_units(self, rows: np.ndarray, model: Any) -> np.ndarray:
-        mean, std = base.scale_of(model) or (0.0, 1.0)
-        return rows * std + mean
+        mean, std = base.scale_of(model) or UNSCALED
+        return (rows.reshape(len(rows), -1, len(std)) * std + mean).reshape(rows.shape)
+
+    def measured(self, labels: np.ndarray, rows: np.ndarray) -> base.Result:
+        return super().measured(labels, rows.reshape(labels.shape))
 
     def neighbours(self, count: int) -> Any:
         from sklearn.neighbors import KNeighborsRegressor

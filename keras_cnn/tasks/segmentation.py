@@ -19,7 +19,7 @@ from keras_cnn.tasks.classification import balanced, by_number
 
 ops: Any = keras.ops  # whose types say less than is true
 
-SHOWN = 3  # images in the picture: the first ones, and as many of the worst
+SHOWN = 3  # images in the picture: some drawn at random, and as many of the worst
 
 
 class Mask(NamedTuple):
@@ -113,7 +113,7 @@ class _Counting(Gathering):
         super().__init__(Result, (classes, classes), class_names)
         self.counts = np.zeros((classes, classes), np.int64)
         self.ious: list[float] = []
-        self.first: list[Sample] = []
+        self.some = base.Some(SHOWN)
         self.worst: list[Sample] = []
 
     def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
@@ -129,13 +129,12 @@ class _Counting(Gathering):
         self.labels.append(int(known.sum()))
         self.ious.append(iou)
         sample = Sample(name, iou, image, truth, taken.astype(np.uint8))
-        if len(self.first) < SHOWN:
-            self.first.append(sample)
-        else:
-            self.worst = sorted([*self.worst, sample], key=lambda one: one.iou)[:SHOWN]
+        self.worst = sorted([*self.worst, sample], key=lambda one: one.iou)[: 2 * SHOWN]
+        self.some.offer(sample)
 
     def result(self, **facts: Any) -> Result:
-        ious, samples = np.array(self.ious), (*self.first, *self.worst)
+        worst = [sample for sample in self.worst if not any(sample is one for one in self.some.kept)][:SHOWN]
+        ious, samples = np.array(self.ious), (*self.some.kept, *worst)
         labels = np.array(self.labels, int)
         return Result(labels, self.counts, tuple(self.names), self.class_names, ious=ious, samples=samples, **facts)
 

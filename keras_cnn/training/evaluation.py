@@ -121,6 +121,7 @@ def _of_data(
 ) -> tuple[Iterator[Labelled], int]:
     """(images and their labels as the network numbers classes, how many)."""
     images, place = data.each(split), task.places(data, names, outputs)
+    labelled.warn_of_crop(net, data)
     labelled.check_shape(np.empty((0, *data.preprocess.size, data.channels), "uint8"), net, split)
     return ((name, image, task.renumbered(label, place)) for name, image, label in images), data.sizes[split]
 
@@ -128,6 +129,8 @@ def _of_data(
 def _of_batches(net: Any, task: Task, data: Any, outputs: int) -> Iterator[Labelled]:
     """Images and labels of a pair of arrays or of batches, each batch once it is seen to be good."""
     what = "evaluation"
+    if labelled.is_array(data) and task.of_inputs:  # images, which are their own labels
+        data = (data, data)
     if labelled.is_array(data):
         raise BadData("images came without labels: give a pair (images, labels).")
     number = itertools.count()

@@ -273,7 +273,8 @@ class _Run:
         """(what learns, its training data, its validation data): on features where that comes to the same."""
         only_head = all(map(on_top, phase.rates))
         views = self.options.views if only_head else 0
-        parts = split.divide(self.model) if only_head or not self.given.augmented else None
+        cut = (only_head or not self.given.augmented) and not self.task.of_inputs  # its targets are the images
+        parts = split.divide(self.model) if cut else None
         found = self.features.of(parts[0], self.place, views) if parts else None
         if parts and not found and self.given.again and self.verbose:
             print("features of all images would fill the memory: the backbone is run in every epoch")
@@ -287,7 +288,8 @@ class _Run:
 
         It is no start for the head: one that fits so tightly sends large gradients down, and the network ends worse.
         """
-        if split.skips(self.model):  # there are no features that the head alone stands on
+        # Nothing to measure on, or no features that the head alone stands on.
+        if self.given.val is None or split.skips(self.model):
             return
         lower, head = split.backbone(self.model)
         dense = [layer for layer in head.layers if layer.weights and not isinstance(layer, Standardise)]

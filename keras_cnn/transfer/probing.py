@@ -91,7 +91,8 @@ def measure(
         return linear, None
     truth = task.as_labels(val[1])
     answers = task.in_units(val[0] @ linear[0] + linear[1], model)
-    neighbours = task.rows(near.fit(features, labels).predict(val[0]), outputs)
+    flat = labels.reshape(len(labels), -1) if labels.ndim > 2 else labels
+    neighbours = task.rows(near.fit(features, flat).predict(val[0]), outputs)
     right, alike = (task.figure(task.measured(truth, rows)) for rows in (answers, neighbours))
     figure = task.monitor.removeprefix("val_")
     return linear, Baselines(right, alike, len(labels), time.perf_counter() - start, figure)
