@@ -63,7 +63,9 @@ def cropper(preprocess: Preprocess) -> Callable[..., tuple[Any, Any]]:
 
     def crop(photos: Any, drawn: Any, stretch: Any, key: Any) -> tuple[Any, Any]:
         parts = boxes(stretch, key)
-        return cut(photos, parts, preprocess), None if drawn is None else cut_masks(drawn, parts, cast(tuple[int, int], preprocess.size))
+        return cut(photos, parts, preprocess), None if drawn is None else cut_masks(
+            drawn, parts, cast(tuple[int, int], preprocess.size)
+        )
 
     return crop
 

@@ -101,7 +101,7 @@ def find_images(path: str | os.PathLike[str]) -> list[Source]:
     found = files.images
     if not found:
         raise BadData(f"{printable(path)}: no images found ({len(files.files)} other files).")
-    return [found[parts] for parts in sorted(found)]
+    return [replace(found[parts], key="/".join(parts)) for parts in sorted(found)]
 
 
 def _arrange(where: str, found: Files, images: dict[Parts, Source], training: bool) -> tuple[Tree, list[str]]:

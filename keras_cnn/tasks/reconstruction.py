@@ -81,8 +81,6 @@ class Reconstruction(regression.Regression):
     """The image itself; labels may be anything."""
 
     name = "reconstruction"
-    data = "classification"
-    of_inputs = True
 
     def outputs(self, model: Any) -> int:
         wanted, given = model.inputs[0].shape, model.outputs[0].shape

@@ -243,7 +243,7 @@ def _loss(kind: str) -> base.Loss:
 class Segmentation(Task):
     """A class for each pixel, or step; labels are class numbers (n, height, width), or (n, steps), 255 for none."""
 
-    name = data = "segmentation"
+    name = "segmentation"
     monitor = "val_miou"
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
         kind: _loss(kind) for kind in ("crossentropy", "crossentropy+dice", "dice", "focal")

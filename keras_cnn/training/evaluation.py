@@ -14,7 +14,7 @@ from keras_cnn import tasks
 from keras_cnn.building import build
 from keras_cnn.data import Data, Splits, index, load_data, seen
 from keras_cnn.data.labels import Wish
-from keras_cnn.deploy.predictor import outputs_of
+from keras_cnn.deploy.outputs import outputs_of
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.fields import known_options
 from keras_cnn.tasks import Result, labelled
