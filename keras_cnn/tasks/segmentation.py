@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
+from PIL import Image as Picture
 
 from keras_cnn.data.masks import IGNORED
 from keras_cnn.errors import BadData
@@ -33,6 +34,12 @@ class Mask(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         return {"image": self.name, "shares": self.shares}
+
+    def picture(self) -> Any:
+        """Pillow's image of the numbers of classes, each with a colour to be seen by: `load_data` reads it as a mask."""
+        picture = Picture.fromarray(self.mask)
+        picture.putpalette(plots.class_colours(len(self.shares)).astype("uint8").tobytes())
+        return picture
 
     def columns(self) -> dict[str, Any]:
         return self.shares
