@@ -95,7 +95,6 @@ def predict(
 ) -> None:
     """Say what images show."""
     from keras_cnn.data.index import find_images
-
     from keras_cnn.hub import resolve
 
     drawn = out is not None and (out.is_dir() or not out.suffix)
@@ -156,12 +155,10 @@ def _draw(out: Path, places: Sequence[Path], answers: Iterable[Any], names: Sequ
     """Write the pictures of answers, and beside them what the numbers of masks mean; noted on Ctrl-C."""
     done = 0
     try:
-        out.mkdir(parents=True, exist_ok=True)
         if names:
             write_text(out / "classes.txt", "".join(f"{plain(name)}\n" for name in names))
         for place, answer in zip(places, answers, strict=True):
             if not answer.error:
-                place.parent.mkdir(parents=True, exist_ok=True)
                 write_beside(place, partial(answer.picture().save, format="PNG"))
                 done += 1
     except KeyboardInterrupt as stop:

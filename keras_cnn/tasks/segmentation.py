@@ -36,7 +36,7 @@ class Mask(NamedTuple):
         return {"image": self.name, "shares": self.shares}
 
     def picture(self) -> Any:
-        """Pillow's image of the numbers of classes, each with a colour to be seen by: `load_data` reads it as a mask."""
+        """Pillow's image of the numbers of classes, with colours to be seen by; `load_data` reads it as a mask."""
         picture = Picture.fromarray(self.mask)
         picture.putpalette(plots.class_colours(len(self.shares)).astype("uint8").tobytes())
         return picture
