@@ -151,8 +151,8 @@ def _head(config: Config, names: int | None, task: str | None, drop_rate: float 
     head = config.head if task is None else config.head.for_task(task)
     if names is not None and names % head.meaning.names:
         raise BadSpec(
-            f"task={head.task!r} is for {head.meaning.names} classes, and there are {names}: give another task, such as "
-            "'classification'."
+            f"task={head.task!r} is for {head.meaning.names} classes, and there are {names}: give another task, as "
+            "task='classification'."
         )
     head = head.for_classes(head.classes if names is None else head.meaning.outputs(names))
     dropout = head.dropout if drop_rate is None else drop_rate
