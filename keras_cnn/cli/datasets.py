@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,6 +22,8 @@ from keras_cnn.models.meaning import MEANINGS
 
 if TYPE_CHECKING:
     from keras_cnn.models.config import Config
+
+SEQUENCES = (".npz", ".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class Dataset:
         for field in fields(self):
             if field.name not in ("data", "labels", "task", "augment") and getattr(self, field.name) != field.default:
                 raise BadSpec(f"--{field.name.replace('_', '-')} is for images, and {self.data} for sequences.")
+        if Path(self.data).suffix.lower() not in SEQUENCES:
+            raise BadData(f"{self.data}: the network reads sequences: give a file that ends in {', '.join(SEQUENCES)}.")
         label = tuple(self.labels or ()) or None
         return load_sequences(self.data, label=label, val_split=val_split, seed=seed)
 
@@ -89,7 +94,8 @@ def load(asked: TrainingData, config: Config, batch_size: int, seed: int = 0) ->
 
     config: of the network, at the size at which it is to see images.
     """
-    one_of("task", asked.task, (None, *MEANINGS))
+    if asked.task is not None:
+        one_of("task", asked.task, tuple(MEANINGS))
     loaded, task = (_sequences if config.backbone.SIDES == 1 else _images)(asked, config, batch_size, seed)
     if terminal.shown:
         console.note(str(loaded) if config.backbone.SIDES == 1 else f"{asked.data}: {loaded.summary}{_more(loaded)}")
@@ -101,6 +107,10 @@ def _images(asked: TrainingData, config: Config, batch_size: int, seed: int) -> 
     from keras_cnn.data import index, load_data
 
     splits = index(asked.source, seed=seed, wish=wish(asked.task, config))
+    if asked.task not in (None, splits.task) and set(map(str.lower, splits.class_names)) == {"images", "masks"}:
+        raise BadData(
+            f"{asked.data} has images and their masks, and --task {asked.task} learns from classes of images."
+        )
     task = _task(asked, config, splits.task)
     preprocess = config.preprocess
     if MEANINGS[task].whole and not config.head.meaning.whole:  # as `build` will

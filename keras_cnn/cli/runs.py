@@ -46,7 +46,9 @@ class Learner:
     @property
     def examples(self) -> tuple[Any, ...]:
         """What `kc.fine_tune` and `kc.train` take behind the network: `Data`, or the pairs of sequences."""
-        return (self.data,) if hasattr(self.data, "splits") else (self.data.train, self.data.val)
+        from keras_cnn.data import Data
+
+        return (self.data,) if isinstance(self.data, Data) else (self.data.train, self.data.val)
 
 
 def pretrained(data: TrainingData, model: str, weights: str | None, size: int, seed: int, batch_size: int) -> Learner:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnn.checkpoints import commands
+from keras_cnn.checkpoints import commands, directory
 from keras_cnn.cli import console, runs, tables
 from keras_cnn.cli.datasets import TrainingData
 from keras_cnn.cli.options import (
@@ -200,6 +200,7 @@ def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
     if results["skipped"]:
         console.show(f"unreadable images left out: {results['skipped']}")
     place = console.quoted(out)
-    *some, last = results["pictures"]
-    has = f"{place} holds the weights, a model card, {', '.join(some)} and {last}"
-    console.show(f"{has}: keras-cnn predict IMAGE --model {place}")
+    *some, last = "the weights", "a model card", *results["pictures"]
+    of_images = directory.read(out).config.backbone.SIDES == 2
+    use = f": keras-cnn predict IMAGE --model {place}" if of_images else ""
+    console.show(f"{place} holds {', '.join(some)} and {last}{use}")

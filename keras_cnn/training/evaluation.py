@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,8 @@ def _of_sequences(
     """(sequences and their labels as the network numbers classes)."""
     if (pair := getattr(data, split, None)) is None:
         raise BadData(f"the data has no split {split!r}; it has {', '.join(data.sizes)}.")
-    place = task.places(dataclasses.replace(data, class_names=data.class_names or data.targets), names, outputs)
+    named = SimpleNamespace(task=data.task, class_names=data.class_names or data.targets)
+    place = task.places(named, names, outputs)
     return pair[0], np.stack([task.renumbered(label, place) for label in pair[1]])
 
 
