@@ -106,10 +106,12 @@ def _images(asked: TrainingData, config: Config, batch_size: int, seed: int) -> 
     """(images and labels, the task that they are learnt by)."""
     from keras_cnn.data import index, load_data
 
+    if Path(asked.data).suffix.lower() == SEQUENCES[0]:
+        raise BadData(f"{asked.data} holds sequences, and {config.name} reads images: give a network such as tcn.")
     splits = index(asked.source, seed=seed, wish=wish(asked.task, config))
     if asked.task not in (None, splits.task) and set(map(str.lower, splits.class_names)) == {"images", "masks"}:
         raise BadData(
-            f"{asked.data} has images and their masks, and --task {asked.task} learns from classes of images."
+            f"{asked.data} has images and masks, and --task {asked.task} learns from classes of images."
         )
     task = _task(asked, config, splits.task)
     preprocess = config.preprocess
