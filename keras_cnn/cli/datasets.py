@@ -110,9 +110,7 @@ def _images(asked: TrainingData, config: Config, batch_size: int, seed: int) -> 
         raise BadData(f"{asked.data} holds sequences, and {config.name} reads images: give a network such as tcn.")
     splits = index(asked.source, seed=seed, wish=wish(asked.task, config))
     if asked.task not in (None, splits.task) and set(map(str.lower, splits.class_names)) == {"images", "masks"}:
-        raise BadData(
-            f"{asked.data} has images and masks, and --task {asked.task} learns from classes of images."
-        )
+        raise BadData(f"{asked.data} has images and masks, and --task {asked.task} learns from classes of images.")
     task = _task(asked, config, splits.task)
     preprocess = config.preprocess
     if MEANINGS[task].whole and not config.head.meaning.whole:  # as `build` will
