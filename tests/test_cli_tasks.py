@@ -74,7 +74,10 @@ def runs(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.parametrize("task", TASKS)
+HEAVY = ("classification", "binary", "multilabel")  # whose way the others share
+
+
+@pytest.mark.parametrize("task", [pytest.param(t, marks=[pytest.mark.slow] * (t in HEAVY)) for t in TASKS])
 def test_the_network_gets_the_head_that_the_data_calls_for(run, net, streets, runs, task):
     place, options, figure = TASKS[task]
     out, data = runs / task, streets / place
@@ -246,7 +249,11 @@ def waves(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "figure", "shape"),
-    [("waves", "accuracy", (None, 2)), ("ahead", "r2", (None, 4, 1)), ("steps", "miou", (None, 24, 2))],
+    [
+        pytest.param("waves", "accuracy", (None, 2), marks=pytest.mark.slow),
+        ("ahead", "r2", (None, 4, 1)),
+        pytest.param("steps", "miou", (None, 24, 2), marks=pytest.mark.slow),
+    ],
 )
 def test_sequences_are_learnt_and_measured(run, waves, tmp_path, name, figure, shape):
     data, out = waves / f"{name}.npz", tmp_path / "run"
