@@ -165,7 +165,7 @@ def _head(config: Config, task: str, loaded: Any) -> dict[str, Any]:
     meaning = MEANINGS[task]
     of_images = meaning.labels is None  # whose channels are what is learnt
     names = config.channels if of_images else loaded.class_names or loaded.targets
-    more = {"horizon": loaded.horizon} if config.backbone.SIDES == 1 and task == "regression" else {}
+    more = {"horizon": loaded.horizon} if config.backbone.SIDES == 1 and meaning.in_units else {}
     if config.head.can(task):
         return {"task": task, **more} if meaning.direction else {"task": task, "classes": names, **more}
     if UNet.can(task):

@@ -75,7 +75,7 @@ class Sequences:
         sizes = ", ".join(f"{size} {name}" for name, size in self.sizes.items())
         names = self.class_names or self.targets
         what = f"{count(len(names), 'class' if self.class_names else 'target')} ({some(names)})"
-        what += " for every step" if self.task == "segmentation" else ""
+        what += " for every step" if self.class_names and self.train[1].ndim == 2 else ""
         what += f", {count(self.horizon, 'step')} ahead" if self.horizon else ""
         seen = f"{count(channels, 'channel')} ({some(self.channels)})"
         return f"{self.source}: {sizes} sequences of {count(steps, 'step')}, {seen}; {what}"
