@@ -149,6 +149,11 @@ def _check_channels(config: Config, values: Any, input_shape: tuple[int | None, 
 def _head(config: Config, names: int | None, task: str | None, drop_rate: float | None, activation: str | None) -> Head:
     """The head of the weights with what is asked for changed; names: of classes or targets."""
     head = config.head if task is None else config.head.for_task(task)
+    if names is not None and names % head.meaning.names:
+        raise BadSpec(
+            f"task={head.task!r} is for {head.meaning.names} classes, and there are {names}: give another task, as "
+            "task='classification'."
+        )
     head = head.for_classes(head.classes if names is None else head.meaning.outputs(names))
     dropout = head.dropout if drop_rate is None else drop_rate
     return dataclasses.replace(

@@ -119,7 +119,7 @@ def test_predict_holds_a_few_batches_however_many_images_there_are(net, tmp_path
     sources = find_images(tmp_path / "one.png") * 600
     pre = Preprocess(size=(512, 512), crop=1.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert sum(image.shape == (512, 512, 3) for _, image in decoded(sources, pre, ahead=16)) == 600
+    assert sum(photo.pixels.shape == (512, 512, 3) for _, photo in decoded(sources, pre, ahead=16)) == 600
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 150 * 1024  # KiB; all of them are 450 MiB
 

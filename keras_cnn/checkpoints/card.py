@@ -48,7 +48,7 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
         f"---\n{_metadata(config, name).to_yaml()}\n---\n",
         f"{GENERATED}\n",
         f"# {shown(name)}\n",
-        f"`{config.architecture}`, {shapes.parameters(rows) / 1e6:.2f} M parameters, {_outputs(config)}. "
+        f"`{config.name}`, {shapes.parameters(rows) / 1e6:.2f} M parameters, {_outputs(config)}. "
         f"A Keras 3 model of keras_cnn: {_input(config)} in, {_out(config)} out.\n",
         "## Use\n",
         _snippet(address or f"path/to/{name}", config),
@@ -151,6 +151,13 @@ def _snippet(address: str, config: Config) -> str:
             f"sequences = np.zeros((1, {config.preprocess.size[0]}, {config.channels}))  # (batch, time, channels)\n"
             "print(np.asarray(model.predict(sequences)))\n```\n"
         )
+    if config.head.EVERYWHERE:
+        return (
+            "```python\nimport keras_cnn as kc\n\n"
+            f"predict = kc.predictor({address})\n"
+            '[answer] = predict("photo.jpg")\n'
+            'answer.picture().save("answer.png")\n```\n'
+        )
     return (
         "```python\nimport keras_cnn as kc\nimport numpy as np\n\n"
         f"model = kc.build({address})\n"
@@ -172,7 +179,7 @@ def _metadata(config: Config, name: str) -> Any:
     )
     return ModelCardData(
         library_name="keras_cnn",
-        pipeline_tag=config.head.meaning.hub,
+        pipeline_tag=_hub_task(config),
         tags=["keras", "keras_cnn", _task(config)],
         license=licences.name(licence) if licence else None,
         base_model=base_model(facts),
@@ -201,9 +208,17 @@ def _results(task: str, metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
             )
 
 
+def _hub_task(config: Config) -> str | None:
+    """The Hub's name of what a network does; None where it has none."""
+    if config.backbone.SIDES == 2:
+        return config.head.meaning.hub
+    return "time-series-forecasting" if getattr(config.head, "horizon", 0) else None
+
+
 def _task(config: Config) -> str:
-    """The Hub's name of what a network does, or one like it."""
-    return config.head.meaning.hub or f"image-{config.head.task}"
+    """The same, or a name like it."""
+    kind = "image" if config.backbone.SIDES == 2 else "time-series"
+    return _hub_task(config) or f"{kind}-{config.head.task}"
 
 
 def _out(config: Config) -> str:
@@ -213,10 +228,14 @@ def _out(config: Config) -> str:
 
 
 def _outputs(config: Config) -> str:
-    """How many classes or targets, in words."""
-    count = config.head.names
-    one, several = ("target", "targets") if config.head.meaning.in_units else ("class", "classes")
-    return f"{count} {one if count == 1 else several}"
+    """How many classes, targets or channels, in words."""
+    head = config.head
+    if head.meaning.direction:
+        return f"{head.embedding} numbers"
+    one, several = ("target", "targets") if head.meaning.in_units else ("class", "classes")
+    one, several = ("channel", "channels") if head.meaning.labels is None else (one, several)
+    ahead = f", {horizon} steps ahead" if (horizon := getattr(head, "horizon", 0)) else ""
+    return f"{head.names} {one if head.names == 1 else several}{ahead}"
 
 
 def _slug(text: str) -> str:

@@ -15,7 +15,8 @@ PROGRAM = "keras-cnn"
 ADDRESS = re.compile(
     r"hf://[\w.-]+/[\w.-]+(?:/[\w.-]+)?(?:@[\w.+/-]+)?|tfds:[\w*-][\w.*-]*(?:/[\w.*-]+)?(?::[\w.*-]+)?"
 )
-AS_TYPED = ("freeze", "above")  # regular expressions, whose backslash separates nothing
+# Regular expressions, whose backslash separates nothing; columns of a table, and what separates names in its cells.
+AS_TYPED = ("freeze", "above", "image_column", "labels", "separator", "split_column")
 SECRET = re.compile(r"token|password|secret|credential", re.IGNORECASE)  # in the name of an option
 TOKEN = re.compile(r"\b(?:hf|api_org)_\w{8,}")  # in a value: how the Hub's tokens look
 LEFT_OUT = "..."  # in place of an argument that may not be told

@@ -6,24 +6,28 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from keras_cnn.cli import console, runs, tables
-from keras_cnn.cli.options import BATCH, DATA, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS
-from keras_cnn.errors import BadData
-from keras_cnn.files import write_beside
-from keras_cnn.terminal import progress
+from keras_cnn.cli import console, datasets, runs, tables
+from keras_cnn.cli.datasets import Dataset
+from keras_cnn.cli.options import BATCH, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS, with_data
+from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.files import write_beside, write_text
+from keras_cnn.terminal import plain, progress
 
 if TYPE_CHECKING:
+    from keras_cnn.data.files import Source
     from keras_cnn.tasks import Result
 
 
+@with_data
 def evaluate(
-    data: Annotated[str, DATA],
+    data: Dataset,
     model: Annotated[str, MODEL],
     weights: Annotated[str | None, WEIGHTS] = None,
     split: Annotated[
@@ -31,26 +35,25 @@ def evaluate(
     ] = None,
     size: Annotated[int, SIZE] = 0,
     batch_size: Annotated[int, BATCH] = 128,
-    skip_bad: Annotated[bool, SKIP_BAD] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Directory for the picture that shows the result.")
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure a network on labelled images.
+    """Measure a network on labelled images, or sequences.
 
     Images that a run was trained on, as its directory knows them, are left out and told apart.
     """
-    from keras_cnn.data import index
+    from keras_cnn.hub import resolve
 
-    found = index(data, val_split=0.0, training=False)
-    split = split or found.items()[-1][0]
-    runs.tell_ignored(found.ignored)
-    net, _, kc = runs.network(model, weights, size)
+    known = resolve(model, weights)
+    found, splits = datasets.to_measure(data, known.config)
+    split = split or splits[-1]
+    net, kc = runs.network(known, model, weights, size)
     run = model if weights is None and Path(model).is_dir() else None
-    result = kc.evaluate(net, found, split=split, run=run, batch_size=batch_size, skip_bad=skip_bad)
-    known = result.trained_on
-    before: dict[str, Any] = _figures(known) if known else {"images": 0}
+    result = kc.evaluate(net, found, split=split, run=run, batch_size=batch_size, skip_bad=data.skip_bad)
+    old = result.trained_on
+    before: dict[str, Any] = _figures(old) if old else {"images": 0}
     facts = {"split": split, **_figures(result), "skipped": len(result.skipped), "trained_on": before}
     drawn: dict[str, str] = {}
     if out and len(result):
@@ -58,9 +61,9 @@ def evaluate(
         drawn = result.pictures(out)
     details = result.details() if len(result) else {}
     if as_json:
-        before["names"] = list(known.names) if known else []
+        before["names"] = list(old.names) if old else []
         return console.print_json({**facts, **details, "skipped_names": list(result.skipped)})
-    console.show(*tables.evaluation(f"{model} on {data}", facts, details, known.names if known else ()))
+    console.show(*tables.evaluation(f"{model} on {data.data}", facts, details, old.names if old else ()))
     for name, title in drawn.items():
         console.show("", f"{console.quoted(cast(Path, out) / name)} shows {title}.")
 
@@ -81,22 +84,43 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     batch_size: Annotated[int, BATCH] = 32,
     skip_bad: Annotated[bool, SKIP_BAD] = False,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File for the answers: .csv or .json.")] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=1, help="Of networks for pixels: see photos at their own size, by such tiles.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File for the answers, .csv or .json; or a folder for masks and images."),
+    ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Say what images show."""
     from keras_cnn.data.index import find_images
+    from keras_cnn.hub import resolve
 
-    if out and out.suffix.lower() not in WRITERS:
+    drawn = out is not None and (out.is_dir() or not out.suffix)
+    if out and not drawn and out.suffix.lower() not in WRITERS:
         raise BadData(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}.")
     sources = [source for path in images for source in find_images(path)]
-    net, _, kc = runs.network(model, weights, size)
-    answer = kc.predictor(net, batch_size=batch_size)
+    known = resolve(model, weights)
+    if known.config.backbone.SIDES == 1:
+        raise BadSpec(f"{model} reads sequences, not images: kc.predictor({model!r}) answers arrays of them.")
+    if drawn and not known.config.head.EVERYWHERE:
+        raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in {' or '.join(WRITERS)}.")
+    places = _places(out, sources) if out and drawn else []
+    net, kc = runs.network(known, model, weights, size)
+    answer = kc.predictor(net, batch_size=batch_size, tile=tile)
     bad = list[str]()
     answers: Iterable[Any] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), bad)
     if out or as_json or not sys.stdout.isatty():  # elsewhere the answers themselves show how far it is
         answers = progress(answers, "predicting", len(sources))
-    if out:
+    if out and drawn:
+        _draw(out, places, answers, known.config.class_names)
+        told = {"out": str(out), "images": len(sources) - len(bad), "skipped": bad}
+        if as_json:
+            console.print_json(told)
+        else:
+            console.show(f"{console.quoted(out)} holds what was made of {told['images']:,} images, as PNG files.")
+    elif out:
         with _unwritten(out):
             write_beside(out, lambda path: WRITERS[out.suffix.lower()](path, answers))
         told = {"out": str(out), "images": len(sources) - len(bad), "skipped": bad}
@@ -112,6 +136,34 @@ def predict(
                 console.show(*tables.answer(answer.name, answer.lines()))
     if bad:
         console.note(f"{len(bad):,} of {len(sources):,} images could not be read and are left out.")
+
+
+def _places(out: Path, sources: Sequence[Source]) -> list[Path]:
+    """Where the picture of each image goes: below the folder as it lies below its own, as PNG."""
+    places = [out / Path(source.key).with_suffix(".png") for source in sources]
+    read = {Path(source.name).resolve() for source in sources}
+    first: dict[Path, str] = {}
+    for place, source in zip(places, sources, strict=True):
+        if place.resolve() in read:
+            raise BadData(f"--out {out}: {source.name} would be written over: give another folder.")
+        if first.setdefault(place, source.name) != source.name:
+            raise BadData(f"{first[place]} and {source.name} would both be {place}: predict them into two folders.")
+    return places
+
+
+def _draw(out: Path, places: Sequence[Path], answers: Iterable[Any], names: Sequence[str]) -> None:
+    """Write the pictures of answers, and beside them what the numbers of masks mean; noted on Ctrl-C."""
+    done = 0
+    try:
+        if names:
+            write_text(out / "classes.txt", "".join(f"{plain(name)}\n" for name in names))
+        for place, answer in zip(places, answers, strict=True):
+            if not answer.error:
+                write_beside(place, partial(answer.picture().save, format="PNG"))
+                done += 1
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"{console.quoted(out)} holds {done:,} of {len(places):,}")
+        raise
 
 
 def _told(answers: Iterable[Any], bad: list[str]) -> Iterator[Any]:

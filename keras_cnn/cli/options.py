@@ -18,7 +18,8 @@ from keras_cnn.cli import console
 from keras_cnn.training.options import Options
 
 DATA = typer.Argument(
-    help="A folder with one subfolder a class (or train/ val/ test/ above them), a .zip of one, tfds:NAME, or digits."
+    help="A folder with one subfolder a class, or with images/ and masks/ (train/ val/ test/ above them); a .zip of "
+    "one; a table (.csv, .tsv, .parquet); tfds:NAME; digits; of sequences an .npz or a table."
 )
 MODEL = typer.Option("--model", "-m", help="Architecture, tag, or weights directory.")
 WEIGHTS = typer.Option(help="Checkpoint for the architecture: .safetensors, .pth, .th, .h5.")
@@ -69,6 +70,20 @@ def with_fields(kind: type[Options], *without: str) -> Callable[[Callable[..., N
     return decorate
 
 
+def with_data(verb: Callable[..., None]) -> Callable[..., None]:
+    """The same command, whose parameter `data`, a dataclass, is an argument and an option for each other field."""
+    kind = get_type_hints(verb)["data"]
+    hints, fields = get_type_hints(kind, include_extras=True), dataclasses.fields(kind)
+    named = {field.name: field.default for field in fields if field.name != "data"}
+
+    def command(*args: Any, data: str, **options: Any) -> None:
+        verb(*args, data=kind(data=data, **{name: options.pop(name) for name in named}), **options)
+
+    only = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(n, only, default=default, annotation=hints[n]) for n, default in named.items()]
+    return _like(verb, command, more, data=hints["data"])
+
+
 def _option(field: dataclasses.Field[Any]) -> Any:
     told, bounds = field.metadata["told"], {"min": field.metadata["least"], "max": field.metadata["most"]}
     finite = {key: bound for key, bound in bounds.items() if math.isfinite(bound)}
@@ -79,10 +94,17 @@ def _keyword(name: str, kind: Any, default: Any, option: Any) -> inspect.Paramet
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, option])
 
 
-def _like(verb: Any, command: Any, more: list[inspect.Parameter]) -> Callable[..., None]:
-    """A command with the name and the parameters of another, and more; its `**options` are no parameter."""
+def _like(verb: Any, command: Any, more: list[inspect.Parameter], **kinds: Any) -> Callable[..., None]:
+    """A command with the name and the parameters of another, and more; its `**options` are no parameter.
+
+    kinds: annotations of parameters in place of their own.
+    """
     command = functools.wraps(verb)(command)
-    own = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    own = [
+        p.replace(annotation=kinds.get(p.name, p.annotation))
+        for p in inspect.signature(verb, eval_str=True).parameters.values()
+        if p.kind is not p.VAR_KEYWORD
+    ]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *more)}
     vars(command)["__signature__"] = inspect.Signature([*own, *more])
     return command

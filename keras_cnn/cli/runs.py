@@ -1,67 +1,92 @@
-"""The runs that several commands share: a network beside the data that it is to see, fine-tuned, scored, written down.
-
-The data is decoded before a framework starts, so that bad input is told at once.
-"""
+"""The runs that several commands share: a network beside the data that it is to see; fine-tuned, scored, kept."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keras_cnn import files, terminal
+from keras_cnn import files
 from keras_cnn.checkpoints import commands
-from keras_cnn.cli import console
+from keras_cnn.cli import console, datasets
+from keras_cnn.cli.datasets import TrainingData
+from keras_cnn.errors import BadSpec
 from keras_cnn.training import state
 from keras_cnn.training.options import FineTuneOptions
+
+if TYPE_CHECKING:
+    from keras_cnn.checkpoints.directory import Source
+    from keras_cnn.models.config import Config
 
 STATES = (state.STATE, "study.csv")  # what a run, or a study, goes on from
 
 
-def network(name: str, weights: str | None, size: int) -> tuple[Any, Any, Any]:
-    """(network, its configuration, the package) at a size."""
-    from keras_cnn.hub import resolve
-
-    found = resolve(name, weights)
+def network(found: Source, name: str, weights: str | None, size: int) -> tuple[Any, Any]:
+    """(network, the package) at a size. found: what the name and the weights mean, as `resolve` says."""
     if found.load is None:
         console.note(
             f"note: {name} has random weights, so its answers mean nothing: a tag or directory brings trained ones."
         )
+    shape = sized(found.config, size).input_shape
     kc = console.framework(training=False)
-    from keras_cnn.checkpoints.directory import config_of
-
-    net = kc.build(name, weights=weights, input_shape=shape_at(found.config.input_shape, size))
-    return net, config_of(net), kc
+    return kc.build(name, weights=weights, input_shape=shape), kc
 
 
-def pretrained(
-    data: str, model: str, weights: str | None, size: int, augment: str, skip_bad: bool, seed: int, batch_size: int
-) -> tuple[Any, Any]:
-    """(network with a head for the data's classes, data seen as the network's weights expect)."""
+@dataclass(frozen=True)
+class Learner:
+    """A network for some data, and the data as the network sees it. told: what `build` was told of it."""
+
+    network: Any
+    data: Any
+    told: Mapping[str, Any]
+
+    @property
+    def examples(self) -> tuple[Any, ...]:
+        """What `kc.fine_tune` and `kc.train` take behind the network: `Data`, or the pairs of sequences."""
+        from keras_cnn.data import Data
+
+        return (self.data,) if isinstance(self.data, Data) else (self.data.train, self.data.val)
+
+
+def pretrained(data: TrainingData, model: str, weights: str | None, size: int, seed: int, batch_size: int) -> Learner:
+    """A network with a head for the data's labels, and the data seen as the network's weights expect."""
     from keras_cnn.hub import resolve
 
     found = resolve(model, weights)
     if found.load is None:
         console.note(f"note: {model} has random weights; a tag or directory brings trained ones.")
-    shape = shape_at(found.config.input_shape, size)
-    loaded = load(data, found.config.preprocess.at_size(shape[:2]), shape, batch_size, augment, skip_bad, seed)
+    return learner(data, sized(found.config, size), batch_size, seed, model, weights=weights)
+
+
+def learner(data: TrainingData, config: Config, batch_size: int, seed: int, model: str, **told: Any) -> Learner:
+    """A network for the data, once this is decoded. config: the network's, as it is to see images; told: to `build`."""
+    loaded, head = datasets.load(data, config, batch_size, seed)
+    shape = config.input_shape
+    if config.backbone.SIDES == 1:
+        shape = (shape[0] and loaded.input_shape[0], loaded.input_shape[1])
+    told |= {"input_shape": shape, "preprocess": getattr(loaded, "preprocess", None), **head}
     kc = console.framework(seed)
-    return kc.build(model, weights=weights, input_shape=shape, classes=loaded.class_names), loaded
+    return Learner(kc.build(model, **told), loaded, told)
+
+
+def sized(config: Config, size: int) -> Config:
+    """The configuration at a size of square images; 0 for its own."""
+    if size and config.backbone.SIDES == 1:
+        raise BadSpec(f"--size {size}: {config.name} reads sequences, which are as long as the data's.")
+    return config.at((size, size, config.channels)) if size else config
 
 
 def finetune(
-    data: str,
+    data: TrainingData,
     model: str,
     out: str,
     options: FineTuneOptions,
     *,
     weights: str | None = None,
     size: int = 0,
-    augment: str = "light",
-    skip_bad: bool = False,
     before: bool = False,
     as_json: bool = False,
     resume: bool = False,
@@ -69,25 +94,26 @@ def finetune(
 ) -> dict[str, Any]:
     """Fine-tune, and score the best epoch."""
     state.check(out, resume, overwrite)
-    net, loaded = pretrained(data, model, weights, size, augment, skip_bad, options.seed, options.batch_size)
+    learner = pretrained(data, model, weights, size, options.seed, options.batch_size)
+    net = learner.network
     import keras_cnn as kc
     from keras_cnn.training import evaluation
 
-    first = next(iter(evaluation.evaluate(net, loaded, split="val").metrics.values())) if before else None
+    first = next(iter(evaluation.evaluate(net, learner.data, split="val").metrics.values())) if before else None
     with stoppable(out, resume), files.holding(out):  # scores belong to the run
         history = kc.fine_tune(
             net,
-            loaded,
+            *learner.examples,
             out=out,
             resume=resume,
             overwrite=overwrite,
             options=options,
             verbose=console.verbosity(as_json),
-            provenance={"command": command(), "data": commands.last_name(data)},
+            provenance={"command": command(), "data": commands.last_name(data.data)},
         )
         found = history.baselines
         baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
-        return {**baselines, **score(net, loaded, history.history, out, before=first)}
+        return {**baselines, **score(net, learner.data, history.history, out, before=first)}
 
 
 @contextlib.contextmanager
@@ -119,14 +145,12 @@ def made_by(verb: str, out: str) -> bool:
 
 
 def study(
-    data: str,
+    data: TrainingData,
     model: str,
     out: str,
     *,
     weights: str | None,
     size: int,
-    augment: str,
-    skip_bad: bool,
     batch_size: int,
     sizes: Sequence[int],
     seeds: Sequence[int],
@@ -134,19 +158,19 @@ def study(
     as_json: bool,
 ) -> dict[str, list[dict[str, Any]]]:
     """Learn the data from scratch and from pretrained weights, at several sizes."""
-    net, loaded = pretrained(data, model, weights, size, augment, skip_bad, 0, batch_size)
+    learner = pretrained(data, model, weights, size, 0, batch_size)
     import keras_cnn as kc
     from keras_cnn.training import study
 
-    config = kc.config_of(net)
+    config = kc.config_of(learner.network)
+    if config.backbone.SIDES == 1:
+        raise BadSpec(f"--study is of images, and {model} reads sequences.")
 
     def build(trained: bool) -> Any:
-        if trained:
-            return kc.build(model, weights=weights, input_shape=config.input_shape, classes=loaded.class_names)
-        return kc.build(config.with_(provenance={}), classes=loaded.class_names)
+        return kc.build(model, **learner.told) if trained else kc.build(config.with_(provenance={}))
 
     told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": console.verbosity(as_json)}
-    rows = kc.study(build, loaded, out, **told)
+    rows = kc.study(build, learner.data, out, **told)
     summary = study.summarise(rows)
     found = {"methods": summary, "gains": study.gains(summary)}
     return {part: [line._asdict() for line in lines] for part, lines in found.items()}
@@ -183,54 +207,9 @@ def score(
         "figure": figure,
         "pictures": ["curves.png", *drawn],
         "images": loaded.sizes,
-        "skipped": len(loaded.skipped),
+        "skipped": len(getattr(loaded, "skipped", ())),  # of sequences none can be
         "out": out,
     }
-
-
-def load(
-    data: str,
-    preprocess: Any,
-    shape: tuple[int | None, int | None, int],
-    batch_size: int,
-    augment: str,
-    skip_bad: bool,
-    seed: int = 0,
-) -> Any:
-    """The data set, decoded and told of; done before the framework starts, so that bad input is told at once."""
-    from keras_cnn import data as data_
-
-    loaded = data_.load_data(
-        data,
-        preprocess,
-        batch_size=batch_size,
-        augment=None if augment == "none" else augment,
-        skip_bad=skip_bad,
-        channels=shape[-1],
-        seed=seed,
-    )
-    if terminal.shown:
-        console.note(f"{data}: {loaded.summary}{_more(loaded)}")
-    tell_ignored(loaded.ignored)
-    if loaded.canvas:
-        console.note("note: training sees a random part of each photo, another one in every epoch")
-    return loaded
-
-
-def tell_ignored(files: Sequence[str]) -> None:
-    if files:
-        console.note(f"note: files that are no images were ignored, {len(files)} in all, such as {files[0]}")
-
-
-def _more(loaded: Any) -> str:
-    """What to say where photos are far larger than the network sees them."""
-    side, found = max(loaded.preprocess.size), loaded.look.sizes
-    large = found and statistics.median(map(min, found)) >= 1.5 * side
-    return f" (--size {2 * side} shows more)" if large else ""
-
-
-def shape_at(shape: tuple[int | None, int | None, int], size: int) -> tuple[int | None, int | None, int]:
-    return (size, size, shape[-1]) if size else shape
 
 
 def _stored_half(out: str) -> bool:

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_cnn.checkpoints import commands
+from keras_cnn.checkpoints import commands, directory
 from keras_cnn.cli import console, runs, tables
+from keras_cnn.cli.datasets import TrainingData
 from keras_cnn.cli.options import (
-    AUGMENT,
     BATCH,
     DATA,
     JSON,
@@ -21,8 +21,8 @@ from keras_cnn.cli.options import (
     OVERWRITE,
     RESUME,
     SIZE,
-    SKIP_BAD,
     WEIGHTS,
+    with_data,
     with_fields,
 )
 from keras_cnn.errors import KerasCnnError
@@ -42,7 +42,7 @@ def demo(
     """Watch a pretrained network learn digits: two minutes, offline."""
     console.note(f"{model} has never seen the classes of {data}: first its head learns, then all of it.")
     results = runs.finetune(
-        data,
+        TrainingData(data=data),
         model,
         out,
         FineTuneOptions(head_epochs=2, epochs=4, batch_size=64),
@@ -54,17 +54,16 @@ def demo(
     _finish(results, out, as_json)
 
 
+@with_data
 @with_fields(FineTuneOptions, "class_weight")
 def fine_tune(
     context: typer.Context,
-    data: Annotated[str, DATA],
+    data: TrainingData,
     model: Annotated[str, MODEL],
     out: Annotated[str, OUT],
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
     balance: Annotated[bool, typer.Option("--balance", help="Weigh classes inversely to their images.")] = False,
-    augment: Annotated[str, AUGMENT] = "light",
-    skip_bad: Annotated[bool, SKIP_BAD] = False,
     resume: Annotated[bool, RESUME] = False,
     overwrite: Annotated[bool, OVERWRITE] = False,
     study: Annotated[bool, typer.Option("--study", help="Compare scratch and transfer at several sizes.")] = False,
@@ -75,7 +74,7 @@ def fine_tune(
     **chosen: Any,
 ) -> None:
     """Teach a pretrained network your classes."""
-    source = {"weights": weights, "size": size, "augment": augment, "skip_bad": skip_bad}
+    source = {"weights": weights, "size": size}
     chosen |= {"class_weight": "balanced"} if balance else {}
     told = FineTuneOptions.of(options, "fine_tune", **chosen)
     if study:
@@ -98,8 +97,8 @@ def fine_tune(
     _finish(results, out, as_json)
 
 
-OF_STUDY = {"context", "data", "model", "out", "weights", "size", "augment", "batch_size", "skip_bad", "epochs"}
-OF_STUDY |= {"study", "sizes", "seeds", "as_json", *OF_ALL}
+OF_STUDY = {"context", "model", "out", "weights", "size", "batch_size", "epochs"}
+OF_STUDY |= {"study", "sizes", "seeds", "as_json", *OF_ALL, *TrainingData.__dataclass_fields__}
 
 
 def _only_for_study(context: typer.Context) -> None:
@@ -117,16 +116,15 @@ def _numbers(option: str, text: str) -> list[int]:
         raise KerasCnnError(f"{option} {text}: give whole numbers with commas between them.") from None
 
 
+@with_data
 @with_fields(TrainOptions)
 def train(
-    data: Annotated[str, DATA],
+    data: TrainingData,
     model: Annotated[str, MODEL],
     out: Annotated[str, OUT],
     size: Annotated[int, SIZE] = 0,
-    augment: Annotated[str, AUGMENT] = "light",
     aux: Annotated[bool, typer.Option("--aux", help="With Inception v3's auxiliary classifier.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Write kernels as float16.")] = False,
-    skip_bad: Annotated[bool, SKIP_BAD] = False,
     resume: Annotated[bool, RESUME] = False,
     overwrite: Annotated[bool, OVERWRITE] = False,
     as_json: Annotated[bool, JSON] = False,
@@ -140,31 +138,32 @@ def train(
 
     told = TrainOptions.of(options, "train", **chosen)
     state.check(out, resume, overwrite)
-    config = registry.get(model)
-    shape = runs.shape_at(config.input_shape, size)
+    config = runs.sized(registry.get(model), size)
     # Small images are seen whole: a crop would lose what little there is.
-    preprocess = dataclasses.replace(config.preprocess.at_size(shape[:2]), crop=1.0)
-    loaded = runs.load(data, preprocess, shape, told.batch_size, augment, skip_bad, told.seed)
-    kc = console.framework(told.seed)
-    net = kc.build(model, input_shape=shape, classes=loaded.class_names, preprocess=loaded.preprocess, aux=aux or None)
+    config = config.with_(preprocess=dataclasses.replace(config.preprocess, crop=1.0))
+    learner = runs.learner(data, config, told.batch_size, told.seed, model, aux=aux or None)
+    net = learner.network
+    import keras_cnn as kc
+
     with runs.stoppable(out, resume), files.holding(out):
         history = kc.train(
             net,
-            loaded,
+            *learner.examples,
             options=told,
             out=out,
             resume=resume,
             overwrite=overwrite,
             half=half,
             verbose=console.verbosity(as_json),
-            provenance={"command": runs.command(), "data": commands.last_name(data)},
+            provenance={"command": runs.command(), "data": commands.last_name(data.data)},
         )
-        results = runs.score(net, loaded, history.history, out)
+        results = runs.score(net, learner.data, history.history, out)
     _finish(results, out, as_json)
 
 
+@with_data
 def lr_find(
-    data: Annotated[str, DATA],
+    data: TrainingData,
     model: Annotated[str, MODEL],
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
@@ -172,19 +171,21 @@ def lr_find(
     steps: Annotated[int, typer.Option(min=2, help="Batches to train on.")] = 100,
     batch_size: Annotated[int, BATCH] = 32,
     picture: Annotated[str, typer.Option("--out", "-o", help="PNG file for the curve.")] = "lrfind.png",
-    skip_bad: Annotated[bool, SKIP_BAD] = False,
     seed: int = 0,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Suggest a learning rate, and draw the loss at each."""
-    net, loaded = runs.pretrained(data, model, weights, size, "light", skip_bad, seed, batch_size)
+    learner = runs.pretrained(data, model, weights, size, seed, batch_size)
+    net, loaded = learner.network, learner.data
     from keras_cnn import transfer
+    from keras_cnn.data.training_set import training_set
     from keras_cnn.insight import plots
-    from keras_cnn.training import loop, lr_range, optimizers
+    from keras_cnn.training import adapting, loop, lr_range, optimizers
 
+    adapting.adapt(net, training_set(*learner.examples))
     (transfer.freeze if frozen else transfer.unfreeze)(net)
     loop.compile_(net, optimizers.adamw(1e-3))
-    found = lr_range.lr_find(net, loaded.train, steps=steps)
+    found = lr_range.lr_find(net, loaded.train, steps=steps, batch_size=batch_size)
     plots.learning_rates(found, picture)
     if as_json:
         return console.print_json({**dataclasses.asdict(found), "suggestion": found.suggestion})
@@ -199,6 +200,7 @@ def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
     if results["skipped"]:
         console.show(f"unreadable images left out: {results['skipped']}")
     place = console.quoted(out)
-    *some, last = results["pictures"]
-    has = f"{place} holds the weights, a model card, {', '.join(some)} and {last}"
-    console.show(f"{has}: keras-cnn predict IMAGE --model {place}")
+    *some, last = "the weights", "a model card", *results["pictures"]
+    of_images = directory.read(out).config.backbone.SIDES == 2
+    use = f": keras-cnn predict IMAGE --model {place}" if of_images else ""
+    console.show(f"{place} holds {', '.join(some)} and {last}{use}")

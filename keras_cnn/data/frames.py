@@ -82,7 +82,10 @@ def pick(kinds: Mapping[str, str], where: str, wish: Wish, given: Mapping[str, A
     image = image or find(IMAGES, [name for name in kinds if name not in labels])
     if image is None:
         columns = ", ".join(map(repr, kinds))
-        raise BadSpec(f"{where}: no column has paths of images ({columns}); name it: kc.Table(..., image='COLUMN').")
+        raise BadSpec(
+            f"{where}: no column has paths of images ({columns}); name it: kc.Table(..., image='COLUMN') "
+            "(--image-column COLUMN)."
+        )
     split = given.get("split") or find(SPLITS, [name for name in kinds if name not in (image, *labels)])
     if labels:
         return Columns(image, labels, split)
@@ -101,7 +104,7 @@ def pick(kinds: Mapping[str, str], where: str, wish: Wish, given: Mapping[str, A
     if not rest or (len(rest) > 1 and any(kinds[name] != "number" for name in rest)):
         raise BadSpec(
             f"{where}: which column has the labels is not clear ({', '.join(map(repr, kinds))}); name it, as in "
-            "kc.Table(..., labels='COLUMN'), or labels=['a', 'b'] for several."
+            "kc.Table(..., labels='COLUMN'), or labels=['a', 'b'] for several (--labels COLUMN, once for each)."
         )
     return Columns(image, tuple(rest), split)
 

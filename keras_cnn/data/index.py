@@ -72,7 +72,7 @@ def index(
     if not (images := found.images) and (parquet := hub_sets.parquet_in(found)):
         return hub_sets.parquet_folder(name, found, parquet, table, wish, **options)
     if isinstance(data, Table):
-        raise BadSpec(f"{name}: there is no table in it; give the folder itself, without kc.Table.")
+        raise BadSpec(f"{name}: there is no table in it; give the folder itself, without kc.Table (no --labels).")
     if wish.task != "classification" and mask_folders.found_in(found):
         return mask_folders.read(name, found, wish, **options)
     tree, ignored = _arrange(name, found, images, training)
@@ -101,7 +101,7 @@ def find_images(path: str | os.PathLike[str]) -> list[Source]:
     found = files.images
     if not found:
         raise BadData(f"{printable(path)}: no images found ({len(files.files)} other files).")
-    return [found[parts] for parts in sorted(found)]
+    return [replace(found[parts], key="/".join(parts)) for parts in sorted(found)]
 
 
 def _arrange(where: str, found: Files, images: dict[Parts, Source], training: bool) -> tuple[Tree, list[str]]:

@@ -53,6 +53,18 @@ class Sequences:
         return self.train[0].shape[1], self.train[0].shape[2]
 
     @property
+    def task(self) -> str:
+        """What is learnt: "classification", "segmentation" (a class for every step) or "regression"."""
+        if not self.class_names:
+            return "regression"
+        return "segmentation" if self.train[1].ndim == 2 else "classification"
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sequences by split."""
+        return {name: len(pair[0]) for name in SPLITS if (pair := getattr(self, name))}
+
+    @property
     def horizon(self) -> int:
         """Steps that are forecast; 0 where nothing is."""
         return self.train[1].shape[1] if self.targets and self.train[1].ndim == 3 else 0
@@ -60,7 +72,7 @@ class Sequences:
     def __str__(self) -> str:
         """What was understood, in one line."""
         steps, channels = self.input_shape
-        sizes = ", ".join(f"{len(pair[0])} {name}" for name in SPLITS if (pair := getattr(self, name)))
+        sizes = ", ".join(f"{size} {name}" for name, size in self.sizes.items())
         names = self.class_names or self.targets
         what = f"{count(len(names), 'class' if self.class_names else 'target')} ({some(names)})"
         what += " for every step" if self.class_names and self.train[1].ndim == 2 else ""

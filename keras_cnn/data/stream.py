@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,25 +19,35 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
+class Photo(NamedTuple):
+    """An image of a file. pixels: uint8 (height, width, channels), as a network sees them; size: (height, width) of
+    the file, upright."""
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
 def decoded(
     sources: Iterable[Source],
     preprocess: Preprocess,
     *,
+    whole: bool = False,
     channels: int | None = None,
     ahead: int = 64,
     skip_bad: bool = False,
-) -> Iterator[tuple[Source, np.ndarray | BadImage]]:
+) -> Iterator[tuple[Source, Photo | BadImage]]:
     """Each source in order with its pixels, uint8 (*preprocess.size, channels), decoded as `load_image` does.
 
-    ahead: how many are decoded before they are asked for. skip_bad: an unreadable image comes with its BadImage
-    instead of raising it.
+    whole: at the file's own size instead, neither resized nor cropped. ahead: how many are decoded before they are
+    asked for. skip_bad: an unreadable image comes with its BadImage instead of raising it.
     """
     channels = channels or len(preprocess.mean)
 
-    def load(source: Source) -> np.ndarray | BadImage:
+    def load(source: Source) -> Photo | BadImage:
         try:
             image = decode(source.read, channels, source.name, preprocess.window)
-            return resize_and_crop(image, preprocess, name=source.name)
+            pixels = image if whole else resize_and_crop(image, preprocess, name=source.name)
+            return Photo(pixels, (image.shape[0], image.shape[1]))
         except BadImage as error:
             if not skip_bad:
                 raise

@@ -124,7 +124,7 @@ def _sources(frame: Frame, column: str, find: Find, unique: bool = True) -> list
     if missing := [text for text, source in zip(texts, found, strict=True) if source is None]:
         raise BadData(
             f"{frame.where}: {len(missing)} of {len(texts)} files of {column!r} are missing: {in_list(missing)}; paths "
-            "are relative to the table, or to root, as in kc.Table(..., root='photos')."
+            "are relative to the table, or to root, as in kc.Table(..., root='photos') (--root)."
         )
     return [source for source in found if source]
 

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from keras_cnn import tasks
 from keras_cnn.building import build
+from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.data.files import Source
 from keras_cnn.data.index import find_images
-from keras_cnn.data.stream import decoded, in_batches
+from keras_cnn.data.stream import Photo, decoded
 from keras_cnn.deploy.fold import fold
+from keras_cnn.deploy.outputs import outputs_of
+from keras_cnn.deploy.tiles import predict_tiles
 from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
 from keras_cnn.models.fields import known_options
 from keras_cnn.tasks.labelled import check_shape, warn_of_pixels
 
+Seen = tuple[str, tuple[int, int] | None]  # name, and size of its file
+
 
 @known_options
-def predictor(model: Any, *, batch_size: int = 32) -> Predictor:
+def predictor(model: Any, *, batch_size: int = 32, tile: int | None = None) -> Predictor:
     """A function of images that answers what they show: `kc.predictor("runs/photos")("photo.jpg")`.
+
+    A network that answers every pixel sees photos squashed to its size, as it did in training, and its mask has the
+    size of the photo's file, as it is seen upright; those of arrays have theirs.
 
     model: a network of ours, or whatever `build` takes: a weights directory, a tag, an address. It is copied for
     prediction, batch norms folded into convolutions; later training does not reach the copy.
     batch_size: images that the network sees at once. Files are decoded as they are needed, so that any number of them
     takes the memory of a few batches.
-    Raises BadSpec for a model that is not of ours, or that has no classifier. WeightsWarning where a name brings none.
+    tile: of a network that answers every pixel: the side of the tiles, in pixels, by which it sees photos at their own
+    size, whatever that is (`predict_tiles`); as many at once as have the pixels of a batch.
+    Raises BadSpec for a model that is not of ours, or that has no classifier, and for tiles of one that answers for an
+    image as a whole. WeightsWarning where a name brings none.
 
     >>> import keras_cnn as kc, numpy as np
     >>> predict = kc.predictor(kc.build("resnet20", classes=["cat", "dog"]))
@@ -40,6 +52,8 @@ def predictor(model: Any, *, batch_size: int = 32) -> Predictor:
     """
     if batch_size < 1:
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
+    if tile is not None and tile < 1:
+        raise BadSpec(f"tile={tile!r}: give the side of the tiles in pixels, 1 or more.")
     if isinstance(model, str | os.PathLike):
         name, model = os.fspath(model), build(model)
         if not config_of(model).provenance:  # a model that is given may have learnt since it was built
@@ -47,22 +61,25 @@ def predictor(model: Any, *, batch_size: int = 32) -> Predictor:
                 f"{name} has random weights, so that its answers mean nothing: a tag or directory brings trained ones."
             )
             warnings.warn(text, WeightsWarning, stacklevel=3)
-    return Predictor(model, batch_size)
+    return Predictor(model, batch_size, tile)
 
 
 class Predictor:
     """Answers images; made by `predictor`.
 
     Images are: a path of an image, a folder (images at any depth, in order) or a zip; an array, one image
-    (height, width, channels) or several (images, height, width, channels), of the network's size and with raw values of
-    0..255; or a list of all these. Answers come in the order of the images.
+    (height, width, channels) or several (images, height, width, channels), of the network's size (any, with tiles) and
+    with raw values of 0..255; or a list of all these. Answers come in the order of the images.
+    A network for sequences answers arrays, one (time, channels) or several (sequences, time, channels).
     """
 
-    def __init__(self, model: Any, batch_size: int = 32) -> None:
-        self.config, self.batch_size, self.task = config_of(model), batch_size, tasks.of(model)
+    def __init__(self, model: Any, batch_size: int = 32, tile: int | None = None) -> None:
+        self.config, self.batch_size, self.tile, self.task = config_of(model), batch_size, tile, tasks.of(model)
+        if tile is not None and not self.config.head.EVERYWHERE:
+            raise BadSpec(f"tile={tile}: {self.config.name} answers for an image as a whole, which tiles would cut.")
         self.task.check_answers(self.config)
         self.logits = self.config.head.activation in (None, "linear")
-        self.network = fold(model)
+        self.network = fold(model if tile is None else _of_any_size(model))
 
     def __call__(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> list[Any]:
         """An answer for each image, of the task: for classes an `Answer`, for masks a `Mask`, and so on.
@@ -76,32 +93,53 @@ class Predictor:
         """The same answers, one by one as they come: for more images than one wants to wait for."""
         if top < 1:
             raise BadSpec(f"top={top!r}: give 1 or more.")
-        for name, image, row in outputs_of(self.network, self._seen(images, skip_bad), self.batch_size):
+        for (name, size), image, row in self._outputs(images, skip_bad):
             if row is None:
                 yield self.task.unreadable(name, str(image))
             else:
-                yield self.task.answer(name, self.task.finish(row, self.logits), self.config, top, None)
+                yield self.task.answer(name, self.task.finish(row, self.logits), self.config, top, size)
 
     def scores(self, images: Any) -> np.ndarray:
-        """The head's own output for each image: float32 (images, ...); logits where the network ends in them."""
-        found = outputs_of(self.network, self._seen(images), self.batch_size)
-        rows = [row for *_, row in found if row is not None]
+        """The head's own output for each image: float32 (images, ...); logits where the network ends in them.
+
+        Raises BadData where the images, with tiles, are of several sizes: their outputs are no array.
+        """
+        rows = [row for *_, row in self._outputs(images) if row is not None]
+        if len({row.shape for row in rows}) > 1:
+            raise BadData("the images are of several sizes, and so are their outputs: ask for one after the other.")
         return np.array(rows, "float32") if rows else np.empty((0, *self.network.output_shape[1:]), "float32")
 
-    def _seen(self, images: Any, skip_bad: bool = False) -> Iterator[tuple[str, np.ndarray | BadImage]]:
+    def _outputs(self, images: Any, skip_bad: bool = False) -> Iterator[tuple[Seen, Any, np.ndarray | None]]:
+        """Each image, and the head's output for it: None for one that is unreadable."""
+        seen = self._seen(images, skip_bad)
+        if self.tile is None:
+            yield from outputs_of(self.network, seen, self.batch_size)
+            return
+        pixels = math.prod(self.config.preprocess.size)
+        told = {"tile": self.tile, "batch_size": max(1, self.batch_size * pixels // self.tile**2)}
+        for name, image in seen:
+            readable = isinstance(image, np.ndarray)
+            yield name, image, predict_tiles(self.network, image, **told) if readable else None
+
+    def _seen(self, images: Any, skip_bad: bool = False) -> Iterator[tuple[Seen, np.ndarray | BadImage]]:
         """Each image's name and pixels as the network sees them, files decoded a few batches ahead."""
         told: dict[str, Any] = {"channels": self.network.input_shape[-1], "ahead": 2 * self.batch_size}
+        if self.tile is not None:
+            told |= {"whole": True, "ahead": 1}  # photos at their own size may be large
         for kind, some in itertools.groupby(self._found(images, "images"), type):
             if kind is Source:
-                pixels = decoded(some, self.config.preprocess, skip_bad=skip_bad, **told)
-                yield from ((source.name, image) for source, image in pixels)
+                for source, photo in decoded(some, self.config.preprocess, skip_bad=skip_bad, **told):
+                    pixels, size = photo if isinstance(photo, Photo) else (photo, None)
+                    yield (source.name, size), pixels
             else:
-                yield from some
+                yield from (((name, None), image) for name, image in some)
 
     def _found(self, images: Any, name: str) -> Iterator[Any]:
         """A Source of each file, which is not read yet, and (name, pixels) of each array."""
         if isinstance(images, Source):
             yield images
+        elif isinstance(images, str | os.PathLike) and self.config.backbone.SIDES == 1:
+            raise BadData(f"{images}: {self.config.name} reads sequences: give an array (sequences, time, channels).")
         elif isinstance(images, str | os.PathLike):
             yield from find_images(images)
         elif isinstance(images, list | tuple):
@@ -117,19 +155,8 @@ class Predictor:
             yield from [(name, array)] if single else ((f"{name}[{i}]", one) for i, one in enumerate(array))
 
 
-def outputs_of(
-    model: Any, images: Iterable[tuple[Any, Any]], batch_size: int
-) -> Iterator[tuple[Any, Any, np.ndarray | None]]:
-    """(name, image, output) of pairs (name, image); None for what is no array, such as a BadImage."""
-    for batch in in_batches(images, batch_size):
-        readable = [image for _, image in batch if isinstance(image, np.ndarray)]
-        of_one_size = (np.stack([*some]) for _, some in itertools.groupby(readable, np.shape))
-        rows = iter([row for some in of_one_size for row in scores(model, some)])
-        for name, image in batch:
-            yield name, image, next(rows) if isinstance(image, np.ndarray) else None
-
-
-def scores(model: Any, images: Any) -> np.ndarray:
-    """The head's output for one batch, float32 (batch, ...); an auxiliary classifier's is left aside."""
-    outputs = model.predict_on_batch(images)
-    return np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs, "float32")
+def _of_any_size(model: Any) -> Any:
+    """The same network for images of any size."""
+    free = build(config_of(model), input_shape=(None, None, model.input_shape[-1]))
+    arrays.assign(free, arrays.arrays(model))
+    return free

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.data.stream import in_batches
-from keras_cnn.deploy.predictor import scores
+from keras_cnn.deploy.outputs import scores
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.fields import known_options
 from keras_cnn.terminal import progress

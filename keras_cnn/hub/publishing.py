@@ -83,7 +83,7 @@ def publish(
     told = {name: _record(content) for name, content in files.items()}
     if dry_run:
         return Published(repository, branch, None, tag, None, told)
-    message = message or f"Publish {config.architecture} with keras_cnn {version('keras-cnn')}"
+    message = message or f"Publish {config.name} with keras_cnn {version('keras-cnn')}"
     with client.patience(timeout), contextlib.ExitStack() as made:
         hub = _Hub(repository, token)
         refs = _refs(made, hub, private)

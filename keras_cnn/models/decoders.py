@@ -50,6 +50,7 @@ class UNet(Head):
     """
 
     suffix: ClassVar[str] = "_unet"
+    EVERYWHERE: ClassVar[bool] = True
     # What a classifier has in their place is none of a decoder's options.
     hidden: ClassVar[tuple[int, ...]] = ()  # pyright: ignore[reportIncompatibleVariableOverride]
     embedding: ClassVar[int] = 0  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -30,14 +30,15 @@ class Head:
     dropout: rate before every dense layer.
     pooling: "avg", "max", or None for none (then classes must be 0: the output is a feature map).
     task: what the output means: "classification", one class an image; "multilabel", any number of them; "binary", one
-        output for two classes; "regression", numbers in the unit of the data; "segmentation", a class a pixel;
-        "embedding", a direction; "reconstruction", the image itself.
+        output for two classes; "regression", numbers in the unit of the data; "embedding", a direction.
+        "segmentation", a class a pixel, and "reconstruction", the image itself, are tasks of a `UNet`.
     activation: of the output; None gives logits; "auto" is the task's.
     """
 
     SIDES: ClassVar[int] = 2  # of the backbones that it stands on
     POOLINGS: ClassVar[tuple[str | None, ...]] = ("avg", "max", None)
     suffix: ClassVar[str] = ""  # behind the name of a network with such a head
+    EVERYWHERE: ClassVar[bool] = False  # whether it answers every pixel, as some tasks need
     given_names: ClassVar[tuple[str, ...]] = ()  # of classes: on their way to the configuration, and no fact of a head
 
     classes: int
@@ -55,6 +56,11 @@ class Head:
             object.__setattr__(self, "classes", len(self.classes))
         conform(self)
         one_of("task", self.task, tuple(MEANINGS))
+        if self.meaning.whole and not self.can(self.task):
+            raise BadSpec(
+                f"task={self.task!r} says something of every pixel, and a {type(self).__name__} of the image as a "
+                "whole: give head=kc.UNet(classes=...), or a name that ends in _unet, such as 'resnet50_unet'."
+            )
         if self.given_names:
             object.__setattr__(self, "classes", self.meaning.outputs(len(self.given_names)))
         if self.activation == "auto":
@@ -84,6 +90,11 @@ class Head:
     def names(self) -> int:
         """How many names of classes, or of targets, the outputs have."""
         return self.classes * self.meaning.names
+
+    @classmethod
+    def can(cls, task: str) -> bool:
+        """Whether such a head answers for a task."""
+        return MEANINGS[task].whole == cls.EVERYWHERE
 
     def for_classes(self, classes: int) -> Head:
         """The same for another number of classes; hidden layers, which were of the old ones, are left out."""

@@ -9,8 +9,9 @@ from keras_cnn.errors import BadSpec
 from keras_cnn.models.backbone import LONGEST_SEQUENCE
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.families.tcn import TCN, doubling
-from keras_cnn.models.fields import known_options, within
+from keras_cnn.models.fields import known_options, one_of, within
 from keras_cnn.models.heads import Head
+from keras_cnn.models.meaning import MEANINGS
 
 if TYPE_CHECKING:
     from keras_cnn.models.config import Config
@@ -39,6 +40,7 @@ class SequenceHead(Head):
     horizon: int = 0
 
     def __post_init__(self) -> None:
+        one_of("task", self.task, tuple(filter(self.can, MEANINGS)))
         super().__post_init__()
         within("horizon", self.horizon, 0, LONGEST_SEQUENCE)
         if self.horizon and (self.task != "regression" or not self.classes):
@@ -46,6 +48,11 @@ class SequenceHead(Head):
                 f"horizon={self.horizon} with task={self.task!r} and {self.classes} targets: a forecast is a "
                 "regression; give task='regression', and classes, the number of targets of a step."
             )
+
+    @classmethod
+    def can(cls, task: str) -> bool:
+        """Whether such a head answers for a task: for every step too, but it gives no sequences back."""
+        return MEANINGS[task].labels is not None
 
     @property
     def everywhere(self) -> bool:

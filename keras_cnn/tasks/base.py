@@ -20,6 +20,7 @@ from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models import fields
 from keras_cnn.models.config import record_of
 from keras_cnn.models.layers import Standardise
+from keras_cnn.models.meaning import MEANINGS
 
 Loss = Callable[..., keras.losses.Loss]
 MEND = "build the network with classes=data.class_names, or give it another head with replace_head."
@@ -119,20 +120,22 @@ class Some:
 class Task(abc.ABC):
     """What a network's outputs mean.
 
-    data: the task of the `Data` that it learns from. monitor, mode: the logged figure by which the best epoch is
-    chosen, and whether the best is its "max" or "min", as Keras' callbacks have them. LOSSES: by name, the default
-    first; each is called with from_logits, label_smoothing, weights (of the classes) and scale (mean and spread of the
-    targets), and takes what it needs. label_smoothing: that it has by default. of_inputs: whether targets are made of
-    the images themselves.
+    name: a row of MEANINGS. monitor, mode: the logged figure by which the best epoch is chosen, and whether the best is
+    its "max" or "min", as Keras' callbacks have them. LOSSES: by name, the default first; each is called with
+    from_logits, label_smoothing, weights (of the classes) and scale (mean and spread of the targets), and takes what it
+    needs. label_smoothing: that it has by default.
     """
 
     name: ClassVar[str]
-    data: ClassVar[str]
     monitor: ClassVar[str]
     mode: ClassVar[str] = "max"
     LOSSES: ClassVar[Mapping[str, Loss]]
     label_smoothing: ClassVar[float] = 0.0
-    of_inputs: ClassVar[bool] = False
+
+    @property
+    def data(self) -> str | None:
+        """The task of the `Data` that it learns from; None where targets are made of the images themselves."""
+        return MEANINGS[self.name].labels
 
     # --- what is learnt ---
 

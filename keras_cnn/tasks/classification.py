@@ -177,7 +177,7 @@ def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
 class Classification(Task):
     """One class of several for each image; labels are whole numbers from 0, or shares of the classes."""
 
-    name = data = "classification"
+    name = "classification"
     monitor = "val_accuracy"
     label_smoothing = 0.1
     weighs_images = True

@@ -27,7 +27,7 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
     Raises BadSpec for a head that no loss is made for, BadData for images or labels that it cannot learn from.
     """
     task = tasks.of(model)
-    if task.of_inputs:
+    if task.data is None:
         train, val, validation_data = _of_themselves(train, val, validation_data)
     train, val = _sorted(train, val, validation_data)
     outputs = task.outputs(model) if head else None

@@ -191,7 +191,7 @@ def _loss(gamma: float) -> base.Loss:
 class Multilabel(Task):
     """Any number of classes for each image; labels are (n, classes) of 0 and 1."""
 
-    name = data = "multilabel"
+    name = "multilabel"
     monitor = "val_map"
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {"crossentropy": _loss(0.0), "focal": _loss(2.0)}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image as Picture
 
 from keras_cnn.errors import BadSpec
 from keras_cnn.insight import plots
@@ -25,6 +26,10 @@ class Image(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         return {"image": self.name, "shape": [] if self.pixels is None else list(self.pixels.shape)}
+
+    def picture(self) -> Any:
+        """Pillow's image of the pixels; a last axis of one is gray."""
+        return Picture.fromarray(self.pixels[..., 0] if self.pixels.shape[-1] == 1 else self.pixels)
 
     def columns(self) -> dict[str, Any]:
         return {}
@@ -83,8 +88,6 @@ class Reconstruction(regression.Regression):
     """The image itself; labels may be anything."""
 
     name = "reconstruction"
-    data = "classification"
-    of_inputs = True
 
     def outputs(self, model: Any) -> int:
         wanted, given = model.inputs[0].shape, model.outputs[0].shape

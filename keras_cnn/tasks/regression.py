@@ -167,7 +167,7 @@ def _loss(kind: str) -> base.Loss:
 class Regression(Task):
     """Numbers for each image; labels are (n,), (n, targets), or (n, steps, targets) of a forecast."""
 
-    name = data = "regression"
+    name = "regression"
     monitor = "val_r2"
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {kind: _loss(kind) for kind in ("huber", "squared", "absolute")}
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
+from PIL import Image as Picture
 
 from keras_cnn.data.masks import IGNORED
 from keras_cnn.errors import BadData
@@ -33,6 +34,12 @@ class Mask(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         return {"image": self.name, "shares": self.shares}
+
+    def picture(self) -> Any:
+        """Pillow's image of the numbers of classes, with colours to be seen by; `load_data` reads it as a mask."""
+        picture = Picture.fromarray(self.mask)
+        picture.putpalette(plots.class_colours(len(self.shares)).astype("uint8").tobytes())
+        return picture
 
     def columns(self) -> dict[str, Any]:
         return self.shares
@@ -242,7 +249,7 @@ def _loss(kind: str) -> base.Loss:
 class Segmentation(Task):
     """A class for each pixel, or step; labels are class numbers (n, height, width), or (n, steps), 255 for none."""
 
-    name = data = "segmentation"
+    name = "segmentation"
     monitor = "val_miou"
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
         kind: _loss(kind) for kind in ("crossentropy", "crossentropy+dice", "dice", "focal")
@@ -270,7 +277,8 @@ class Segmentation(Task):
             )
 
     def check_pairs(self, images: Any, labels: Any, what: str) -> None:
-        if (given := np.shape(labels)[1:]) != (wanted := np.shape(images)[1:-1]):
+        given, wanted = np.shape(labels)[1:], np.shape(images)[1:-1]
+        if given not in (wanted, (*wanted, 1)):
             raise BadData(f"the masks of the {what} images are {given}, the images {wanted}: give masks of their size.")
 
     def targets(self, labels: Any, outputs: int, inputs: Any) -> np.ndarray:

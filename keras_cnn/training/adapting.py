@@ -25,7 +25,7 @@ def adapt(model: Any, given: TrainingSet) -> None:
     if not layers:
         return
     task, width = tasks.of(model), model.outputs[0].shape[-1]
-    labels = None if task.of_inputs else given.labels()
+    labels = None if task.data is None else given.labels()
     for layer in layers:
         if not layer.inverse:
             found = statistics(inputs for inputs, _ in given.plain())

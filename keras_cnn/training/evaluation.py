@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from keras_cnn import tasks
 from keras_cnn.building import build
 from keras_cnn.data import Data, Splits, index, load_data, seen
 from keras_cnn.data.labels import Wish
-from keras_cnn.deploy.predictor import outputs_of
+from keras_cnn.data.sequences import Sequences
+from keras_cnn.data.tables import Table
+from keras_cnn.deploy.outputs import outputs_of
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.fields import known_options
 from keras_cnn.tasks import Result, labelled
@@ -37,11 +40,12 @@ def evaluate(
     """Measure a network on labelled images.
 
     model: a network; or what `build` takes, such as the directory of a run.
-    data: a folder or zip, as `load_data` takes it, whose images are seen as the network's weights expect; classes are
-        matched by name, so that it need not have all of them; `Data`, matched likewise; one of its splits or any data
-        set of batches (images, labels); or a pair of arrays. Labels are the network's numbers of classes, or one-hot.
-    split: of a folder or `Data`: "train", "val" or "test". By default test, else val; a folder without splits is taken
-        whole, training images of `Data` only when asked for.
+    data: a folder, zip or table, as `load_data` takes it, whose images are seen as the network's weights expect, and
+        whose labels are what it is for; classes are matched by name, so that it need not have all of them; `Data`, or
+        `Sequences`, matched likewise; one of its splits or any data set of batches (images, labels); or a pair of
+        arrays. Labels are the network's numbers of classes, or one-hot.
+    split: of a folder, `Data` or `Sequences`: "train", "val" or "test". By default test, else val; a folder without
+        splits is taken whole, training images of `Data` only when asked for.
     run: the directory of a run. Images that it was trained on, as it knows them, are left out and counted apart in
         `Result.trained_on`. By default that of `model`, where this is a directory.
     batch_size: images that the network sees at once. Files are decoded as they are needed.
@@ -65,11 +69,15 @@ def evaluate(
     net = build(model) if named else model
     task = tasks.of(net)
     outputs, names = task.outputs(net), class_names(net)
-    if isinstance(data, str | os.PathLike | Splits):
+    if isinstance(data, str | os.PathLike | Table | Splits):
         data, split = _loaded(net, data, split, batch_size, skip_bad)
     if isinstance(data, Data):
         images, count = _of_data(net, task, data, _chosen(data, split), names, outputs)
         names = names or data.class_names
+    elif isinstance(data, Sequences):
+        x, y = _of_sequences(task, data, _chosen(data, split), names, outputs)
+        names = names or data.class_names or data.targets
+        images, count = _of_batches(net, task, (x, y), outputs), len(x)
     elif split is not None:
         raise BadSpec(f"split={split!r} is for Data and folders: leave it out, or give data.{split} itself.")
     else:
@@ -108,7 +116,18 @@ def _loaded(net: Any, data: Any, split: str | None, batch_size: int, skip_bad: b
     return load_data(splits, net, decode=(split,), cache_bytes=0, **told), split
 
 
-def _chosen(data: Data, split: str | None) -> str:
+def _of_sequences(
+    task: Task, data: Sequences, split: str, names: tuple[str, ...], outputs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(sequences and their labels as the network numbers classes)."""
+    if (pair := getattr(data, split, None)) is None:
+        raise BadData(f"the data has no split {split!r}; it has {', '.join(data.sizes)}.")
+    named = SimpleNamespace(task=data.task, class_names=data.class_names or data.targets)
+    place = task.places(named, names, outputs)
+    return pair[0], np.stack([task.renumbered(label, place) for label in pair[1]])
+
+
+def _chosen(data: Data | Sequences, split: str | None) -> str:
     """The split that was asked for; else test, else val."""
     held_out = [name for name in data.sizes if name != "train"]
     if split is None and not held_out:
@@ -129,7 +148,7 @@ def _of_data(
 def _of_batches(net: Any, task: Task, data: Any, outputs: int) -> Iterator[Labelled]:
     """Images and labels of a pair of arrays or of batches, each batch once it is seen to be good."""
     what = "evaluation"
-    if labelled.is_array(data) and task.of_inputs:  # images, which are their own labels
+    if labelled.is_array(data) and task.data is None:  # images, which are their own labels
         data = (data, data)
     if labelled.is_array(data):
         raise BadData("images came without labels: give a pair (images, labels).")

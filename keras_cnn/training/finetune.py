@@ -273,8 +273,8 @@ class _Run:
         """(what learns, its training data, its validation data): on features where that comes to the same."""
         only_head = all(map(on_top, phase.rates))
         views = self.options.views if only_head else 0
-        cut = (only_head or not self.given.augmented) and not self.task.of_inputs  # its targets are the images
-        parts = split.divide(self.model) if cut else None
+        whole = self.task.data is None  # targets are made of the images, which features do not hold
+        parts = split.divide(self.model) if (only_head or not self.given.augmented) and not whole else None
         found = self.features.of(parts[0], self.place, views) if parts else None
         if parts and not found and self.given.again and self.verbose:
             print("features of all images would fill the memory: the backbone is run in every epoch")
