@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from images import folder
 
@@ -120,7 +121,8 @@ def test_a_run_that_is_stopped_tells_what_is_kept(run, monkeypatch, tmp_path, le
 
     import keras_cnn.cli.runs as runs
 
-    monkeypatch.setattr(runs, "pretrained", lambda *_: (None, None))
+    nothing = runs.Learner(None, kc.load_sequences(np.arange(50.0)[:, None], window=8, horizon=2), {})
+    monkeypatch.setattr(runs, "pretrained", lambda *_: nothing)
     monkeypatch.setattr("keras_cnn.fine_tune", stopped, raising=False)
     pets = folder(tmp_path / "pets", {"cat": 2, "dog": 2})
     code, _, err = run("fine-tune", pets, "-m", "resnet20", "--out", tmp_path / "my run", *options)
