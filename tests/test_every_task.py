@@ -14,6 +14,7 @@ from sklearn import metrics as reference
 import keras_cnn as kc
 from keras_cnn import tasks
 from keras_cnn.errors import BadData, BadSpec, DataWarning
+from keras_cnn.tasks import segmentation
 from keras_cnn.tasks.multilabel import BinaryLoss
 from keras_cnn.tasks.regression import R2, ScaledLoss
 
@@ -349,7 +350,7 @@ def test_the_picture_of_masks_shows_some_images_and_the_worst():
         scores[..., 0], scores[: i % 4, :, 1] = 0.5, 1.0  # the more of them, the worse
         collects.add(str(i), IMAGES[0], truth, scores)
     shown = collects.result().samples
-    assert len({one.name for one in shown}) == len(shown) == 8
+    assert len({one.name for one in shown}) == len(shown) == 2 * segmentation.SHOWN
     assert max(int(one.name) for one in shown[:4]) > 10  # not the first ones
     assert {int(one.name) % 4 for one in shown[4:]} == {3}
 

@@ -405,9 +405,8 @@ def test_a_network_that_gives_logits_learns_too(weights):
 
 
 def test_rare_classes_weigh_as_much_as_common_ones():
-    from keras_cnn.training.tasks import class_weights
-
     from keras_cnn.data.training_set import training_set
+    from keras_cnn.training.targets import class_weights
 
     net = kc.build("resnet20", classes=4)
     labels = np.array([0] * 6 + [1] * 2 + [3] * 4)

@@ -43,7 +43,7 @@ class SequenceHead(Head):
         one_of("task", self.task, tuple(filter(self.can, MEANINGS)))
         super().__post_init__()
         within("horizon", self.horizon, 0, LONGEST_SEQUENCE)
-        if self.horizon and (self.task != "regression" or not self.classes):
+        if self.horizon and (not self.meaning.in_units or not self.classes):
             raise BadSpec(
                 f"horizon={self.horizon} with task={self.task!r} and {self.classes} targets: a forecast is a "
                 "regression; give task='regression', and classes, the number of targets of a step."

@@ -125,7 +125,8 @@ class _Counting(Gathering):
 
     def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
         classes = len(self.counts)
-        truth, taken = np.asarray(label), row.argmax(-1)
+        taken = row.argmax(-1)
+        truth = np.asarray(label).reshape(taken.shape)
         known = truth != IGNORED
         pairs = truth[known].astype(np.int64) * classes + taken[known]
         counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
