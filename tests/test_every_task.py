@@ -222,6 +222,8 @@ def test_positives_are_weighed_where_they_are_rare():
     kc.fine_tune(model, IMAGES, labels, class_weight="balanced", **options)
     with pytest.raises(BadSpec, match="class_weight is for classes, which regression has none of"):
         kc.fine_tune(build("regression"), IMAGES, NUMBERS, class_weight="balanced", **options)
+    with pytest.raises(BadSpec, match="label_smoothing is for classes, which regression has none of"):
+        kc.fine_tune(build("regression"), IMAGES, NUMBERS, label_smoothing=0.1, **options)
 
     class Known:
         def labels(self):

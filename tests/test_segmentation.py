@@ -116,6 +116,8 @@ def test_dice_focal_and_weights_are_as_by_hand():
     focal = (-((1 - of_truth) ** 2) * np.log(of_truth)).mean()
     assert float(SegmentationLoss("focal")(truth, shares)) == pytest.approx(focal, rel=1e-5)
     weights = np.array([1.0, 2.0, 3.0, 4.0])
+    of_classes = float(SegmentationLoss("dice", weights=weights)(truth, shares))
+    assert of_classes == pytest.approx(1 - (dice * weights).sum() / weights.sum(), rel=1e-5)
     weighted = (-np.log(of_truth) * weights[truth[known]]).mean()
     assert float(SegmentationLoss(weights=weights)(truth, shares)) == pytest.approx(weighted, rel=1e-5)
 

@@ -123,14 +123,14 @@ class Task(abc.ABC):
     name: a row of MEANINGS. monitor, mode: the logged figure by which the best epoch is chosen, and whether the best is
     its "max" or "min", as Keras' callbacks have them. LOSSES: by name, the default first; each is called with
     from_logits, label_smoothing, weights (of the classes) and scale (mean and spread of the targets), and takes what it
-    needs. label_smoothing: that it has by default.
+    needs. label_smoothing: that it has by default; None where there are no classes.
     """
 
     name: ClassVar[str]
     monitor: ClassVar[str]
     mode: ClassVar[str] = "max"
     LOSSES: ClassVar[Mapping[str, Loss]]
-    label_smoothing: ClassVar[float] = 0.0
+    label_smoothing: ClassVar[float | None] = None
 
     @property
     def data(self) -> str | None:

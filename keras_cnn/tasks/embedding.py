@@ -122,7 +122,7 @@ class MetricLearning(Classification):
 
     name = "embedding"
     monitor = "val_recall1"
-    label_smoothing = 0.0
+    label_smoothing = None
     weighs_images = False
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
         "contrastive": lambda **_: MetricLoss("contrastive"),

@@ -193,6 +193,7 @@ class Multilabel(Task):
 
     name = "multilabel"
     monitor = "val_map"
+    label_smoothing = 0.0
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {"crossentropy": _loss(0.0), "focal": _loss(2.0)}
 
     def outputs(self, model: Any) -> int:

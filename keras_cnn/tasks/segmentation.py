@@ -153,7 +153,7 @@ class SegmentationLoss(keras.losses.Loss):
 
     kind: "crossentropy"; "focal" (1708.02002, with gamma 2); "dice", 1 less the mean over classes of the soft Dice
     coefficient of the whole batch (1606.04797, eq. 1); or "crossentropy+dice", their sum.
-    weights: of the classes, in cross-entropy and focal loss. from_logits, label_smoothing: as Keras has them.
+    weights: of the classes. from_logits, label_smoothing: as Keras has them; the second is for logarithms alone.
     """
 
     def __init__(
@@ -194,7 +194,9 @@ class SegmentationLoss(keras.losses.Loss):
             there = ops.sum(inside, axes)
             dice = (2 * ops.sum(share * inside, axes) + 1) / (ops.sum(share, axes) + there + 1)
             present = ops.cast(there > 0, "float32")
-            loss = loss + 1 - ops.sum(dice * present) / ops.maximum(ops.sum(present), 1.0)
+            if self.weights is not None:
+                present = present * ops.convert_to_tensor(self.weights, "float32")
+            loss = loss + 1 - ops.sum(dice * present) / ops.maximum(ops.sum(present), 1e-7)
         return loss
 
     def get_config(self) -> dict[str, Any]:
@@ -252,6 +254,7 @@ class Segmentation(Task):
 
     name = "segmentation"
     monitor = "val_miou"
+    label_smoothing = 0.0
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
         kind: _loss(kind) for kind in ("crossentropy", "crossentropy+dice", "dice", "focal")
     }

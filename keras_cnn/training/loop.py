@@ -35,7 +35,7 @@ def compile_(
     loss: one of the task's, by default its first. weights: of the classes, where the loss is what weighs them.
     """
     task = task or tasks.of(model)
-    smoothing = task.label_smoothing if label_smoothing is None else label_smoothing
+    smoothing = (task.label_smoothing if label_smoothing is None else label_smoothing) or 0.0
     in_order = None if weights is None or task.weighs_images else list(weights.values())
     _compile(model, optimizer, task.losses(model, loss, smoothing, in_order), task.metrics(model))
 

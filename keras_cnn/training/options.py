@@ -111,8 +111,10 @@ class LossOptions(Options):
     )
 
     def for_task(self, task: Task) -> Self:
-        """The same with the task's defaults; BadSpec for a loss that it has not."""
+        """The same with the task's defaults; BadSpec for a loss that it has not, or for what it has no use for."""
         fields.one_of("loss", self.loss, (None, *task.LOSSES))
+        if self.label_smoothing and task.label_smoothing is None:
+            raise BadSpec(f"label_smoothing is for classes, which {task.name} has none of: leave it out.")
         smoothing = task.label_smoothing if self.label_smoothing is None else self.label_smoothing
         return dataclasses.replace(self, label_smoothing=smoothing)
 
