@@ -19,7 +19,7 @@ from keras_cnn.models import naming, registry
 from keras_cnn.models.assemble import assemble, sizes
 from keras_cnn.models.backbone import Backbone
 from keras_cnn.models.config import Config, Preprocess
-from keras_cnn.models.fields import known_options
+from keras_cnn.models.fields import known_options, several
 from keras_cnn.models.heads import Head
 from keras_cnn.models.sequence_heads import SequenceHead, short_sighted
 from keras_cnn.models.shapes import check_size, tally
@@ -95,7 +95,7 @@ def build(
         if classes is not None or task not in (None, "regression"):
             raise BadSpec("targets are for a regression, which has no classes: give them alone, or classes and a task.")
         classes, task = targets, "regression"
-    names = None if classes is None or isinstance(classes, int) else tuple(classes)
+    names = None if classes is None or isinstance(classes, int) else several("classes", classes)
     names = names or (head and head.given_names) or None
     count = classes if isinstance(classes, int) or classes is None else len(classes)
     if head is not None and count not in (None, head.names):

@@ -272,6 +272,29 @@ def test_heads_that_a_task_cannot_learn(name):
         kc.fine_tune(model, IMAGES, CASES[name][1], verbose=0)
 
 
+def test_one_text_is_no_list_of_names():
+    """Its letters would be classes, without a word."""
+    for asked in ({"classes": "cat"}, {"targets": "age"}):
+        with pytest.raises(BadSpec, match="is one text: give a list of names, such as"):
+            kc.build("resnet20", **asked)
+    with pytest.raises(BadSpec, match="head='cat' is one text"):
+        kc.replace_head(kc.build("resnet20"), "cat")
+    with pytest.raises(BadSpec, match="class_names='ab' is one text"):
+        kc.load_data((IMAGES, CLASSES), build("classification"), class_names="ab")
+    assert kc.config_of(kc.replace_head(build("binary"), ["cat", "dog"])).class_names == ("cat", "dog")
+
+
+def test_data_for_another_task_is_told_with_the_head_for_it():
+    data = kc.load_data((IMAGES, NUMBERS), build("regression"), task="regression")
+    with pytest.raises(BadData, match=r"build the network with classes=data.class_names, task='regression'\."):
+        kc.fine_tune(build("classification"), data, verbose=0)
+    masks = (IMAGES[..., 0] > 99).astype("uint8")
+    data = kc.load_data((IMAGES, masks), build("classification"), task="segmentation")
+    for name in ("classification", "embedding"):
+        with pytest.raises(BadData, match=r"build the network with head=kc.UNet\(classes=data.class_names\)"):
+            kc.fine_tune(build(name), data, verbose=0)
+
+
 def test_another_task_starts_another_head():
     for name, (asked, _) in CASES.items():
         assert kc.config_of(kc.build("resnet20", **asked)).head.task == name

@@ -24,7 +24,7 @@ from keras_cnn.data.stream import in_order
 from keras_cnn.data.tables import Table
 from keras_cnn.errors import BadData, BadSpec, DataWarning
 from keras_cnn.models.config import Preprocess, check_window, record_of
-from keras_cnn.models.fields import known_options, one_of
+from keras_cnn.models.fields import known_options, one_of, several
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -329,6 +329,7 @@ def load_data(
     given_arrays = isinstance(data, tuple | Mapping)
     if class_names is not None and not given_arrays:
         raise BadSpec("class_names is for arrays: folders bring the names of their classes; leave it out.")
+    class_names = None if class_names is None else several("class_names", class_names)
     check_window(window)
     canvas = None
     if given_arrays:

@@ -133,6 +133,13 @@ def written(name: str, value: Any, deepest: int = 20) -> None:
             written(name, one, deepest - 1)
 
 
+def several(name: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Names as a tuple; BadSpec for a single text, whose letters Python would take for them."""
+    if isinstance(values, str):
+        raise BadSpec(f"{name}={reprlib.repr(values)} is one text: give a list of names, such as [{values[:40]!r}].")
+    return tuple(values)
+
+
 def within(name: str, value: Any, least: float, most: float) -> None:
     """BadSpec unless a number, or every number of a tuple, lies between the bounds."""
     values = value if isinstance(value, tuple) else (value,)

@@ -155,9 +155,17 @@ class Task(abc.ABC):
 
     def check_data(self, data: Any, model: Any, outputs: int) -> None:
         """BadData where `Data` is for another task, or names other classes than the network's head."""
-        if data.task != self.data:
-            raise BadData(f"the data is for {data.task}, the network's head for {self.name}: {MEND}")
+        self.check_kind(data)
         check_names(model, data.class_names, outputs, "classes")
+
+    def check_kind(self, data: Any) -> None:
+        """BadData where `Data` is for another task."""
+        if data.task != self.data:
+            mend = f"classes=data.class_names, task={data.task!r}"
+            mend = "head=kc.UNet(classes=data.class_names)" if MEANINGS[data.task].whole else mend
+            raise BadData(
+                f"the data is for {data.task}, the network's head for {self.name}: build the network with {mend}."
+            )
 
     def as_labels(self, labels: np.ndarray) -> np.ndarray:
         """Labels of arrays in the plainest form that says the same."""

@@ -141,8 +141,7 @@ class MetricLearning(Classification):
         super().check(labels, None, what)
 
     def check_data(self, data: Any, model: Any, outputs: int) -> None:
-        if data.task != self.data:
-            raise BadData(f"the data is for {data.task}, the network's head for {self.name}: {base.MEND}")
+        self.check_kind(data)  # its classes need not be the network's
 
     def check_all(self, labels: Any, held_out: Any) -> None:
         super().check_all(labels, None)  # validation images may be of other classes: that is what directions are for

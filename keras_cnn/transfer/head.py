@@ -13,7 +13,7 @@ from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
 from keras_cnn.models import naming
 from keras_cnn.models.assemble import assemble, recursion
-from keras_cnn.models.fields import known_options
+from keras_cnn.models.fields import known_options, several
 from keras_cnn.models.heads import Head
 from keras_cnn.transfer.freeze import stages
 
@@ -34,8 +34,9 @@ def replace_head(model: Any, head: Head | int | Sequence[str], class_names: Sequ
     if isinstance(head, Head):
         class_names = class_names or head.given_names
     else:
-        class_names = class_names or (() if isinstance(head, int) else head)
-        head = config.head.for_classes(head if isinstance(head, int) else len(head))
+        class_names = class_names or (() if isinstance(head, int) else several("head", head))
+        names = head if isinstance(head, int) else len(head)
+        head = config.head.for_classes(config.head.meaning.outputs(names))
     if class_names and len(class_names) != head.names:
         raise BadSpec(f"{len(class_names)} class names for {head.names} classes.")
     new = assemble(config.as_base().with_(head=head, class_names=tuple(class_names)), model.name)
