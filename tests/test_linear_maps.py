@@ -21,7 +21,7 @@ few = lambda most: st.integers(1, most)  # noqa: E731
 
 @st.composite
 def convolutions(draw, transposed=False):
-    """(kernel, example, options) of a small convolution whose window fits; not both strided and dilated, as in Keras."""
+    """(kernel, example, options) whose window fits; strided or dilated, not both, as in Keras."""
     axes = draw(few(2))
     groups = 1 if transposed else draw(few(3))
     sides = lambda most: tuple(draw(few(most)) for _ in range(axes))  # noqa: E731
@@ -65,7 +65,7 @@ def gradients(function, *values):
             return [found.numpy() for found in torch.autograd.grad(function(*tensors), tensors)]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(convolutions())
 def test_the_matrix_and_its_gradients_are_those_of_keras(drawn):
     kernel, x, options, groups = drawn
@@ -81,7 +81,7 @@ def test_the_matrix_and_its_gradients_are_those_of_keras(drawn):
     np.testing.assert_allclose(folded, by_kernel, **CLOSE)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(convolutions(transposed=True))
 def test_a_transposed_convolution_is_zeros_and_a_convolution_and_the_transposed_matrix(drawn):
     kernel, x, options, _ = drawn

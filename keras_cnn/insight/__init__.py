@@ -7,5 +7,14 @@ from keras_cnn.insight.linear_maps import (
     transposed_as_convolution,
     transposed_output_shape,
 )
+from keras_cnn.insight.receptive_fields import ReceptiveField, receptive_field
 
-__all__ = ["conv_matrix", "kernel_gradient", "profile", "transposed_as_convolution", "transposed_output_shape"]
+__all__ = [
+    "ReceptiveField",
+    "conv_matrix",
+    "kernel_gradient",
+    "profile",
+    "receptive_field",
+    "transposed_as_convolution",
+    "transposed_output_shape",
+]

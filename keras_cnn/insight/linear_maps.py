@@ -76,8 +76,8 @@ def kernel_gradient(
     kernel's border meet the zeros outside and are used less often, so that an average would also turn the direction.
     The gradient of a matrix of ones is n itself: `kernel_gradient(np.ones(matrix.shape), ...)`.
 
-    matrix_gradient: dense or scipy.sparse, of the matrix's shape; of y = M x it is `np.outer(gradient of y, x)`. Entries
-        that no weight reaches are not looked at.
+    matrix_gradient: dense or scipy.sparse, of the matrix's shape; of y = M x it is `np.outer(gradient of y, x)`.
+        Entries that no weight reaches are not looked at.
     kernel_shape, and the further ones: as of `conv_matrix`.
     Returns an array of the kernel's shape, float64. Raises BadSpec for shapes that do not fit together.
     """
@@ -109,8 +109,8 @@ def transposed_as_convolution(
     small = _example(input_shape, kernel.ndim)
     if small[-1] != kernel.shape[-1]:
         raise BadSpec(
-            f"input_shape={small}: its {small[-1]} channels are not the {kernel.shape[-1]} of the kernel {kernel.shape}, "
-            "whose axes are (..., out, in)."
+            f"input_shape={small}: its {small[-1]} channels are not the {kernel.shape[-1]} of the kernel "
+            f"{kernel.shape}, whose axes are (..., out, in)."
         )
     axes = kernel.ndim - 2
     large = transposed_output_shape(kernel.shape, input_shape, strides, padding, dilation)
