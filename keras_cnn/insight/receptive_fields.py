@@ -45,7 +45,7 @@ def receptive_field(model: keras.Model) -> dict[str, ReceptiveField]:
 
     Padding "same" depends on the input's size where there are strides: `start` is exact where the model knows its size,
     and else that of sizes which the strides divide. Layers of a nested model are "model/layer"; a layer that is called
-    several times has the field of its last call. Behavior is that of prediction: dropout and augmentation do nothing.
+    several times has the field of its last call. Behaviour is that of prediction: dropout and augmentation do nothing.
     Several inputs are taken to lie on each other.
     Raises BadSpec for a model without a graph, one without spatial axes, and a layer without a rule.
 
@@ -54,19 +54,26 @@ def receptive_field(model: keras.Model) -> dict[str, ReceptiveField]:
     >>> fields["stage3_block3_add"].size, fields["stage3_block3_add"].jump, fields["head_pool"].size
     ((81, 81), (4, 4), (inf, inf))
     """
-    if not getattr(model, "inputs", None) or not hasattr(model, "operations"):
+    graph = _graph(model)
+    if graph is None:
         raise BadSpec(
             f"{getattr(model, 'name', model)!r} has no graph to walk: give a functional model, or a sequential one "
             "that is built; a subclassed model hides what calls what."
         )
     told: dict[str, ReceptiveField] = {}
-    _walk(model, [tuple(start_field() for _ in tensor.shape[2:]) for tensor in model.inputs], "", told)
+    _walk(graph, [tuple(start_field() for _ in tensor.shape[2:]) for tensor in graph.inputs], "", told)
     if not any(field.size for field in told.values()):
         raise BadSpec(f"{model.name} has no spatial axes: no layer gives maps (batch, ..., channels).")
     return told
 
 
 Fields = tuple[Field, ...]  # of a tensor, one an axis
+
+
+def _graph(model: Any) -> Any | None:
+    """The functional model that a model is, or that a sequential one holds once it is built."""
+    graph = getattr(model, "_functional", model)
+    return graph if hasattr(graph, "operations") else None
 
 
 def _walk(model: Any, given: Sequence[Fields], prefix: str, told: dict[str, ReceptiveField]) -> list[Fields]:
@@ -78,8 +85,8 @@ def _walk(model: Any, given: Sequence[Fields], prefix: str, told: dict[str, Rece
         layer, inputs, outputs = node.operation, node.input_tensors, node.outputs
         fields = [found[id(tensor)] for tensor in inputs]
         name = prefix + layer.name
-        if hasattr(layer, "operations"):
-            results = _walk(layer, fields, f"{name}/", told)
+        if (graph := _graph(layer)) is not None:
+            results = _walk(graph, fields, f"{name}/", told)
         else:
             results = [_rule(layer)(layer, fields, inputs, tensor) for tensor in outputs]
         found |= {id(tensor): result for tensor, result in zip(outputs, results, strict=True)}
