@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import runpy
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from PIL import Image
 
 from keras_cnn.errors import BadSpec
 from keras_cnn.insight import conv_matrix, kernel_gradient, transposed_as_convolution, transposed_output_shape
@@ -142,3 +145,15 @@ def test_what_does_not_fit_is_told(call, told):
 def test_the_docstring_example_runs():
     module = importlib.import_module("keras_cnn.insight.linear_maps")
     assert doctest.testmod(module) == (0, len(doctest.DocTestFinder().find(conv_matrix)[0].examples))
+
+
+def test_the_note_on_convolution_matrices_ends_in_a_picture_and_what_was_seen(tmp_path, monkeypatch, capsys):
+    note = Path(__file__).parents[1] / "examples" / "notes" / "convolution_matrix.py"
+    assert len(note.read_text().splitlines()) < 120
+    picture = tmp_path / "new" / "picture.png"
+    monkeypatch.setattr("sys.argv", [note.name, str(picture)])
+    runpy.run_path(str(note), run_name="__main__")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("Seen: 3 weights fill 24 of 80 entries") and "cosine 1.0000" in said and "0.1250" in said
+    with Image.open(picture) as image:
+        assert image.size == (1500, 800)

@@ -244,13 +244,13 @@ def test_models_of_keras_applications_have_the_published_sizes(name, size):
     assert field(model)[0] == size
 
 
+FURTHER = """ResNet50V2 Xception MobileNetV2 MobileNetV3Small DenseNet121 NASNetMobile EfficientNetB0 EfficientNetV2B0
+ConvNeXtTiny"""
+
+
 @pytest.mark.slow
 @pytest.mark.large_graphs
-@pytest.mark.parametrize(
-    "name",
-    "ResNet50V2 Xception MobileNetV2 MobileNetV3Small DenseNet121 NASNetMobile EfficientNetB0 EfficientNetV2B0 "
-    "ConvNeXtTiny".split(),
-)
+@pytest.mark.parametrize("name", FURTHER.split())
 def test_every_layer_of_the_other_families_of_keras_applications_is_told(name):
     model = getattr(keras.applications, name)(weights=None)
     assert {layer.name for layer in model.layers} <= kc.insight.receptive_field(model).keys()

@@ -120,7 +120,7 @@ def _tell(fields: Fields) -> ReceptiveField:
 
 
 def _plain(number: float | Fraction) -> float:
-    return number if number in (math.inf, -math.inf) else int(number) if number == int(number) else float(number)
+    return int(number) if math.isfinite(number) and number == int(number) else float(number)
 
 
 # --- what each layer does to the fields of its inputs: (layer, fields of each, input tensors, output tensor) --------
