@@ -32,7 +32,7 @@ def seen(model) -> np.ndarray:
     answers to an impulse at a position wherever that is seen."""
     model.set_weights([np.ones_like(w) for w in model.get_weights()])
     length = model.input_shape[1]
-    return model(np.eye(length, dtype="float32")[..., None]).numpy()[..., 0].T > 0
+    return keras.ops.convert_to_numpy(model(np.eye(length, dtype="float32")[..., None]))[..., 0].T > 0
 
 
 def spans(model) -> list[tuple[int, int]]:
@@ -124,7 +124,7 @@ def test_maps_brought_to_another_size_are_counted_out():
     model = keras.Model(image, layers.Add(name="sum")([image, large]))
     impulses = np.eye(13, dtype="float32")[:, :, None, None] * np.ones((1, 1, 13, 1), "float32")
     model.set_weights([np.ones_like(w) for w in model.get_weights()])
-    answers = model(impulses).numpy()[:, :, 0, 0].T > 0
+    answers = keras.ops.convert_to_numpy(model(impulses))[:, :, 0, 0].T > 0
     widths = [np.flatnonzero(row)[-1] - np.flatnonzero(row)[0] + 1 for row in answers]
     assert field(model)[0] == max(widths)
     image = keras.Input((None, None, 1))

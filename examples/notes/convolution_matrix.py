@@ -68,18 +68,14 @@ difference = abs(convolution @ insertion - conv_matrix(line, spread.shape, strid
 
 in_line, in_square = (conv_matrix(numbered(k), shape) for k, shape in ((line, STEPS), (square, IMAGE)))
 between, behind = transposed_as_convolution(numbered(line), small, strides=2)
-largest = abs(each).max()
+copies = np.where(in_line.toarray() != 0, each, np.nan)
+largest = np.nanmax(abs(copies))
 pictures = {  # title: the matrix, its colours, and their range
     "1-D: 10 steps in, 8 out\n3 weights, 8 copies of each": (shown(in_line), "viridis", 1, 3),
     "its transpose: 8 in, 10 out\nspreads, carries gradients back": (shown(in_line.T), "viridis", 1, 3),
     "2-D: 6x6 in, 4x4 out\n9 weights, 16 copies of each": (shown(in_square), "viridis", 1, 9),
     "its transpose: 4x4 in, 6x6 out": (shown(in_square.T), "viridis", 1, 9),
-    "gradient of each copy by itself\n(red above zero, blue below)": (
-        np.where(in_line.toarray() != 0, each, np.nan),
-        "RdBu_r",
-        -largest,
-        largest,
-    ),
+    "gradient of each copy by itself\n(red above zero, blue below)": (copies, "RdBu_r", -largest, largest),
     "transposed, stride 2:\nzeros between and around...": (shown(between), "gray", 0, 3),
     "... then a convolution,\nthe kernel turned around": (shown(behind), "viridis", 1, 3),
 }
