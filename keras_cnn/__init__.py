@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from keras_cnn import runtime
 
 if TYPE_CHECKING:  # for editors and type checkers
+    from keras_cnn import insight as insight
     from keras_cnn.building import build
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import Table, load_data, load_image
@@ -125,6 +126,8 @@ def __getattr__(name: str) -> Any:
         if name in names:
             value = globals()[name] = getattr(importlib.import_module(f"keras_cnn.{module}"), name)
             return value
+    if name == "insight":  # used as kc.insight.receptive_field
+        return importlib.import_module("keras_cnn.insight")
     raise AttributeError(f"module 'keras_cnn' has no attribute {name!r}")
 
 
