@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
+from keras_cnn.tasks import classification
 from keras_cnn.training import evaluation
 from keras_cnn.training.optimizers import StageOptimizers
 from keras_cnn.training.options import SCHEDULES, FineTuneOptions
 from keras_cnn.training.phases import Phase, plan
 from keras_cnn.training.schedules import OneCycle
-from keras_cnn.transfer import probing
 
 NAMES = ["stem", "stage1", "stage2", "stage3", "head"]
 QUIET = {"verbose": 0, "batch_size": 16, "cache": False}
@@ -297,12 +297,12 @@ def test_a_probe_is_the_logistic_regression_it_folds(classes, labels):
     rng = np.random.default_rng(0)
     truth = rng.choice(labels, 90)
     features = (rng.normal(size=(90, 6)) + truth[:, None] * np.arange(6) / 4 + 5).astype("float32")
-    linear = probing.fit(features, truth, classes)
-    scores = linear(features)
+    kernel, bias = classification.logistic(features, truth, classes)
+    scores = features @ kernel + bias
     shares = np.exp(scores - scores.max(1, keepdims=True))
     shares /= shares.sum(1, keepdims=True)
     centred = features - features.mean(0)
-    expected = LogisticRegression(C=probing.STRENGTH, max_iter=500)
+    expected = LogisticRegression(C=classification.STRENGTH, max_iter=500)
     expected.fit(centred / np.linalg.norm(centred, axis=1).mean(), truth)
     found = expected.predict_proba(centred / np.linalg.norm(centred, axis=1).mean())
     np.testing.assert_allclose(shares[:, sorted(labels)], found, atol=2e-3)
