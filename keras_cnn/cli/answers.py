@@ -72,8 +72,8 @@ def _figures(result: Result) -> dict[str, Any]:
     """Counts and shares, and the interval of each accuracy; of no images, their number alone."""
     if not len(result):
         return {"images": 0}
-    right = {name: getattr(result, name) for name in ("correct",) if hasattr(result, name)}
-    return {**right, **result.metrics, **{f"{key}_interval": list(pair) for key, pair in result.intervals.items()}}
+    intervals = {f"{key}_interval": list(pair) for key, pair in result.intervals.items()}
+    return {**result.counts, **result.metrics, **intervals}
 
 
 def predict(
@@ -113,21 +113,18 @@ def predict(
     answers: Iterable[Any] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), bad)
     if out or as_json or not sys.stdout.isatty():  # elsewhere the answers themselves show how far it is
         answers = progress(answers, "predicting", len(sources))
-    if out and drawn:
-        _draw(out, places, answers, known.config.class_names)
+    if out:
+        if drawn:
+            _draw(out, places, answers, known.config.class_names)
+        else:
+            with _unwritten(out):
+                write_beside(out, lambda path: WRITERS[out.suffix.lower()](path, answers))
         told = {"out": str(out), "images": len(sources) - len(bad), "skipped": bad}
+        holds = "what was made of {:,} images, as PNG files" if drawn else "the answers for {:,} images"
         if as_json:
             console.print_json(told)
         else:
-            console.show(f"{console.quoted(out)} holds what was made of {told['images']:,} images, as PNG files.")
-    elif out:
-        with _unwritten(out):
-            write_beside(out, lambda path: WRITERS[out.suffix.lower()](path, answers))
-        told = {"out": str(out), "images": len(sources) - len(bad), "skipped": bad}
-        if as_json:
-            console.print_json(told)
-        else:
-            console.show(f"{console.quoted(out)} holds the answers for {told['images']:,} images.")
+            console.show(f"{console.quoted(out)} holds {holds.format(told['images'])}.")
     elif as_json:
         console.print_json([_facts(answer) for answer in answers])
     else:

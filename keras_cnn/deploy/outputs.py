@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.data.stream import in_batches
+from keras_cnn.tasks.base import scores
 
 
 def outputs_of(
@@ -21,9 +22,3 @@ def outputs_of(
         rows = iter([row for some in of_one_size for row in scores(model, some)])
         for name, image in batch:
             yield name, image, next(rows) if isinstance(image, np.ndarray) else None
-
-
-def scores(model: Any, images: Any) -> np.ndarray:
-    """The head's output for one batch, float32 (batch, ...); an auxiliary classifier's is left aside."""
-    outputs = model.predict_on_batch(images)
-    return np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs, "float32")

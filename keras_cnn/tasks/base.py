@@ -1,6 +1,6 @@
 """What every task is made of: what it learns and by which loss, how good it is, what it answers.
 
-A task is a file beside this one, a subclass of `Task`, and a row in `keras_cnn.tasks.TASKS`; what a network itself must
+A task is a file beside this one, with a subclass of `Task` whose instance is its `TASK`; what a network itself must
 know of it, without a framework, is its row in `models.meaning.MEANINGS`.
 """
 
@@ -59,6 +59,11 @@ class Result(abc.ABC):
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Of those metrics that are shares of the images: where the true share lies, with 95 % confidence."""
+        return {}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of images, which a share alone does not tell."""
         return {}
 
     def details(self) -> dict[str, Any]:
@@ -216,8 +221,7 @@ class Task(abc.ABC):
         if metric is None:
             return self.judge(network, batches)[self.monitor]
         for inputs, labels in batches:
-            outputs = network.predict_on_batch(inputs)
-            outputs = np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs, "float32")
+            outputs = scores(network, inputs)
             metric.update_state(self.targets(labels, outputs.shape[-1], inputs), outputs)
         return float(metric.result())
 
@@ -303,6 +307,12 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def unreadable(self, name: str, error: str) -> Any:
         """The answer for an image that cannot be read."""
+
+
+def scores(model: Any, images: Any) -> np.ndarray:
+    """The head's output for one batch, float32 (batch, ...); an auxiliary classifier's is left aside."""
+    outputs = model.predict_on_batch(images)
+    return np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs, "float32")
 
 
 def last_activation(output: Any) -> Any:

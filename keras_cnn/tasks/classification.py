@@ -72,6 +72,10 @@ class Result(base.Result):
         return int((self.predicted == self.labels).sum())
 
     @property
+    def counts(self) -> dict[str, int]:
+        return {"correct": self.correct}
+
+    @property
     def metrics(self) -> dict[str, float]:
         """accuracy, top5 (where there are more than five classes), crossentropy in nats, images; the last where none.
 

@@ -163,12 +163,12 @@ class MetricLearning(Classification):
 
     def judge(self, network: Any, batches: Any) -> dict[str, float]:
         """Recall at 1, which needs all validation images."""
-        found = self.gather(network.outputs[0].shape[1:], ())
-        for inputs, labels in batches:
-            rows = np.asarray(network.predict_on_batch(inputs), "float32")
-            for row, label in zip(rows, self.numbers(np.asarray(labels), "validation"), strict=True):
-                found.add("", rows[:0], label, row)
-        return {"val_recall1": self.figure(found.result())}
+        rows, labels = [], []
+        for inputs, truth in batches:
+            rows.append(base.scores(network, inputs))
+            labels.append(self.numbers(np.asarray(truth), "validation"))
+        found = self.measured(np.concatenate(labels), np.concatenate(rows))
+        return {"val_recall1": self.figure(found)}
 
     def gather(self, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> Gathering:
         return Gathering(Result, outputs, class_names)

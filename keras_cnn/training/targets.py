@@ -28,7 +28,8 @@ def targets(model: Any, data: Any, task: Task) -> Any:
     shape, kind = _like(task, size, *data.element_spec)
 
     def mapped(images: Any, labels: Any) -> tuple[Any, Any]:
-        made = tf.numpy_function(lambda one, seen: task.targets(one, size, seen), [labels, images], kind)
+        seen = [images] if task.data is None else []  # a batch of images is copied for nothing where labels are enough
+        made = tf.numpy_function(lambda one, *seen: task.targets(one, size, *(seen or (None,))), [labels, *seen], kind)
         return images, of_each(tf.ensure_shape(made, shape))
 
     return data.map(mapped, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
