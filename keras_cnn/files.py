@@ -1,17 +1,19 @@
-"""Files that are whole or not there: written beside, flushed, renamed; and one writer of a folder at a time."""
+"""Files that are whole or not there: written beside, flushed, renamed; one writer of a folder at a time; journals."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_cnn.errors import RunInUse
+from keras_cnn.errors import BadSpec, CorruptFile, RunInUse
 
 LOCK = ".lock"  # in a folder that is written to; one that a killed process left holds nobody up
 PATIENCE = 60.0  # seconds that one who writes a few files waits for another
@@ -106,6 +108,51 @@ def holding(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[None]
         if made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between the options of two runs, in words; nothing where they agree."""
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    return ", ".join(f"{key} was {before.get(key)!r} and is {now.get(key)!r}" for key in changed)
+
+
+class Journal:
+    """The pieces of long work, in one JSON file with a checksum: the same work goes on after a crash.
+
+    path: the file; None keeps nothing. options: all that the pieces depend on. rows: of what is done, JSON values.
+    Raises BadSpec where the file is of other work, CorruptFile where it is not as it was written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> None:
+        self.path = None if path is None else Path(path)
+        self.options = json.loads(json.dumps(options))  # as they are read back
+        self.rows: list[Any] = []
+        if self.path is not None and self.path.exists():
+            self.rows = self._read(self.path)
+
+    def add(self, rows: Iterable[Any]) -> None:
+        """Keep the rows of a piece that is done."""
+        self.rows += json.loads(json.dumps(list(rows)))
+        if self.path is not None:
+            kept = {"options": self.options, "rows": self.rows}
+            write_text(self.path, json.dumps({"sha256": _checksum(kept), **kept}, indent=1) + "\n")
+
+    def _read(self, path: Path) -> list[Any]:
+        mend = "give another name, or delete it"
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            told, before = kept.pop("sha256"), kept["options"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise CorruptFile(f"{path} is no journal that this version could go on with: {mend}.") from None
+        if told != _checksum(kept):
+            raise CorruptFile(f"{path} is damaged: {mend}.")
+        if other := differences(before, self.options):
+            raise BadSpec(f"{path} is of other work: {other}. Repeat it as it began, or {mend}.")
+        return kept["rows"]
+
+
+def _checksum(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _prefix(path: Path) -> str:

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from images import encode, folder
@@ -179,7 +180,9 @@ def test_nothing_is_written_over(run, net, streets, tmp_path):
         ("train {waves} -m resnet20", "waves.npz holds sequences, and resnet20 reads images"),
         ("train {waves} -m tcn --size 64", "--size 64: tcn reads sequences"),
         ("train {waves} -m tcn --no-mirror", "--mirror is for images"),
-        ("predict {waves} -m tcn", "reads sequences, not images"),
+        ("predict {waves} -m resnet20", "waves.npz"),
+        ("predict {pets} -m tcn", "sequences are in files that end in .npz, .csv, .tsv, .parquet"),
+        ("train {pets} -m resnet20 --window 4", "--window and --horizon are for sequences"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(run, net, streets, waves, tmp_path, arguments, sentence):
@@ -278,6 +281,49 @@ def test_classes_of_sequences_are_matched_by_name(run, waves, tmp_path):
     model = kc.build(out)
     right = kc.evaluate(model, found, split="train").metrics["accuracy"]
     assert kc.evaluate(model, turned, split="train").metrics["accuracy"] != right or right == 0.5
+
+
+def test_sequences_of_files_are_answered_as_their_arrays(run, tmp_path):
+    keras.utils.set_random_seed(0)
+    net = kc.build("tcn", input_shape=(6, 2), classes=["calm", "storm"])
+    kc.save_pretrained(net, tmp_path / "net")
+    x = DRAWS.normal(size=(3, 6, 2)).astype("float32")
+    np.savez(tmp_path / "x.npz", x=x)
+    rows = [[f"s{i}", t, *x[i, t], "calm"] for t in range(6) for i in range(3)]  # steps of all sequences mixed
+    with (tmp_path / "x.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "time", "a", "b", "label"], *rows[::-1]])
+    with (tmp_path / "long.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["a", "b"], *([0, 0], [9, 9]), *x[1].tolist()])
+    right = kc.predictor(net).scores(x)
+    for file, wanted in (("x.npz", right), ("x.csv", right[::-1]), ("long.csv", right[[1]])):
+        told = values(run("predict", tmp_path / file, "-m", tmp_path / "net", "--json"))
+        shares = [{guess["class"]: guess["probability"] for guess in one["top"]} for one in told]
+        scores = [[share[name] for name in ("calm", "storm")] for share in shares]
+        np.testing.assert_allclose(scores, wanted, atol=1e-6)
+    assert told[0]["image"] == "long.csv"
+    code, _, err = run("predict", tmp_path / "x.npz", "-m", "tcn")
+    assert (code, "sequences are 6x2, the network takes" in err) == (2, True)
+    (tmp_path / "wide.csv").write_text("a,b,c\n1,2,3\n")
+    code, _, err = run("predict", tmp_path / "wide.csv", "-m", tmp_path / "net")
+    assert (code, "3 columns beside id, time and label (a, b, c), and the network reads 2 channels" in err) == (2, True)
+
+
+def test_windows_of_a_series_are_learnt_and_its_end_goes_on(run, tmp_path):
+    with (tmp_path / "level.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["time", "level"], *((t, round(np.sin(t / 3), 4)) for t in range(80))])
+    cut = ("--window", 12, "--horizon", 2)
+    told = values(
+        run("train", tmp_path / "level.csv", "-m", "tcn", *cut, "--epochs", 1, "--out", tmp_path / "run", "--json")
+    )
+    assert told["figure"] == "r2" and kc.build(tmp_path / "run").output_shape == (None, 2, 1)
+    [answer] = values(run("predict", tmp_path / "level.csv", "-m", tmp_path / "run", "--json"))
+    end = np.sin(np.arange(68, 80) / 3).round(4).astype("float32")[None, :, None]
+    assert answer["values"]["level"] == pytest.approx(
+        kc.build(tmp_path / "run").predict(end, verbose=0).ravel().tolist()
+    )
+    facts = values(run("evaluate", tmp_path / "level.csv", "-m", tmp_path / "run", *cut, "--json"))
+    learnt, windows = 64 - 13, 80 - 13  # the first four fifths of the steps; a window and what is behind it are 14
+    assert (facts["images"], facts["trained_on"]["images"]) == (windows - learnt, learnt)
 
 
 # --- publishing -----------------------------------------------------------------------------------------------------

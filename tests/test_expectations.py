@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_cnn as kc
-from keras_cnn.errors import BadSpec
+from keras_cnn.errors import BadSpec, CorruptFile
 from keras_cnn.training import study
 from keras_cnn.training.study import Row, summarise
 
@@ -57,8 +57,12 @@ def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tm
     with (out / "study.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert [float(line["score"]) for line in lines] == [row.score for row in more]
-    with pytest.raises(BadSpec, match="a study with other epochs"):
+    with pytest.raises(BadSpec, match="of other work: epochs was 1 and is 3"):
         kc.study(build, data, out, **{**told, "epochs": 3})
+    text = (out / "study.json").read_text()
+    (out / "study.json").write_text(text.replace("scratch", "scritch", 1))
+    with pytest.raises(CorruptFile, match=r"study\.json is damaged"):
+        kc.study(build, data, out, sizes=[2], seeds=[0, 1], **told)
     with pytest.raises(BadSpec, match="no method 'luck'"):
         kc.study(build, data, out, methods=["luck"])
 

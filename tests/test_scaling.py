@@ -95,7 +95,7 @@ def test_search_measures_the_cost_and_goes_on_after_a_crash(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         kc.search_coefficients("resnet18", evaluate, out=out)
-    assert len(json.loads(out.read_text())["trials"]) == 3
+    assert len(json.loads(out.read_text())["rows"]) == 3
     seen = []
     trials = kc.search_coefficients(
         "resnet18", lambda config: seen.append(config) or float(sum(config.backbone.depths)), out=out
@@ -114,10 +114,10 @@ def test_search_measures_the_cost_and_goes_on_after_a_crash(tmp_path):
 def test_search_refuses_the_file_of_another(tmp_path):
     out = tmp_path / "search.json"
     kc.search_coefficients("resnet18", lambda config: 0.0, step=0.25, out=out)
-    with pytest.raises(CorruptFile, match="another network or budget"):
+    with pytest.raises(BadSpec, match="of other work: network was"):
         kc.search_coefficients("resnet34", lambda config: 0.0, step=0.25, out=out)
     out.write_text("{")
-    with pytest.raises(CorruptFile, match="not the file of a search"):
+    with pytest.raises(CorruptFile, match="no journal"):
         kc.search_coefficients("resnet18", lambda config: 0.0, step=0.25, out=out)
 
 

@@ -259,7 +259,7 @@ def test_damaged_and_missing_files(tmp_path):
         with pytest.raises(BadData, match="there is no such file"):
             kc.load_sequences(tmp_path / name)
     (tmp_path / "t.xlsx").write_bytes(b"PK")
-    with pytest.raises(BadData, match=r"tables end in \.csv, \.tsv or \.parquet"):
+    with pytest.raises(BadData, match=r"files that end in \.npz, \.csv, \.tsv, \.parquet"):
         kc.load_sequences(tmp_path / "t.xlsx")
 
 

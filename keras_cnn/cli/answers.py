@@ -16,7 +16,7 @@ import typer
 from keras_cnn.cli import console, datasets, runs, tables
 from keras_cnn.cli.datasets import Dataset
 from keras_cnn.cli.options import BATCH, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS, with_data
-from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.errors import BadData
 from keras_cnn.files import write_beside, write_text
 from keras_cnn.terminal import plain, progress
 
@@ -77,7 +77,10 @@ def _figures(result: Result) -> dict[str, Any]:
 
 
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Image files, folders of them, .zip files.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders of them, .zip files; of sequences .npz files and tables."),
+    ],
     model: Annotated[str, MODEL],
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
@@ -93,34 +96,34 @@ def predict(
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Say what images show."""
+    """Say what images show, or how sequences are or go on."""
     from keras_cnn.data.index import find_images
     from keras_cnn.hub import resolve
 
     drawn = out is not None and (out.is_dir() or not out.suffix)
     if out and not drawn and out.suffix.lower() not in WRITERS:
         raise BadData(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}.")
-    sources = [source for path in images for source in find_images(path)]
     known = resolve(model, weights)
-    if known.config.backbone.SIDES == 1:
-        raise BadSpec(f"{model} reads sequences, not images: kc.predictor({model!r}) answers arrays of them.")
+    sequences = known.config.backbone.SIDES == 1
+    sources = images if sequences else [source for path in images for source in find_images(path)]
     if drawn and not known.config.head.EVERYWHERE:
         raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in {' or '.join(WRITERS)}.")
     places = _places(out, sources) if out and drawn else []
     net, kc = runs.network(known, model, weights, size)
     answer = kc.predictor(net, batch_size=batch_size, tile=tile)
-    bad = list[str]()
-    answers: Iterable[Any] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), bad)
+    read, bad = list[str](), list[str]()
+    answers: Iterable[Any] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), read, bad)
     if out or as_json or not sys.stdout.isatty():  # elsewhere the answers themselves show how far it is
-        answers = progress(answers, "predicting", len(sources))
+        answers = progress(answers, "predicting", None if sequences else len(sources))
     if out:
         if drawn:
             _draw(out, places, answers, known.config.class_names)
         else:
             with _unwritten(out):
                 write_beside(out, lambda path: WRITERS[out.suffix.lower()](path, answers))
-        told = {"out": str(out), "images": len(sources) - len(bad), "skipped": bad}
-        holds = "what was made of {:,} images, as PNG files" if drawn else "the answers for {:,} images"
+        told = {"out": str(out), "images": len(read), "skipped": bad}
+        what = "sequences" if sequences else "images"
+        holds = f"what was made of {{:,}} {what}, as PNG files" if drawn else f"the answers for {{:,}} {what}"
         if as_json:
             console.print_json(told)
         else:
@@ -132,7 +135,7 @@ def predict(
             if not answer.error:
                 console.show(*tables.answer(answer.name, answer.lines()))
     if bad:
-        console.note(f"{len(bad):,} of {len(sources):,} images could not be read and are left out.")
+        console.note(f"{len(bad):,} of {len(read) + len(bad):,} images could not be read and are left out.")
 
 
 def _places(out: Path, sources: Sequence[Source]) -> list[Path]:
@@ -163,12 +166,12 @@ def _draw(out: Path, places: Sequence[Path], answers: Iterable[Any], names: Sequ
         raise
 
 
-def _told(answers: Iterable[Any], bad: list[str]) -> Iterator[Any]:
-    """The answers; those of images that cannot be read are told of, and named in `bad`."""
+def _told(answers: Iterable[Any], read: list[str], bad: list[str]) -> Iterator[Any]:
+    """The answers; those of images that cannot be read are told of, and named in `bad`, all others in `read`."""
     for answer in answers:
         if answer.error:
             console.note(f"left out: {answer.error}")
-            bad.append(answer.name)
+        (bad if answer.error else read).append(answer.name)
         yield answer
 
 

@@ -23,8 +23,6 @@ from keras_cnn.models.meaning import MEANINGS
 if TYPE_CHECKING:
     from keras_cnn.models.config import Config
 
-SEQUENCES = (".npz", ".csv", ".tsv", ".parquet")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
@@ -41,12 +39,18 @@ class Dataset:
     split_column: Annotated[str | None, typer.Option(help="Of a table: the column that says train, val or test.")] = (
         None
     )
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Of one long series: steps that are seen, to forecast those behind them.")
+    ] = None
+    horizon: Annotated[int | None, typer.Option(min=1, help="With --window: steps that are forecast.")] = None
 
     @property
     def source(self) -> Any:
         """What `load_data` takes."""
         from keras_cnn.data import Table
 
+        if self.window or self.horizon:
+            raise BadSpec(f"--window and --horizon are for sequences, and {self.data} for images.")
         columns = {
             "image": self.image_column,
             "labels": tuple(self.labels or ()) or None,
@@ -58,15 +62,22 @@ class Dataset:
 
     def sequences(self, val_split: float = 0.0, seed: int = 0) -> Any:
         """The same as sequences; BadSpec for options that are for images."""
+        from keras_cnn.data.sequence_files import FILES
         from keras_cnn.data.sequences import load_sequences
 
         for field in fields(self):
-            if field.name not in ("data", "labels", "task", "augment") and getattr(self, field.name) != field.default:
+            if (
+                field.name not in ("data", "labels", "task", "augment", "window", "horizon")
+                and getattr(self, field.name) != field.default
+            ):
                 raise BadSpec(f"--{field.name.replace('_', '-')} is for images, and {self.data} for sequences.")
-        if Path(self.data).suffix.lower() not in SEQUENCES:
-            raise BadData(f"{self.data}: the network reads sequences: give a file that ends in {', '.join(SEQUENCES)}.")
+        if Path(self.data).suffix.lower() not in FILES:
+            raise BadData(f"{self.data}: the network reads sequences: give a file that ends in {', '.join(FILES)}.")
         label = tuple(self.labels or ()) or None
-        return load_sequences(self.data, label=label, val_split=val_split, seed=seed)
+        told = {"label": label} if self.window is None else {"targets": label}
+        return load_sequences(
+            self.data, window=self.window, horizon=self.horizon, val_split=val_split, seed=seed, **told
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +117,7 @@ def _images(asked: TrainingData, config: Config, batch_size: int, seed: int) -> 
     """(images and labels, the task that they are learnt by)."""
     from keras_cnn.data import index, load_data
 
-    if Path(asked.data).suffix.lower() == SEQUENCES[0]:
+    if Path(asked.data).suffix.lower() == ".npz":
         raise BadData(f"{asked.data} holds sequences, and {config.name} reads images: give a network such as tcn.")
     splits = index(asked.source, seed=seed, wish=wish(asked.task, config))
     if asked.task not in (None, splits.task) and set(map(str.lower, splits.class_names)) == {"images", "masks"}:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from keras_cnn.checkpoints.directory import Source
     from keras_cnn.models.config import Config
 
-STATES = (state.STATE, "study.csv")  # what a run, or a study, goes on from
+STATES = (state.STATE, "study.json")  # what a run, or a study, goes on from
 
 
 def network(found: Source, name: str, weights: str | None, size: int) -> tuple[Any, Any]:

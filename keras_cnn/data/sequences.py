@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_cnn.data import columns
+from keras_cnn.data.sequence_files import (
+    CUT,
+    as_sequences,
+    by_sequence,
+    channel_names,
+    check_lengths,
+    finite,
+    long_series,
+    names_in,
+    of_columns,
+    opened,
+)
 from keras_cnn.data.sequence_splits import (
     SPLITS,
     Pair,
@@ -26,7 +33,7 @@ from keras_cnn.data.sequence_splits import (
     windows,
     with_classes,
 )
-from keras_cnn.errors import BadData, BadSpec, CorruptFile
+from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.fields import known_options
 
 
@@ -129,15 +136,15 @@ def load_sequences(
     the array: 31 train, 1 val sequences of 8 steps, 1 channel (channel1); 1 target (channel1), 2 steps ahead
     """
     _check(window, horizon, stride, val_split, test_split)
-    where, table, given = _opened(source)
+    where, table, given = opened(source)
     if window is not None:
-        series, names = _series(given, table, where, time, channels)
+        series, names = long_series(given, table, where, time, channels)
         wanted = tuple(targets or names)
         at = [_place(name, names, where) for name in wanted]
         pairs = windows(series, at, where, (window, horizon or 0, stride), val_split, test_split)
         return _whole(pairs, channels=names, class_names=(), targets=wanted, source=where)
     pairs, names, labels = _of_table(table, where, id, time, label, channels) if table else _of_arrays(given, channels)
-    pairs, classes = with_classes(pairs, where, tuple(class_names or _texts(given, "class_names")))
+    pairs, classes = with_classes(pairs, where, tuple(class_names or names_in(given, "class_names")))
     if len(pairs) == 1:
         pairs = drawn(*pairs["train"], bool(classes), val_split, test_split, seed)
     check_targets(pairs["train"][1], classes, labels)
@@ -159,35 +166,9 @@ def _check(window: int | None, horizon: int | None, stride: int, val_split: floa
         raise BadSpec(f"val_split={val_split!r}, test_split={test_split!r}: give shares that leave some for training.")
 
 
-# --- sources ----------------------------------------------------------------------------------------------------------
-
-
-def _opened(source: Any) -> tuple[str, columns.Columns | None, Any]:
-    """(what to call it, its columns where it is a table, else the arrays of a file or those that were given)."""
-    if not isinstance(source, str | os.PathLike):
-        return "the array", None, source
-    path = Path(source)
-    return (path.name, None, _npz(path)) if path.suffix == ".npz" else (path.name, columns.read(path), None)
-
-
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise BadData(f"{path}: there is no such file.")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, zlib.error) as error:
-        raise CorruptFile(f"{path} is damaged, or holds objects instead of arrays ({error}): save it anew.") from None
-
-
-def _texts(given: Any, name: str) -> tuple[str, ...]:
-    """The names that an `.npz` brings."""
-    return tuple(map(str, given[name])) if isinstance(given, Mapping) and name in given else ()
-
-
 def _of_arrays(given: Any, channels: Sequence[str] | None) -> tuple[Splits, tuple[str, ...], tuple[str, ...]]:
     """(x and y of each split, names of channels, of targets) of a pair, a mapping of pairs, or an `.npz`."""
-    told = _texts(given, "channels")
+    told = names_in(given, "channels")
     if isinstance(given, Mapping) and not given.keys() & {"train"}:  # the keys of a file
         names = [name for name in SPLITS if f"x_{name}" in given]
         ends = {name: f"_{name}" for name in names} or {"train": ""}
@@ -202,7 +183,7 @@ def _of_arrays(given: Any, channels: Sequence[str] | None) -> tuple[Splits, tupl
     for name, pair in pairs.items():
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise BadData(f"{name} is no pair: give (x, y), sequences (n, time, channels) and what is learnt of them.")
-    found = {name: (_sequences(x, f"x of {name}"), np.asarray(y)) for name, (x, y) in pairs.items()}
+    found = {name: (as_sequences(x, f"x of {name}"), np.asarray(y)) for name, (x, y) in pairs.items()}
     shapes = {x.shape[1:] for x, _ in found.values()}
     if len(shapes) > 1:
         raise BadData(f"the splits have sequences of other shapes, {some(map(str, sorted(shapes)))}: {CUT}")
@@ -211,30 +192,7 @@ def _of_arrays(given: Any, channels: Sequence[str] | None) -> tuple[Splits, tupl
             count = len(y) if y.ndim else "no list of"
             raise BadData(f"{name} has {len(x)} sequences and {count} labels: give one for each sequence.")
     (shape,) = shapes
-    return found, _channels(channels or told, shape[-1]), ()
-
-
-def _sequences(given: Any, what: str) -> np.ndarray:
-    """(n, time, channels) as float32; BadData for what is something else, or has gaps."""
-    if isinstance(given, list | tuple) or getattr(given, "dtype", None) is np.dtype(object):
-        _check_lengths([len(one) for one in given], [str(i) for i in range(len(given))], what)
-        given = list(given)
-    x = np.asarray(given)
-    if x.dtype.kind not in "biuf":
-        raise BadData(f"{what} holds {x.dtype}, no numbers: give decimal or whole ones.")
-    if x.ndim != 3 or not all(x.shape[1:]):
-        one = ", such as x[..., None] of a single channel" if x.ndim == 2 else ""
-        raise BadData(f"{what} has the shape {x.shape}: give (n, time, channels){one}.")
-    return _finite(x, what)
-
-
-def _finite(x: np.ndarray, what: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        x = x.astype("float32")
-    if len(bad := np.argwhere(~np.isfinite(x))):
-        place = ", ".join(f"{name} {i}" for name, i in zip(("sequence", "step", "channel"), bad[0], strict=True))
-        raise BadData(f"{what} is NaN or infinite at {place}, and {len(bad) - 1} others: fill them, or leave it out.")
-    return x
+    return found, channel_names(channels or told, shape[-1]), ()
 
 
 def _of_table(
@@ -263,11 +221,10 @@ def _of_table(
         if answers[1:]
         else [columns.typed(answers[0])]
     )
-    values = np.array([columns.numbers(columns.column(table, name, where), name, where) for name in names]).T
-    rows = _by_sequence(ids, None if time is None else columns.column(table, time, where), where)
-    _check_lengths([len(found) for found in rows.values()], list(rows), where)
+    rows = by_sequence(ids, None if time is None else columns.column(table, time, where), where)
+    check_lengths([len(found) for found in rows.values()], list(rows), where)
     order = np.array(list(rows.values()))
-    x = _finite(values[order], where)
+    x = finite(of_columns(table, names, where)[order], where)
     y = np.array(learnt).T[order]  # (n, time, labels)
     if (y == y[:, :1]).all():
         y = y[:, 0]
@@ -278,65 +235,6 @@ def _of_table(
             "horizon=; to learn one number of a sequence, give it in all of its rows."
         )
     return {"train": (x, y[..., 0] if len(labels) == 1 else y)}, names, labels
-
-
-def _by_sequence(ids: list[str], times: list[Any] | None, where: str) -> dict[str, list[int]]:
-    """The rows of each sequence, in the order of time."""
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(ids):
-        rows.setdefault(name, []).append(row)
-    return rows if times is None else {name: _ordered(times, found, f"{where}: {name}") for name, found in rows.items()}
-
-
-def _ordered(times: list[Any], rows: list[int], what: str) -> list[int]:
-    known = columns.typed([times[row] for row in rows]) if isinstance(times[0], str) else [times[row] for row in rows]
-    if None in known or "" in known:
-        raise BadData(f"{what}: a row has no time: give each step its own, or time=None where the rows are in order.")
-    order = sorted(range(len(rows)), key=known.__getitem__)
-    if twice := [known[a] for a, b in pairwise(order) if known[a] == known[b]]:
-        raise BadData(f"{what} has two rows of the time {twice[0]}: each step is one row; is there a column id?")
-    return [rows[i] for i in order]
-
-
-def _series(
-    given: Any, table: columns.Columns | None, where: str, time: str | None, channels: Sequence[str] | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """One long series (time, channels), and the names of its channels."""
-    if table is None:
-        given, told = (given.get("x"), _texts(given, "channels")) if isinstance(given, Mapping) else (given, ())
-        series = np.asarray(given)
-        if series.dtype.kind not in "biuf" or series.ndim != 2:
-            raise BadData(
-                f"{where} has the shape {series.shape} of {series.dtype}: a series is (time, channels), numbers; of a "
-                "single channel it is x[:, None]."
-            )
-        return _finite(series[None], where)[0], _channels(channels or told, series.shape[1])
-    rows = list(range(len(next(iter(table.values())))))
-    order = rows if time is None else _ordered(columns.column(table, time, where), rows, where)
-    names = tuple(channels or [name for name in table if name != time])
-    values = np.array([columns.numbers(columns.column(table, name, where), name, where) for name in names]).T
-    return _finite(values[None, order], where)[0], names
-
-
-CUT = (
-    "cut all to one length, or pad them as it suits their meaning (before the first step, for a causal network); steps "
-    "that are made up here would be learnt."
-)
-
-
-def _check_lengths(lengths: list[int], names: list[str], where: str) -> None:
-    if len(set(lengths)) > 1:
-        short, long = min(lengths), max(lengths)
-        raise BadData(
-            f"{where} has sequences of different length, from {count(short, 'step')} ({names[lengths.index(short)]}) "
-            f"to {long} ({names[lengths.index(long)]}): {CUT}"
-        )
-
-
-def _channels(names: Sequence[str] | None, count: int) -> tuple[str, ...]:
-    if names and len(names) != count:
-        raise BadData(f"{len(names)} names for {count} channels: give each one.")
-    return tuple(names or ()) or numbered("channel", count)
 
 
 def _place(name: str, names: tuple[str, ...], where: str) -> int:

@@ -15,6 +15,7 @@ from keras_cnn import tasks
 from keras_cnn.building import build
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
+from keras_cnn.data import sequence_files
 from keras_cnn.data.files import Source
 from keras_cnn.data.index import find_images
 from keras_cnn.data.stream import Photo, decoded
@@ -70,7 +71,9 @@ class Predictor:
     Images are: a path of an image, a folder (images at any depth, in order) or a zip; an array, one image
     (height, width, channels) or several (images, height, width, channels), of the network's size (any, with tiles) and
     with raw values of 0..255; or a list of all these. Answers come in the order of the images.
-    A network for sequences answers arrays, one (time, channels) or several (sequences, time, channels).
+    A network for sequences answers arrays, one (time, channels) or several (sequences, time, channels), and files: an
+    `.npz` with an array `x`, a table (`.csv`, `.tsv`, `.parquet`) with a row a step and its channels in the order in
+    which they were learnt: a sequence for each value of a column `id`, else the end of one long series.
     """
 
     def __init__(self, model: Any, batch_size: int = 32, tile: int | None = None) -> None:
@@ -139,7 +142,10 @@ class Predictor:
         if isinstance(images, Source):
             yield images
         elif isinstance(images, str | os.PathLike) and self.config.backbone.SIDES == 1:
-            raise BadData(f"{images}: {self.config.name} reads sequences: give an array (sequences, time, channels).")
+            steps, channels = self.network.input_shape[1:]
+            for one, sequence in sequence_files.named(images, channels, steps):
+                check_shape(sequence[None], self.network, one)
+                yield one, sequence
         elif isinstance(images, str | os.PathLike):
             yield from find_images(images)
         elif isinstance(images, list | tuple):

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from keras_cnn import files
-from keras_cnn.errors import BadSpec, CorruptFile
+from keras_cnn.errors import BadSpec
 from keras_cnn.models import registry, shapes
 from keras_cnn.models.backbone import Backbone
 from keras_cnn.models.config import Config
@@ -140,12 +138,12 @@ def search_coefficients(
     budget: of multiply-accumulates, as a multiple of the unscaled network's; trials are those points of the grid,
     1 and multiples of `step` above, whose measured cost is within `tolerance` (a share) of it.
     out: a JSON file that gets every trial as soon as it is scored; the same search goes on from it after a crash.
-    Raises CorruptFile where the file is of another search.
+    Raises BadSpec where the file is of another search, CorruptFile where it is damaged.
     """
     config = config_of(network)
-    of = json.loads(json.dumps(config.to_dict()))
-    search = {"network": of, "budget": budget, "step": step, "tolerance": tolerance}
-    done = {(t.alpha, t.beta, t.gamma): t for t in _read(out, search)}
+    search = {"network": config.to_dict(), "budget": budget, "step": step, "tolerance": tolerance}
+    journal = files.Journal(out, search)
+    done = {(trial.alpha, trial.beta, trial.gamma): trial for trial in (Trial(**row) for row in journal.rows)}
     base = shapes.macs(shapes.tally(config))
     trials, seen = [], set()  # rounding makes one network of neighbouring points
     for point in progress(grid(budget, step, tolerance), "searching coefficients"):
@@ -155,10 +153,10 @@ def search_coefficients(
         if abs(cost / budget - 1) > tolerance or (grown.backbone, grown.input_shape) in seen:
             continue
         seen.add((grown.backbone, grown.input_shape))
-        trials.append(done.get(point) or Trial(alpha, beta, gamma, round(cost, 4), float(evaluate(grown))))
-        if out is not None and point not in done:
-            text = json.dumps({**search, "trials": [dataclasses.asdict(trial) for trial in trials]}, indent=1)
-            files.write_text(out, text + "\n")
+        if point not in done:
+            done[point] = Trial(alpha, beta, gamma, round(cost, 4), float(evaluate(grown)))
+            journal.add([dataclasses.asdict(done[point])])
+        trials.append(done[point])
     if not trials:
         raise BadSpec(f"no point of the grid costs {budget:g} times {config.backbone.family}'s: take a smaller step.")
     return sorted(trials, key=lambda trial: -trial.score)
@@ -170,16 +168,3 @@ def grid(budget: float, step: float, tolerance: float) -> list[tuple[float, floa
     axis = [round(1 + i * step, 6) for i in range(int((budget - 1) / step + 1e-9) + 1)]
     points = itertools.product(axis, axis, axis)
     return [(a, b, c) for a, b, c in points if abs(a * b * b * c * c / budget - 1) <= 2 * tolerance]
-
-
-def _read(path: str | os.PathLike[str] | None, search: dict[str, Any]) -> list[Trial]:
-    if path is None or not Path(path).exists():
-        return []
-    try:
-        stored = json.loads(Path(path).read_text(encoding="utf-8"))
-        trials = [Trial(**trial) for trial in stored.pop("trials")]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptFile(f"{path} is not the file of a search ({error}): give another name, or delete it.") from None
-    if stored != search:
-        raise CorruptFile(f"{path} holds a search with another network or budget: give another name, or delete it.")
-    return trials

@@ -191,19 +191,26 @@ def _parts(batch: Any, what: str) -> tuple[Any, Any]:
     return batch[0], batch[1]
 
 
+_KINDS = {  # of what a network reads, by its axes
+    2: ("sequences", "time, channels", "those of one channel"),
+    3: ("images", "height, width, channels", "gray ones"),
+}
+
+
 def check_shape(images: np.ndarray, model: Any, what: str) -> None:
-    """Raise BadData unless images have the network's rank, size and channels."""
+    """Raise BadData unless images, or sequences, have the network's rank, size and channels."""
     wanted = model.input_shape[1:]
+    kind, axes, single = _KINDS[len(wanted)]
     if images.dtype.kind in "OSUT" or images.ndim != len(wanted) + 1:
         raise BadData(
-            f"the {what} images are {images.dtype} of shape {images.shape}: give numbers (images, height, width, "
-            "channels) of one size; gray ones too have a last axis, of 1."
+            f"the {what} {kind} are {images.dtype} of shape {images.shape}: give numbers ({kind}, {axes}) of one size; "
+            f"{single} too have a last axis, of 1."
         )
     if any(side not in (None, given) for side, given in zip(wanted, images.shape[1:], strict=True)):
         shape, needed = ("x".join(map(str, sides)) for sides in (images.shape[1:], wanted))
         raise BadData(
-            f"the {what} images are {shape}, the network takes {needed}: build it with "
-            f"input_shape={images.shape[1:]}, or resize the images."
+            f"the {what} {kind} are {shape}, the network takes {needed}: build it with "
+            f"input_shape={images.shape[1:]}, or {'resize' if kind == 'images' else 'cut'} the {kind}."
         )
 
 

@@ -67,6 +67,7 @@ class StageOptimizers:
     def __init__(self, weight_decay: float, ema: float = 0.0, spare_backbone: bool = False) -> None:
         self.weight_decay, self.ema, self.spare_backbone = weight_decay, ema, spare_backbone
         self.optimizers: dict[str, Any] = {}
+        self.learn: dict[str, list[Any]] = {}  # the variables of each
         self.starts: dict[str, int] = {}
         self._scale, self._scaled = 2.0**15, cast(Any, None)  # Keras' own start
 
@@ -79,14 +80,14 @@ class StageOptimizers:
                 decay = 0.0 if self.spare_backbone and not on_top(name) else self.weight_decay
                 self.optimizers[name] = adamw(OneCycle(0.0, 1), decay, self.ema, clipnorm=None)
                 self.optimizers[name].build(variables)
+                self.learn[name] = variables
 
     def enter(self, model: Any, phase: Phase) -> None:
         """Begin a phase where the optimisers are now; mean weights begin with those of the best epoch."""
         self.build(model, phase.rates)
-        for optimizer in self.optimizers.values() if self.ema else ():
-            for variable, mean in zip(
-                optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
-            ):
+        for name, optimizer in self.optimizers.items() if self.ema else ():
+            means = [v for v in optimizer.variables if v.name.endswith("_average")]
+            for variable, mean in zip(self.learn[name], means, strict=True):
                 mean.assign(variable)
         self.starts = {name: int(optimizer.iterations) for name, optimizer in self.optimizers.items()}
 

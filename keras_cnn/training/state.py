@@ -207,8 +207,7 @@ class Run:
             ) from error
 
     def _compare(self, before: Mapping[str, Any]) -> None:
-        if changed := [key for key in {**before, **self.options} if before.get(key) != self.options.get(key)]:
-            told = ", ".join(f"{key} was {before.get(key)!r} and is {self.options.get(key)!r}" for key in changed)
+        if told := files.differences(before, self.options):
             raise BadSpec(
                 f"{self.out} holds a run that began otherwise: {told}. Repeat it as it began; or overwrite=True "
                 "(--overwrite) replaces it."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import json
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from keras_cnn import tasks
 from keras_cnn.checkpoints import arrays
 from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
-from keras_cnn.files import write_beside, write_text
+from keras_cnn.files import Journal, holding, write_beside
 from keras_cnn.models.fields import known_options
 from keras_cnn.training import scratch
 from keras_cnn.training.finetune import fine_tune
@@ -24,7 +24,7 @@ from keras_cnn.transfer.probing import probe
 
 SIZES = (10, 50, 0)
 SEEDS = (0, 1, 2)
-FILE, SUMMARY, GAINS, SETTINGS = "study.csv", "summary.csv", "gains.csv", "study.json"
+JOURNAL, FILE, SUMMARY, GAINS = "study.json", "study.csv", "summary.csv", "gains.csv"
 
 # What each method asks of `fine_tune`; the default is what a single call does. Two have no such call.
 METHODS: dict[str, Mapping[str, Any] | None] = {
@@ -71,8 +71,8 @@ def study(
     random weights, in the data's batches. Curves are those of training: what `fine_tune` returns is never worse than
     the linear probe either.
     out: a directory that gets study.csv (a line an epoch), summary.csv (mean and spread of the best epochs), gains.csv
-    (what fine-tuning has over random weights) and study.png, anew after every run; the same call goes on where it was.
-    Raises BadSpec where it began otherwise.
+    (what fine-tuning has over random weights) and study.png, anew after every run; the same call goes on where it was,
+    from study.json. Raises BadSpec where it began otherwise, CorruptFile where study.json is damaged.
     """
     out = Path(out)
     methods = list(methods)
@@ -80,8 +80,7 @@ def study(
         raise BadSpec(f"there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}.")
     net = build(True)
     monitor = tasks.of(net).monitor
-    settings = {
-        "columns": Row._fields,
+    options = {
         "network": arrays.fingerprint(net),
         "classes": list(data.class_names),
         "images": data.sizes,
@@ -91,11 +90,12 @@ def study(
         "scratch_epochs": scratch_epochs,
         "scratch_rate": scratch_rate,
     }
-    rows = _begun(out, json.loads(json.dumps(settings)))
-    done = {(row.size, row.seed, row.method) for row in rows}
-    number, all_runs = 0, len(sizes) * len(seeds) * len(methods)
-    for size in sizes:
-        for seed in seeds:
+    with holding(out):
+        journal = Journal(out / JOURNAL, options)
+        rows = [Row(*row) for row in journal.rows]
+        done = {(row.size, row.seed, row.method) for row in rows}
+        number, all_runs = 0, len(sizes) * len(seeds) * len(methods)
+        for size, seed in itertools.product(sizes, seeds):
             subset = replace(data.subset(size or data.sizes["train"], seed), seed=seed)
             for method in methods:
                 number += 1
@@ -105,23 +105,34 @@ def study(
                     what = f"{size or 'all'} images a class, seed {seed}: {method}"
                     print(f"run {number} of {all_runs}: {what}", flush=True)
                 keras.utils.set_random_seed(seed)
-                options = {"seed": seed, "epochs": epochs, "verbose": 0}
-                if method == "scratch":
-                    net = build(False)
-                    history = scratch.train(
-                        net, subset.train, subset.val, epochs=scratch_epochs, learning_rate=scratch_rate, verbose=0
-                    ).history
-                elif method == "linear probe":
-                    history = {monitor: [probe(build(True), subset).linear]}
-                else:
-                    history = fine_tune(build(True), subset, **options, **(METHODS[method] or {})).history
-                rows += [
-                    Row(size, subset.sizes["train"], seed, method, epoch, float(score))
-                    for epoch, score in enumerate(history[monitor], 1)
-                ]
+                curve = _curve(method, build, subset, epochs, scratch_epochs, scratch_rate)
+                images = subset.sizes["train"]
+                found = [Row(size, images, seed, method, epoch, score) for epoch, score in enumerate(curve, 1)]
+                journal.add(found)
+                rows += found
                 _write(out, rows, monitor.removeprefix("val_"))
                 keras.backend.clear_session()  # graphs of networks that are gone
     return rows
+
+
+def _curve(
+    method: str,
+    build: Callable[[bool], Any],
+    subset: Data,
+    epochs: int,
+    scratch_epochs: int,
+    scratch_rate: float,
+) -> list[float]:
+    """The score after each epoch of one run."""
+    net = build(method != "scratch")
+    if method == "linear probe":
+        return [float(probe(net, subset).linear)]
+    if method == "scratch":
+        told = {"epochs": scratch_epochs, "learning_rate": scratch_rate, "verbose": 0}
+        history = scratch.train(net, subset.train, subset.val, **told)
+    else:
+        history = fine_tune(net, subset, seed=subset.seed, epochs=epochs, verbose=0, **(METHODS[method] or {}))
+    return [float(score) for score in history.history[tasks.of(net).monitor]]
 
 
 class Summary(NamedTuple):
@@ -181,21 +192,6 @@ def gains(lines: Iterable[Summary]) -> list[Gain]:
             changes = (one.first - other.first, one.slope - other.slope, one.best - other.best)
             found.append(Gain(*size, *(round(change, 4) for change in changes)))
     return found
-
-
-def _begun(out: Path, settings: Mapping[str, Any]) -> list[Row]:
-    """The rows of runs that are done; a study that begins notes its settings."""
-    if not (out / SETTINGS).exists():
-        write_text(out / SETTINGS, json.dumps(settings, indent=1))
-        return []
-    before = json.loads((out / SETTINGS).read_text(encoding="utf-8"))
-    if changed := [key for key in settings if before.get(key) != settings[key]]:
-        raise BadSpec(f"{out} holds a study with other {', '.join(changed)}: repeat it as it began, or elsewhere.")
-    if not (out / FILE).exists():
-        return []
-    with (out / FILE).open(newline="", encoding="utf-8") as file:
-        columns = get_type_hints(Row)
-        return [Row(**{key: read(line[key]) for key, read in columns.items()}) for line in csv.DictReader(file)]
 
 
 def _write(out: Path, rows: Sequence[Row], figure: str) -> None:
