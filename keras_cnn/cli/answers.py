@@ -105,7 +105,7 @@ def predict(
         raise BadData(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}.")
     known = resolve(model, weights)
     sequences = known.config.backbone.SIDES == 1
-    sources = images if sequences else [source for path in images for source in find_images(path)]
+    sources: Sequence[Any] = images if sequences else [source for path in images for source in find_images(path)]
     if drawn and not known.config.head.EVERYWHERE:
         raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in {' or '.join(WRITERS)}.")
     places = _places(out, sources) if out and drawn else []

@@ -74,7 +74,7 @@ class Dataset:
         if Path(self.data).suffix.lower() not in FILES:
             raise BadData(f"{self.data}: the network reads sequences: give a file that ends in {', '.join(FILES)}.")
         label = tuple(self.labels or ()) or None
-        told = {"label": label} if self.window is None else {"targets": label}
+        told: dict[str, Any] = {"label": label} if self.window is None else {"targets": label}
         return load_sequences(
             self.data, window=self.window, horizon=self.horizon, val_split=val_split, seed=seed, **told
         )

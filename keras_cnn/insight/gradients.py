@@ -21,11 +21,11 @@ def gradients(function: Callable[..., Any], tensors: Sequence[Any]) -> tuple[flo
     backend = keras.backend.backend()
     if backend not in _BY_BACKEND:
         raise BadSpec(f"the backend {backend} has no gradients: set KERAS_BACKEND to {', '.join(_BY_BACKEND)}.")
-    given = [keras.ops.convert_to_tensor(tensor) for tensor in tensors]
-    value, found = _BY_BACKEND[backend](function, given)
-    return float(keras.ops.convert_to_numpy(value)), [
-        np.zeros(tensor.shape, "float32") if gradient is None else keras.ops.convert_to_numpy(gradient)
-        for tensor, gradient in zip(given, found, strict=True)
+    to_numpy: Callable[[Any], Any] = keras.ops.convert_to_numpy
+    value, found = _BY_BACKEND[backend](function, [keras.ops.convert_to_tensor(tensor) for tensor in tensors])
+    return float(to_numpy(value)), [
+        np.zeros(np.shape(tensor), "float32") if gradient is None else to_numpy(gradient)
+        for tensor, gradient in zip(tensors, found, strict=True)
     ]
 
 
@@ -40,13 +40,13 @@ def _tensorflow(function: Callable[..., Any], tensors: list[Any]) -> tuple[Any, 
 
 
 def _jax(function: Callable[..., Any], tensors: list[Any]) -> tuple[Any, Any]:
-    import jax
+    import jax  # pyright: ignore[reportMissingImports]
 
     return jax.value_and_grad(function, argnums=tuple(range(len(tensors))))(*tensors)
 
 
 def _torch(function: Callable[..., Any], tensors: list[Any]) -> tuple[Any, Any]:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     with torch.enable_grad():
