@@ -105,10 +105,10 @@ def predict(
         raise BadData(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}.")
     known = resolve(model, weights)
     sequences = known.config.backbone.SIDES == 1
-    sources: Sequence[Any] = images if sequences else [source for path in images for source in find_images(path)]
+    sources = images if sequences else [source for path in images for source in find_images(path)]
     if drawn and not known.config.head.EVERYWHERE:
         raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in {' or '.join(WRITERS)}.")
-    places = _places(out, sources) if out and drawn else []
+    places = _places(out, cast(Any, sources)) if out and drawn else []
     net, kc = runs.network(known, model, weights, size)
     answer = kc.predictor(net, batch_size=batch_size, tile=tile)
     read, bad = list[str](), list[str]()

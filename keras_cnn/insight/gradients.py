@@ -21,7 +21,7 @@ def gradients(function: Callable[..., Any], tensors: Sequence[Any]) -> tuple[flo
     backend = keras.backend.backend()
     if backend not in _BY_BACKEND:
         raise BadSpec(f"the backend {backend} has no gradients: set KERAS_BACKEND to {', '.join(_BY_BACKEND)}.")
-    to_numpy: Callable[[Any], Any] = keras.ops.convert_to_numpy
+    to_numpy: Any = keras.ops.convert_to_numpy
     value, found = _BY_BACKEND[backend](function, [keras.ops.convert_to_tensor(tensor) for tensor in tensors])
     return float(to_numpy(value)), [
         np.zeros(np.shape(tensor), "float32") if gradient is None else to_numpy(gradient)
