@@ -166,12 +166,6 @@ def recursion(layers: int) -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-def makers(model: Any) -> dict[int, Any]:
-    """The layer, or other operation, that makes each tensor of a functional model, by the tensor's identity."""
-    operations = getattr(model, "operations", model.layers)
-    return {id(tensor): one for one in operations for tensor in keras.tree.flatten(one.output)}
-
-
 def sizes(model: Any, rows: Iterable[Row] = ()) -> dict[str, int]:
     """Learned parameters of each layer of a Keras model, in the order of `rows`, as `info` has them.
 

@@ -18,7 +18,6 @@ from keras import ops
 
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models import fields
-from keras_cnn.models.assemble import makers
 from keras_cnn.models.config import record_of
 from keras_cnn.models.layers import Standardise
 from keras_cnn.models.meaning import MEANINGS
@@ -207,7 +206,7 @@ class Task(abc.ABC):
 
     def logits(self, model: Any) -> list[bool]:
         """Whether each output of a network is logits, which the task's activation has yet to be put on."""
-        return [last_activation(model, output) is keras.activations.linear for output in model.outputs]
+        return [last_activation(model, i) is keras.activations.linear for i in range(len(model.outputs))]
 
     def weights(self, wanted: Any, given: Any, outputs: int) -> Any:
         """Of the classes in the loss: of what was wished for, the training set and the number of outputs."""
@@ -316,9 +315,12 @@ def scores(model: Any, images: Any) -> np.ndarray:
     return np.asarray(outputs[0] if isinstance(outputs, list | tuple) else outputs, "float32")
 
 
-def last_activation(model: Any, output: Any) -> Any:
+def last_activation(model: Any, output: int = 0) -> Any:
     """The activation of the layer that makes an output, as Keras' function; None where it has none."""
-    last = makers(model)[id(output)]
+    if isinstance(model, keras.Sequential):
+        last = model.layers[-1]
+    else:
+        last = next(one for one in model.operations if one.name == model.output_names[output])
     return keras.activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", None)
 
 
@@ -404,6 +406,6 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 def dense_output(model: Any, rank: int, task: str, activations: tuple[Any, ...], mend: str) -> int:
     """The width of a head's output that has this rank and ends in one of the activations; else BadSpec."""
     output = model.outputs[0]
-    if len(output.shape) != rank or last_activation(model, output) not in activations:
+    if len(output.shape) != rank or last_activation(model) not in activations:
         raise BadSpec(f"{model.name} does not end in what {task} needs: {mend}.")
     return cast(int, output.shape[-1])

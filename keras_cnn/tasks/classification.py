@@ -196,7 +196,7 @@ class Classification(Task):
 
     def outputs(self, model: Any) -> int:
         activations, output = keras.activations, model.outputs[0]
-        activation = base.last_activation(model, output)
+        activation = base.last_activation(model)
         if len(output.shape) != 2 or activation is None:
             raise BadSpec(
                 f"{model.name} ends in features, not in a classifier (classes=0): build it with "

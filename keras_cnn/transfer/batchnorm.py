@@ -14,7 +14,7 @@ from keras_cnn.data import Data
 from keras_cnn.data.examples import Batches
 from keras_cnn.data.training_set import training_set
 from keras_cnn.errors import BadData
-from keras_cnn.models.assemble import makers, recursion
+from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.naming import stage_of
 
@@ -60,10 +60,10 @@ def recalibrate_batchnorm(
 def _depths(model: Any) -> dict[str, int]:
     """For each batch norm the number of those that it stands on, along the longest path."""
     reached: dict[str, int] = {}
-    made_by = makers(model)
+    made_by = {id(tensor): layer.name for layer in model.layers for tensor in keras.tree.flatten(layer.output)}
     found = {}
     for layer in model.layers:  # in topological order
-        feeding = [made_by[id(tensor)].name for tensor in keras.tree.flatten(layer.input)]
+        feeding = [made_by.get(id(tensor), "") for tensor in keras.tree.flatten(layer.input)]
         before = max((reached.get(name, 0) for name in feeding), default=0)
         norm = isinstance(layer, keras.layers.BatchNormalization)
         if norm:
