@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import Table, load_data, load_image
     from keras_cnn.data.sequences import load_sequences
+    from keras_cnn.deploy.benchmarking import benchmark
+    from keras_cnn.deploy.exporting import export
     from keras_cnn.deploy.predictor import predictor
     from keras_cnn.deploy.tiles import predict_tiles
     from keras_cnn.hub import publish, pull
@@ -55,11 +57,13 @@ __all__ = [
     "SequenceHead",
     "Table",
     "UNet",
+    "benchmark",
     "build",
     "compound_scale",
     "config_of",
     "doctor",
     "evaluate",
+    "export",
     "features",
     "fine_tune",
     "freeze",
@@ -92,6 +96,8 @@ _HOME = {
     "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["Table", "load_data", "load_image"],
     "data.sequences": ["load_sequences"],
+    "deploy.benchmarking": ["benchmark"],
+    "deploy.exporting": ["export"],
     "deploy.predictor": ["predictor"],
     "deploy.tiles": ["predict_tiles"],
     "hub": ["publish", "pull"],

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from keras_cnn.checkpoints.commands import PROGRAM
-from keras_cnn.cli import answers, console, hub, machine, networks, training
+from keras_cnn.cli import answers, console, deploying, hub, machine, networks, training
 from keras_cnn.cli.options import with_options_of_all
 from keras_cnn.models.hints import RENAMED
 
@@ -29,6 +29,8 @@ VERBS = {
     "predict": answers.predict,
     "pull": hub.pull,
     "publish": hub.publish,
+    "export": deploying.export,
+    "benchmark": deploying.benchmark,
     "doctor": machine.doctor,
 }
 ALIASES = {"finetune": "fine-tune", "lrfind": "lr-find"}  # of earlier releases

@@ -266,3 +266,18 @@ def answer(name: str, lines: Sequence[str]) -> list[str]:
 
 def _costs(row: Facts) -> list[str]:
     return [show(row[key]) for key, show in COSTS.items()]
+
+
+def speeds(rows: Sequence[Any]) -> list[str | Table]:
+    """How fast networks answer, a table for each network and number of images at once."""
+    shown: list[str | Table] = []
+    for network, batch in dict.fromkeys((row.network, row.batch) for row in rows):
+        what = f"{network}, {batch} image{'s' if batch > 1 else ''} at once"
+        table = Table((what, "", "ms", "95 % within", "images/s", "times model.predict", "share of peak", "ready in s"))
+        table.texts = 2
+        for row in rows:
+            if (row.network, row.batch) == (network, batch):
+                times = (f"{1e3 * row.median:.1f}", f"{1e3 * row.p95:.1f}", f"{row.rate:.1f}", f"{row.ratio:.2f}")
+                table.add(row.engine, row.precision, *times, f"{row.share:.0%}", f"{row.ready:.1f}")
+        shown.append(table)
+    return shown

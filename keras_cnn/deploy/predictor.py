@@ -19,7 +19,7 @@ from keras_cnn.data import sequence_files
 from keras_cnn.data.files import Source
 from keras_cnn.data.index import find_images
 from keras_cnn.data.stream import Photo, decoded
-from keras_cnn.deploy.fold import fold
+from keras_cnn.deploy.engines import running
 from keras_cnn.deploy.outputs import outputs_of
 from keras_cnn.deploy.tiles import predict_tiles
 from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
@@ -30,7 +30,9 @@ Seen = tuple[str, tuple[int, int] | None]  # name, and size of its file
 
 
 @known_options
-def predictor(model: Any, *, batch_size: int = 32, tile: int | None = None) -> Predictor:
+def predictor(
+    model: Any, *, batch_size: int = 32, tile: int | None = None, engine: str = "keras", precision: str = "float32"
+) -> Predictor:
     """A function of images that answers what they show: `kc.predictor("runs/photos")("photo.jpg")`.
 
     A network that answers every pixel sees photos squashed to its size, as it did in training, and its mask has the
@@ -42,7 +44,11 @@ def predictor(model: Any, *, batch_size: int = 32, tile: int | None = None) -> P
     takes the memory of a few batches.
     tile: of a network that answers every pixel: the side of the tiles, in pixels, by which it sees photos at their own
     size, whatever that is (`predict_tiles`); as many at once as have the pixels of a batch.
-    Raises BadSpec for a model that is not of ours, or that has no classifier, and for tiles of one that answers for an
+    engine: what computes: "keras"; "tensorflow", the network as one graph; or "openvino", "onnx", "litert", which are
+    packages of their own and take seconds to get ready: `keras-cnn benchmark` says which is fastest here. precision:
+    "float32"; of openvino also "bfloat16", which is faster on processors that have it and changes answers a little.
+    Raises MissingPackage where the engine is not installed;
+    BadSpec for a model that is not of ours, or that has no classifier, and for tiles of one that answers for an
     image as a whole. WeightsWarning where a name brings none.
 
     >>> import keras_cnn as kc, numpy as np
@@ -62,7 +68,7 @@ def predictor(model: Any, *, batch_size: int = 32, tile: int | None = None) -> P
                 f"{name} has random weights, so that its answers mean nothing: a tag or directory brings trained ones."
             )
             warnings.warn(text, WeightsWarning, stacklevel=3)
-    return Predictor(model, batch_size, tile)
+    return Predictor(model, batch_size, tile, engine, precision)
 
 
 class Predictor:
@@ -76,13 +82,20 @@ class Predictor:
     which they were learnt: a sequence for each value of a column `id`, else the end of one long series.
     """
 
-    def __init__(self, model: Any, batch_size: int = 32, tile: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        batch_size: int = 32,
+        tile: int | None = None,
+        engine: str = "keras",
+        precision: str = "float32",
+    ) -> None:
         self.config, self.batch_size, self.tile, self.task = config_of(model), batch_size, tile, tasks.of(model)
         if tile is not None and not self.config.head.EVERYWHERE:
             raise BadSpec(f"tile={tile}: {self.config.name} answers for an image as a whole, which tiles would cut.")
         self.task.check_answers(self.config)
         self.logits = self.config.head.activation in (None, "linear")
-        self.network = fold(model if tile is None else _of_any_size(model))
+        self.network = running(model if tile is None else _of_any_size(model), engine, precision)
 
     def __call__(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> list[Any]:
         """An answer for each image, of the task: for classes an `Answer`, for masks a `Mask`, and so on.
@@ -157,7 +170,7 @@ class Predictor:
             array = np.asarray(images)
             single = array.ndim < len(self.network.input_shape)
             check_shape(array[None] if single else array, self.network, "given")
-            warn_of_pixels(self.network, array[None] if single else array)
+            warn_of_pixels(self.network.name, array[None] if single else array)
             yield from [(name, array)] if single else ((f"{name}[{i}]", one) for i, one in enumerate(array))
 
 

@@ -46,7 +46,7 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
             check(task, *batch, outputs, what)
             check_shape(batch[0], model, what)
             if data is train:
-                warn_of_pixels(model, batch[0])
+                _warn_of_pixels(model, batch[0])
     train, val = (
         watched(_plain(data, task), task, outputs, what) for what, data in (("training", train), ("validation", val))
     )
@@ -77,7 +77,7 @@ def check_batch(model: Any, batch: Any, outputs: int | None, what: str, *, first
     check(tasks.of(model), images, labels, outputs, what)
     if first:
         check_shape(images, model, what)
-        warn_of_pixels(model, images)
+        _warn_of_pixels(model, images)
     return images, labels
 
 
@@ -214,14 +214,19 @@ def check_shape(images: np.ndarray, model: Any, what: str) -> None:
         )
 
 
-def warn_of_pixels(model: Any, images: np.ndarray) -> None:
+def _warn_of_pixels(model: Any, images: np.ndarray) -> None:
+    if _ours(model):
+        warn_of_pixels(model.name, images)
+
+
+def warn_of_pixels(name: str, images: np.ndarray) -> None:
     """Warn where no pixel exceeds 1: a network of ours takes 0..255, and sees such images as black."""
-    if images.ndim != 4 or not _ours(model):
+    if images.ndim != 4:
         return
     parts = (images[start : start + 256] for start in range(0, len(images), 256))
     if all(part.max(initial=0) <= 1 for part in parts):  # the first part of good images ends it
         warnings.warn(
-            f"no pixel exceeds 1, and {model.name} takes raw values of 0..255, which it scales itself: leave images as "
+            f"no pixel exceeds 1, and {name} takes raw values of 0..255, which it scales itself: leave images as "
             "they are, or multiply them by 255.",
             PixelWarning,
             stacklevel=_of_caller(),

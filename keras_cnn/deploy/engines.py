@@ -1,0 +1,124 @@
+"""What runs a network at prediction: Keras, TensorFlow's graph, or another runtime; and which of them is fastest."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_cnn.deploy import formats
+from keras_cnn.deploy.fold import fold
+from keras_cnn.deploy.formats import FORMATS, Runner
+from keras_cnn.errors import BadSpec
+from keras_cnn.models.assemble import recursion
+from keras_cnn.models.fields import one_of
+
+SECONDS = 1.0  # of measuring, for each engine
+
+
+def for_prediction(model: Any) -> Any:
+    """A copy of a functional model for prediction: its first output alone, batch norms folded into convolutions."""
+    import keras
+
+    with recursion(len(model.layers)):
+        main = keras.Model(model.input, model.outputs[0], name=model.name) if model.outputs[1:] else model
+    return fold(main)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A network that an engine runs, with as much of a Keras model's interface as prediction needs."""
+
+    name: str
+    input_shape: tuple[Any, ...]
+    output_shape: tuple[Any, ...]
+    predict_on_batch: Runner
+    engine: str
+    precision: str
+
+
+def running(model: Any, engine: str = "keras", precision: str = "float32", threads: int | None = None) -> Running:
+    """A functional model as an engine runs it: its first output, folded, computed apart from the model itself.
+
+    engine: one of `ENGINES`. precision: of the arithmetic, which OpenVINO alone can lower. threads: of those engines
+    that are not TensorFlow; by default one for each core.
+    Raises MissingPackage where the engine is not installed.
+    """
+    one_of("engine", engine, ENGINES)
+    one_of("precision", precision, formats.PRECISIONS)
+    network = for_prediction(model)
+    shapes = network.inputs[0].shape, network.outputs[0].shape
+    return Running(model.name, *shapes, runner(engine, network, precision, threads), engine, precision)
+
+
+def runner(name: str, network: Any, precision: str = "float32", threads: int | None = None) -> Runner:
+    """What answers batches of images with a network of `for_prediction`, float32 out."""
+    if name in IN_PROCESS:
+        if precision != "float32":
+            raise BadSpec(f"precision={precision!r}: {name} computes in float32; openvino in bfloat16 too.")
+        return IN_PROCESS[name](network)
+    with tempfile.TemporaryDirectory() as folder:  # what was read may go
+        path = Path(folder) / f"network{FORMATS[name].suffix}"
+        formats.write(network, path, name)
+        return formats.run(path, name, precision, threads)
+
+
+def installed(names: Iterable[str] = ()) -> list[str]:
+    """Engines that can be used here, of those that are named or of all."""
+    import keras
+
+    there = keras.backend.backend() == "tensorflow"
+    return [
+        name
+        for name in names or ENGINES
+        if name == "keras" or (there and (name in IN_PROCESS or not FORMATS[name].missing(writing=True)))
+    ]
+
+
+def measure(runner: Runner, images: np.ndarray, seconds: float = SECONDS) -> list[float]:
+    """The seconds that each of some calls took, after a first one that is not counted; three at least."""
+    runner(images)
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        runner(images)
+        times.append(time.perf_counter() - before)
+    return times
+
+
+def processor() -> str:
+    """The processor's own name, as the system has it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _keras(network: Any) -> Runner:
+    return lambda images: np.asarray(network.predict_on_batch(images), "float32")
+
+
+def _graph(network: Any) -> Runner:
+    """The network as one graph, which TensorFlow may simplify as a whole; its own variables as constants."""
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (  # pyright: ignore[reportMissingImports]
+        convert_variables_to_constants_v2 as frozen,
+    )
+
+    signature = tf.TensorSpec(network.inputs[0].shape, "float32")
+    called: Any = tf.function(partial(network, training=False), reduce_retracing=True)
+    constant = frozen(called.get_concrete_function(signature))
+    return lambda images: constant(tf.constant(images, "float32"))[0].numpy()
+
+
+IN_PROCESS: Mapping[str, Callable[[Any], Runner]] = {"keras": _keras, "tensorflow": _graph}
+ENGINES = (*IN_PROCESS, "openvino", "onnx", "litert")

@@ -1,0 +1,189 @@
+"""Files that other runtimes read: how a network is written to each, and how it is run from there."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from keras_cnn import runtime
+from keras_cnn.errors import BadSpec, MissingPackage
+from keras_cnn.models.fields import one_of
+
+Runner = Callable[[np.ndarray], np.ndarray]  # images (n, ...) in, the network's first output (n, ...) out, float32
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    suffix: of its name; none for a folder. keras: what `keras.Model.export` calls it. writing, running: the modules
+    that each needs, beside TensorFlow. extra: what brings them, as in `pip install "keras-cnn[onnx]"`.
+    run: from a file, the number of threads and a precision to what runs it. precisions: of the arithmetic, the same
+    file serves all.
+    """
+
+    suffix: str
+    keras: str
+    writing: tuple[str, ...]
+    running: tuple[str, ...]
+    extra: str
+    run: Callable[[Path, int, str], Runner]
+    precisions: tuple[str, ...] = ("float32",)
+
+    def missing(self, writing: bool = False) -> str | None:
+        """The first module that is needed and not installed."""
+        needed = (*self.running, *(self.writing if writing else ()))
+        return next((name for name in needed if importlib.util.find_spec(name) is None), None)
+
+
+def format_of(name: str) -> Format:
+    one_of("format", name, tuple(FORMATS))
+    return FORMATS[name]
+
+
+def write(network: Any, path: str | os.PathLike[str], name: str) -> None:
+    """Write a functional model of one input and one output, which has no training left in it, to a file or folder."""
+    kind = format_of(name)
+    if missing := kind.missing(writing=True):
+        raise MissingPackage(f'{name} needs {missing}: pip install "keras-cnn[{kind.extra}]".')
+    from keras import InputSpec
+
+    [given] = network.inputs
+    network(np.zeros((1, *(side or 32 for side in given.shape[1:])), "float32"))  # Keras exports what was called once
+    signature = [InputSpec(shape=given.shape, dtype="float32", name="input")]
+    with quiet():
+        if name == "openvino":
+            _import_openvino()
+        network.export(str(path), format=kind.keras, verbose=False, input_signature=signature)
+
+
+def run(path: str | os.PathLike[str], name: str, precision: str = "float32", threads: int | None = None) -> Runner:
+    """What runs a file of `write`. precision: of its arithmetic. threads: by default one for each core.
+
+    Safe to call from several threads. Raises MissingPackage; BadSpec for a precision that the runtime has not.
+    """
+    kind = format_of(name)
+    if precision not in kind.precisions:
+        raise BadSpec(f"precision={precision!r}: {name} computes in {' or '.join(kind.precisions)}.")
+    if missing := kind.missing():
+        raise MissingPackage(f'{name} needs {missing}: pip install "keras-cnn[{kind.extra}]".')
+    with quiet():
+        return kind.run(Path(path), threads or cores(), precision)
+
+
+def cores() -> int:
+    """Threads that this process is given the time for."""
+    return min(runtime.allowed(), runtime.quota() or runtime.allowed())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what exporters say of their own ways."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+# --- runtimes ---------------------------------------------------------------------------------------------------------
+
+
+def _savedmodel(path: Path, threads: int, precision: str) -> Runner:
+    """threads: TensorFlow has one pool for the whole process, which `runtime` sets before it starts."""
+    import tensorflow as tf
+
+    loaded: Any = tf.saved_model.load(str(path))  # whose variables live as long as it does
+    return lambda images: loaded.serve(tf.constant(_floats(images))).numpy()
+
+
+def _onnx(path: Path, threads: int, precision: str) -> Runner:
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    [given] = session.get_inputs()
+    return lambda images: np.asarray(session.run(None, {given.name: _floats(images)})[0])
+
+
+def _openvino(path: Path, threads: int, precision: str) -> Runner:
+    openvino = _import_openvino()
+    told = {
+        "PERFORMANCE_HINT": "LATENCY",  # all cores work at one batch
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+    }
+    compiled = openvino.Core().compile_model(str(path), "CPU", told)
+    mine = threading.local()  # a request serves one thread at a time
+
+    def runner(images: np.ndarray) -> np.ndarray:
+        if not hasattr(mine, "request"):
+            mine.request = compiled.create_infer_request()
+        return np.array(mine.request.infer([_floats(images)])[0], "float32")  # the request writes there again
+
+    return runner
+
+
+def _import_openvino() -> Any:
+    """OpenVINO, without the package by which it would report each import and conversion to its makers."""
+    name = "openvino_telemetry"
+    missing = object()
+    before = sys.modules.get(name, missing)
+    sys.modules[name] = cast(Any, None)  # whoever imports it finds that it is not there, which OpenVINO allows for
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[name]
+        if before is not missing:
+            sys.modules[name] = cast(Any, before)
+
+
+def _litert(path: Path, threads: int, precision: str) -> Runner:
+    import tensorflow as tf
+
+    lite: Any = tf.lite
+    interpreter = lite.Interpreter(str(path), num_threads=threads)
+    [given], [made] = interpreter.get_input_details(), interpreter.get_output_details()
+    held, shape = threading.Lock(), None
+
+    def runner(images: np.ndarray) -> np.ndarray:
+        nonlocal shape
+        with held:
+            if images.shape != shape:
+                interpreter.resize_tensor_input(given["index"], images.shape)
+                interpreter.allocate_tensors()
+                shape = images.shape
+            interpreter.set_tensor(given["index"], _floats(images))
+            interpreter.invoke()
+            return interpreter.get_tensor(made["index"])
+
+    return runner
+
+
+def _floats(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images, "float32")
+
+
+FORMATS: Mapping[str, Format] = {
+    "savedmodel": Format("", "tf_saved_model", (), (), "", _savedmodel),
+    "onnx": Format(".onnx", "onnx", ("tf2onnx", "onnx"), ("onnxruntime",), "onnx", _onnx),
+    "openvino": Format(".xml", "openvino", ("openvino",), ("openvino",), "openvino", _openvino, PRECISIONS),
+    "litert": Format(".tflite", "litert", (), (), "", _litert),
+}

@@ -1,0 +1,175 @@
+"""Other runtimes: what they are given is whole, answers as the network does, and is refused where it does not."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib.util
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_cnn as kc
+from keras_cnn.deploy import engines, formats
+from keras_cnn.errors import BadSpec, CannotWrite, MissingPackage
+
+RNG = np.random.default_rng(0)
+PATHS = {"onnx": "net.onnx", "openvino": "net.xml", "litert": "net.tflite", "savedmodel": "net"}
+
+
+def small(**told):
+    """Weights such that probabilities are neither 0 nor 1, which no error would change."""
+    model = kc.build("resnet20", depths=(1, 1, 1), **{"classes": ["cat", "dog", "emu"], **told})
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(RNG.uniform(0.2, 0.6, layer.gamma.shape))
+            layer.moving_mean.assign(RNG.normal(0, 0.1, layer.gamma.shape))
+    return model
+
+
+def needs(name: str) -> None:
+    kind = formats.FORMATS.get(name)
+    if kind and (missing := kind.missing(writing=True)):
+        pytest.skip(f"{missing} is not installed")
+
+
+@pytest.fixture(scope="module")
+def net():
+    keras.utils.set_random_seed(0)
+    return small()
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return RNG.integers(0, 256, (5, 32, 32, 3)).astype("uint8")
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_file_answers_as_the_network_does(net, photos, tmp_path, name):
+    needs(name)
+    made = kc.export(net, tmp_path / PATHS[name])
+    wanted = net.predict(photos, verbose=0)
+    assert wanted.min() > 0.01 and wanted.max() < 0.99
+    assert (made.format, made.difference <= 1e-4) == (name, True)
+    run = formats.run(made.path, name)
+    for batch in (photos, photos[:1], photos):  # the batch is free
+        np.testing.assert_allclose(run(batch), wanted[: len(batch)], atol=1e-5)
+    about = json.loads(made.about.read_text())
+    assert about["network"]["class_names"] == ["cat", "dog", "emu"]
+    assert about["input"]["shape"] == [None, 32, 32, 3] and about["output"]["shape"] == [None, 3]
+    there = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert there == {*about["sha256"], made.about.name}
+    with pytest.raises(CannotWrite, match="already there"):
+        kc.export(net, made.path)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for answer in pool.map(run, [photos] * 8):
+            np.testing.assert_allclose(answer, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", engines.ENGINES)
+def test_every_engine_gives_the_same_answers(net, photos, name):
+    needs(name)
+    ours, theirs = kc.predictor(net)(photos), kc.predictor(net, engine=name, batch_size=2)(photos)
+    assert [answer.label for answer in theirs] == [answer.label for answer in ours]
+    np.testing.assert_allclose([a.probability for a in theirs], [a.probability for a in ours], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: kc.build("resnet20_unet", classes=3),
+        lambda: kc.build("tcn", input_shape=(16, 2), classes=3),
+        lambda: kc.build("tcn", input_shape=(None, 2), classes=3),
+        lambda: kc.build("efficientnet_b0", input_shape=(64, 64, 3)),
+        lambda: kc.build("inception_v3", input_shape=(139, 139, 3), aux=True),
+        lambda: kc.build("resnet20", norm="group:8"),
+        lambda: keras.applications.MobileNetV2(weights=None, input_shape=(64, 64, 3), classes=5),
+    ],
+    ids=["unet", "tcn", "tcn of any length", "efficientnet", "auxiliary", "group norm", "keras.applications"],
+)
+def test_every_kind_of_network_is_exported(tmp_path, name, make):
+    needs(name)
+    assert kc.export(make(), tmp_path / PATHS[name]).difference <= 1e-4
+
+
+def test_bfloat16_is_near_and_only_where_it_is_asked_for(net, photos):
+    needs("openvino")
+    exact, coarse = (engines.running(net, "openvino", p).predict_on_batch(photos) for p in formats.PRECISIONS)
+    np.testing.assert_allclose(coarse, exact, atol=0.02)
+    with pytest.raises(BadSpec, match="keras computes in float32; openvino in bfloat16 too"):
+        kc.predictor(net, precision="bfloat16")
+
+
+def test_a_file_that_answers_otherwise_is_not_left(net, tmp_path, monkeypatch):
+    """A runtime with an error in it."""
+    honest = formats.run
+
+    def faulty(*told):
+        run = honest(*told)
+        return lambda images: run(images) + 0.001
+
+    monkeypatch.setattr(formats, "run", faulty)
+    with pytest.raises(BadSpec, match="savedmodel answers otherwise than resnet20"):
+        kc.export(net, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_runtime_lacks_is_one_sentence(tmp_path):
+    with pytest.raises(BadSpec, match=r"litert cannot run .*Select TensorFlow op"):
+        kc.export(kc.build("resnet20_unet", classes=2, input_shape=(None, None, 3)), tmp_path / "net.tflite")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "told", "sentence"),
+    [
+        ("net.pb", {}, "give a file that ends in .onnx, .xml, .tflite, or format='savedmodel'"),
+        ("net.onnx", {"format": "openvino"}, "files of openvino end in .xml"),
+        ("net.onnx", {"format": "savedmodel"}, "files of savedmodel end in nothing: it is a folder"),
+        ("net", {"format": "coreml"}, "format='coreml': choose one of"),
+        ("net", {"samples": np.zeros((2, 3, 3))}, r"samples have the shape \(2, 3, 3\): give \(images, 32, 32, 3\)"),
+    ],
+)
+def test_bad_input_is_one_sentence(net, tmp_path, path, told, sentence):
+    with pytest.raises(BadSpec, match=sentence):
+        kc.export(net, tmp_path / path, **told)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_runtime_says_what_to_install(net, tmp_path, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "o" in name[:2] else there(name))
+    with pytest.raises(MissingPackage, match=r'pip install "keras-cnn\[openvino\]"'):
+        kc.export(net, tmp_path / "net.xml")
+    with pytest.raises(MissingPackage, match=r'pip install "keras-cnn\[onnx\]"'):
+        kc.predictor(net, engine="onnx")
+    assert engines.installed() == ["keras", "tensorflow", "litert"]
+
+
+def test_speeds_are_told_beside_keras_own(net):
+    rows = kc.benchmark(net, engine=["keras", "tensorflow"], batches=(1, 2), seconds=0.1)
+    assert {(row.engine, row.batch) for row in rows} == {
+        (name, batch) for name in ("model.predict", "keras", "tensorflow") for batch in (1, 2)
+    }
+    for row in rows:
+        assert row.rate == pytest.approx(row.batch / row.median) and row.p95 >= row.median > 0 and row.share > 0
+        base = next(one.median for one in rows if (one.engine, one.batch) == ("model.predict", row.batch))
+        assert row.ratio == pytest.approx(base / row.median)
+    with pytest.raises(BadSpec, match="engine='torch'"):
+        kc.benchmark(net, engine="torch")
+
+
+def test_the_command_line_exports_and_measures(net, run, tmp_path):
+    kc.save_pretrained(net, tmp_path / "net")
+    code, out, err = run("export", tmp_path / "net.tflite", "-m", tmp_path / "net", "--json")
+    assert code == 0, err
+    assert json.loads(out)["format"] == "litert" and (tmp_path / "net.tflite").is_file()
+    told = ("--engine", "keras", "--batch", 2, "--seconds", 0.1)
+    code, out, err = run("benchmark", tmp_path / "net", *told, "--json")
+    assert code == 0 and [row["engine"] for row in json.loads(out)].count("keras") == 1, err
+    code, out, _ = run("benchmark", tmp_path / "net", *told)
+    assert "2 images at once" in out and "model.predict" in out
+    assert run("export", tmp_path / "net.tflite", "-m", tmp_path / "net")[0] == 2
