@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from PIL import Image
 
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
@@ -159,3 +163,42 @@ def test_a_norm_that_cannot_be_is_told(name, options, told):
 def test_the_smallest_size_that_is_told_works():
     model = kc.build("resnet50", norm="instance", input_shape=(33, 33, 3))
     assert model.get_layer("stage4_block3_norm3").output.shape[1:3] == (2, 2)
+
+
+# --- the notes ------------------------------------------------------------------------------------------------------
+
+NOTES = Path(__file__).parents[1] / "examples" / "notes"
+
+
+def seen(monkeypatch, capsys, name, *arguments) -> str:
+    """The last line that a note prints."""
+    note = NOTES / name
+    assert len(note.read_text().splitlines()) < 120
+    monkeypatch.setattr("sys.argv", [note.name, *map(str, arguments)])
+    runpy.run_path(str(note), run_name="__main__")
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_note_on_normalisations_counts_what_moves(tmp_path, monkeypatch, capsys):
+    """3 images, 4 positions, 6 channels; sequences alike; a kernel (3, 3, 3, 6)."""
+    said = seen(monkeypatch, capsys, "normalisations.py", tmp_path / "new" / "picture.png")
+    counts = [
+        f"{3 * 4} of 72 in batch norm",
+        f"{4 * 6} of 72 in layer norm",
+        f"{4} of 72 in instance norm",
+        f"{4 * 3} of 72 in group norm",
+        f"{6} of 72 in layer norm of sequences",
+        f"{3 * 3 * 3} of 162 in weight standardisation",
+    ]
+    assert said.startswith("Seen: ") and all(count in said for count in counts)
+    with Image.open(tmp_path / "new" / "picture.png") as image:
+        assert image.size == (1300, 900)
+
+
+@pytest.mark.slow
+def test_the_note_on_small_batches_ends_in_a_picture_and_what_was_seen(tmp_path, monkeypatch, capsys, shared):
+    cifar, picture = shared / "data" / "cifar10_jpeg.zip", tmp_path / "picture.png"
+    said = seen(monkeypatch, capsys, "normalisations_training.py", cifar, picture, "--images", 64)
+    assert said.startswith("Seen: from batches of 32 to batches of 2") and "with batch;" in said
+    with Image.open(picture) as image:
+        assert image.size == (1200, 500)
