@@ -90,9 +90,10 @@ class WeightStandardised(keras.layers.Layer):
 
     def standardised_kernel(self: Any) -> Any:
         """The kernel that inputs meet, of the kernel's shape; float32."""
-        axes = list(range(len(self.kernel.shape) - self.OUTPUTS))
-        mean, variance = cast(Any, ops.moments(self.kernel, axes, keepdims=True))
-        return (self.kernel - mean) * ops.rsqrt(variance + self.epsilon)
+        kernel: Any = ops.convert_to_tensor(self.kernel)
+        axes = list(range(len(kernel.shape) - self.OUTPUTS))
+        mean, variance = cast(Any, ops.moments(kernel, axes, keepdims=True))
+        return (kernel - mean) * ops.rsqrt(variance + self.epsilon)
 
     def call(self: Any, inputs: Any) -> Any:
         x, padding = inputs, self.padding
