@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.deploy.tiles import predict_tiles
     from keras_cnn.hub import publish, pull
     from keras_cnn.hub.info import info, list_models
-    from keras_cnn.insight import profile
+    from keras_cnn.insight import lint, profile
     from keras_cnn.models.config import Head, Preprocess
     from keras_cnn.models.decoders import UNet
     from keras_cnn.models.families.tcn import TCN
@@ -68,6 +68,7 @@ __all__ = [
     "fine_tune",
     "freeze",
     "info",
+    "lint",
     "list_models",
     "load_data",
     "load_image",
@@ -102,7 +103,7 @@ _HOME = {
     "deploy.tiles": ["predict_tiles"],
     "hub": ["publish", "pull"],
     "hub.info": ["info", "list_models"],
-    "insight": ["profile"],
+    "insight": ["lint", "profile"],
     "models.config": ["Head", "Preprocess"],
     "models.decoders": ["UNet"],
     "models.families.tcn": ["TCN"],

@@ -192,11 +192,12 @@ def test_logits_are_what_the_activation_takes(activation):
 @pytest.mark.parametrize("norm", [norm.replace("N", "8") for norm in NORMS])
 @pytest.mark.parametrize("name", ["resnet20", "resnetv2_18"])
 def test_every_norm_builds_and_is_alone(norm, name):
-    model = kc.build(name, input_shape=SMALL, norm=norm)
+    model = kc.build(name, input_shape=(33, 33, 3), norm=norm)  # instance norm takes no maps of one position
     kinds = {"batch": "BatchNormalization", "none": None}
     found = {type(layer).__name__ for layer in model.layers if "Normalization" in type(layer).__name__}
     assert found == {kinds.get(norm, "GroupNormalization")} - {None}
-    assert np.isfinite(run(model)).all() and shapes_of(model) == shapes.variables(shapes.tally(config_of(model)))
+    assert np.isfinite(run(model, seeded.image(33))).all()
+    assert shapes_of(model) == shapes.variables(shapes.tally(config_of(model)))
     # Without a normalisation after it, a convolution needs its own bias.
     assert arrays.variables(model).keys() >= ({"stage1_block1_conv1/bias"} if norm == "none" else set())
 

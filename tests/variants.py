@@ -8,6 +8,7 @@ from keras_cnn.models import registry
 
 LARGE = {
     "resnet1202",
+    *(f"resnetv2_{n}_bit" for n in ("50x3", "101x1", "101x3", "152x2")),
     *(f"{prefix}efficientnet_{n}" for prefix in ("", "tf_") for n in ("b5", "b6", "b7", "b8", "l2")),
     "tf_efficientnetv2_m",
     "tf_efficientnetv2_l",

@@ -21,6 +21,7 @@ from keras_cnn.models.hints import RENAMED
 VERBS = {
     "list": networks.list_,
     "info": networks.info,
+    "lint": networks.lint,
     "demo": training.demo,
     "fine-tune": training.fine_tune,
     "train": training.train,

@@ -1,13 +1,14 @@
-"""Commands that tell of networks; they build none."""
+"""Commands that tell of networks; only `lint` builds one."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any
 
 import typer
 
 from keras_cnn.cli import console, tables
-from keras_cnn.cli.options import JSON
+from keras_cnn.cli.options import JSON, SIZE
 from keras_cnn.errors import KerasCnnError
 
 
@@ -63,6 +64,28 @@ def info(
     console.show(tables.facts(facts), tables.stages(facts))
     if scaled:
         console.show(tables.ways(scaled, budget))
+
+
+def lint(
+    model: Annotated[
+        str, typer.Argument(help="Architecture, tag, weights directory, or a .keras file of a network of ours.")
+    ],
+    size: Annotated[int, SIZE] = 0,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Show what a network has for nothing, or lacks, layer by layer.
+
+    Findings are advice, so that the exit code is 0 with and without any. Other models: kc.lint(model) in Python.
+    """
+    from keras_cnn.cli import runs
+    from keras_cnn.hub import resolve
+
+    config = runs.sized(resolve(model).config, size)
+    kc = console.framework(training=False)
+    found = kc.lint(kc.build(model, input_shape=config.input_shape))
+    if as_json:
+        return console.print_json([dataclasses.asdict(finding) for finding in found])
+    console.show(*([tables.findings(found)] if found else [f"{model}: nothing to say."]))
 
 
 def _plot_scaling(name: str, config: Any, path: str) -> None:

@@ -86,6 +86,18 @@ def pairs(title: str, values: Facts) -> Table:
     return rows
 
 
+def findings(found: Sequence[Any]) -> Table:
+    """Of `kc.lint`: a message for each layer."""
+    rows = Table(("layer", "rule", "", "parameters"), texts=3)
+    for finding in found:
+        cost = "" if finding.parameters is None else str(finding.parameters)
+        rows.add(finding.layer, finding.rule, finding.message, cost)
+    spare = sum(finding.parameters or 0 for finding in found)
+    count = f"{len(found)} finding{'s' * (len(found) != 1)}"
+    rows.caption = f"{count}; {spare} parameters could be left out." if spare else f"{count}."
+    return rows
+
+
 def networks(rows: Sequence[Facts]) -> Table:
     """Summaries of `describe.summary`."""
     found = Table(("", "parameters", "MACs", "input", "classes"))

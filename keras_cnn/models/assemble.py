@@ -13,7 +13,18 @@ import keras
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.config import Config
-from keras_cnn.models.layers import Fit, HeUniform, LastStep, Pad, Preprocessing, StackedIdentities, Standardise
+from keras_cnn.models.layers import (
+    Fit,
+    HeUniform,
+    LastStep,
+    Pad,
+    Preprocessing,
+    StackedIdentities,
+    Standardise,
+    StandardisedConv1D,
+    StandardisedConv2D,
+    StandardisedDepthwiseConv2D,
+)
 from keras_cnn.models.shapes import NON_TRAINABLE, Row, tally
 
 CHANNELS_LAST: dict[str, Any] = {"data_format": "channels_last"}
@@ -36,8 +47,8 @@ def _conv(layer):
     )
 
 
-def _depthwise(*, size, stride, dilation, bias, padding, name):
-    return keras.layers.DepthwiseConv2D(
+def _depthwise(layer):
+    return lambda *, size, stride, dilation, bias, padding, name: layer(
         size,
         strides=stride,
         padding=padding,
@@ -94,13 +105,15 @@ def _droppath(sides):
 # One Keras layer for every kind of the builder's language.
 LAYERS = {
     "conv": _conv(keras.layers.Conv2D),
+    "standardisedconv": _conv(StandardisedConv2D),
     "batchnorm": _batchnorm,
     "groupnorm": _groupnorm,
     "act": _act,
     "pad": Pad,
     "maxpool": _pool(keras.layers.MaxPooling2D),
     "avgpool": _pool(keras.layers.AveragePooling2D),
-    "depthwise": _depthwise,
+    "depthwise": _depthwise(keras.layers.DepthwiseConv2D),
+    "standardiseddepthwise": _depthwise(StandardisedDepthwiseConv2D),
     "globalavg": _global(keras.layers.GlobalAveragePooling2D),
     "globalmax": _global(keras.layers.GlobalMaxPooling2D),
     "standardise": Standardise,
@@ -119,6 +132,7 @@ LAYERS = {
 # The same kinds along one axis, time, and those that only sequences have.
 OF_SEQUENCES = LAYERS | {
     "conv": _conv(keras.layers.Conv1D),
+    "standardisedconv": _conv(StandardisedConv1D),
     "globalavg": _global(keras.layers.GlobalAveragePooling1D),
     "globalmax": _global(keras.layers.GlobalMaxPooling1D),
     "globallast": LastStep,

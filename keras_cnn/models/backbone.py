@@ -43,6 +43,11 @@ class Backbone:
 
     A family is a subclass: it adds its own fields, with what these may be, and implements `stages` and `features`. The
     fields here are those that every family understands; the last group are numerics, which weights bring with them.
+
+    weight_standardised: kernels are brought to mean 0 and variance 1, each filter by itself, whenever they are used
+        (Qiao et al. 2019, 1903.10520, section 3.1). With norm="group:32" networks then learn in batches of any size as
+        well as with batch norm in large ones (BiT, 1912.11370). Convolutions that no norm follows stay plain: those of
+        squeeze-excite, projections straight into a sum of activated maps, and the head's.
     """
 
     CHOICES: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -57,6 +62,7 @@ class Backbone:
     SIDES: ClassVar[int] = 2  # axes of its input beside batch and channels: height and width; of a sequence time alone
 
     norm: str = "batch"
+    weight_standardised: bool = False
     act: str = "relu"
     merge: str = "add"
     output_stride: int = 32
@@ -71,6 +77,11 @@ class Backbone:
     def __post_init__(self) -> None:
         conform(self)
         check_norm(self.norm)
+        if self.weight_standardised and self.norm == "none":
+            raise BadSpec(
+                "weight_standardised=True with norm='none': kernels of variance 1 make maps larger from layer to layer "
+                "where no norm brings them back: give a norm, such as norm='group:32'."
+            )
         check_activation("act", self.act)
         for name, choices in self.CHOICES.items():
             one_of(name, getattr(self, name), choices)

@@ -61,23 +61,30 @@ class Builder:
         padding: str = "",
         bias: bool | None = None,
         start: str = "he",
+        plain: bool = False,
         token: str = "conv",
     ) -> Tensor:
         """Convolution over an image, or over time. Has a bias unless a norm follows, or as `bias` says; `start` names
         its initial kernel.
 
         size: of the window, or (height, width). padding: "valid" or "same", of sequences also "causal", instead of the
-        backbone's flavour.
+        backbone's flavour. plain: no norm follows, so that the kernel is not standardised whatever the backbone says.
         """
+        standardised = self.backbone.weight_standardised and not plain
+        if standardised and x.shape[-1] == groups and {*_pair(size)} == {1}:
+            raise BadSpec(
+                f"weight_standardised=True: a filter of {self.name(token)} has one weight, which less its own mean "
+                "is 0: give a larger window, fewer groups or more channels."
+            )
+        kind = "standardised" if standardised else ""
         if not padding:
             x, padding = self._pad_window(x, size, stride, dilation, "zero", token.replace("conv", "pad"))
         if groups == filters == x.shape[-1] > 1:
             bias = self.backbone.norm == "none" if bias is None else bias
-            return self.emit(
-                "depthwise", token, x, size=size, stride=stride, dilation=dilation, bias=bias, padding=padding
-            )
+            window = {"size": size, "stride": stride, "dilation": dilation}
+            return self.emit(f"{kind}depthwise", token, x, **window, bias=bias, padding=padding)
         return self.emit(
-            "conv",
+            f"{kind}conv",
             token,
             x,
             filters=filters,
@@ -139,13 +146,13 @@ class Builder:
         if self.backbone.merge == "add":
             return self.emit("add", "add", [x, shortcut])
         both = self.emit("concat", "concat", [x, shortcut])
-        return self.conv(both, x.shape[-1], 1, bias=True, start="sum", token="fuse")
+        return self.conv(both, x.shape[-1], 1, bias=True, start="sum", plain=True, token="fuse")
 
     def squeeze_excite(self, x: Tensor, width: int) -> Tensor:
         """Channels weighted by what the whole image shows (1709.01507): pool, two 1x1 convolutions, product."""
         y = self.emit("globalavg", "pool", x, keepdims=True)
-        y = self.act(self.conv(y, width, 1, bias=True, token="reduce"))
-        y = self.act(self.conv(y, x.shape[-1], 1, bias=True, token="expand"), "gate", "sigmoid")
+        y = self.act(self.conv(y, width, 1, bias=True, plain=True, token="reduce"))
+        y = self.act(self.conv(y, x.shape[-1], 1, bias=True, plain=True, token="expand"), "gate", "sigmoid")
         return self.emit("multiply", "multiply", [x, y])
 
     def batchnorm(self, x: Tensor, token: str, *, zero: bool = False) -> Tensor:

@@ -117,7 +117,7 @@ class UNet(Head):
         if self.skip == "concat":
             return g.emit("concat", "concat", [x, skip])
         if skip.shape[-1] != x.shape[-1]:
-            skip = g.at("skip").conv(skip, x.shape[-1], 1, bias=True)
+            skip = g.at("skip").conv(skip, x.shape[-1], 1, bias=True, plain=True)
         return g.emit("add", "add", [x, skip])
 
 

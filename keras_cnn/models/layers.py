@@ -73,6 +73,77 @@ class Standardise(keras.layers.Layer):
         return {**super().get_config(), "inverse": self.inverse}
 
 
+class WeightStandardised(keras.layers.Layer):
+    """What the convolutions below share; Keras' own keeps the kernel as it is learnt, and so does every file of it."""
+
+    PLAIN: type  # Keras' layer, which computes the same with the standardised kernel
+    OUTPUTS = 1  # last axes of a kernel whose entries are outputs
+    CONVOLVE = staticmethod(ops.conv)
+
+    def __init__(self, *args: Any, epsilon: float = 1e-8, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epsilon = epsilon
+
+    def add_weight(self, **options: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Statistics of a kernel in float16 would lose it: it is cast when it is standardised."""
+        return super().add_weight(**options, autocast=options["name"] != "kernel")
+
+    def standardised_kernel(self: Any) -> Any:
+        """The kernel that inputs meet, of the kernel's shape; float32."""
+        kernel: Any = ops.convert_to_tensor(self.kernel)
+        axes = list(range(len(kernel.shape) - self.OUTPUTS))
+        mean, variance = cast(Any, ops.moments(kernel, axes, keepdims=True))
+        return (kernel - mean) * ops.rsqrt(variance + self.epsilon)
+
+    def call(self: Any, inputs: Any) -> Any:
+        x, padding = inputs, self.padding
+        if padding == "causal":
+            x, padding = ops.pad(x, self._compute_causal_padding()), "valid"
+        options = {"strides": self.strides, "dilation_rate": self.dilation_rate, "data_format": self.data_format}
+        x = self.CONVOLVE(x, ops.cast(self.standardised_kernel(), self.compute_dtype), padding=padding, **options)
+        if self.use_bias:
+            last = self.data_format == "channels_last"
+            x += ops.reshape(self.bias, (-1,) if last else (-1, *[1] * self.rank))
+        return x if self.activation is None else self.activation(x)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+    def plain_config(self) -> dict[str, Any]:
+        """Of the `PLAIN` layer that stands for this one."""
+        return super().get_config()
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class StandardisedConv2D(WeightStandardised, keras.layers.Conv2D):
+    """Convolution whose kernel has mean 0 and variance 1 for each filter (Qiao et al. 2019, 1903.10520, section 3.1).
+
+    The weight `kernel` learns as always; what inputs meet is (kernel - mean) / sqrt(variance + epsilon), with the mean
+    and variance of each filter over height, width and input channels. Gradients pass through both. A norm should
+    follow: the outputs are larger than the inputs by the root of the number of weights of a filter.
+    epsilon: added to the variance; the default is that of BiT (timm's `resnetv2_50x1_bit`).
+    All else is as in `keras.layers.Conv2D`.
+    """
+
+    PLAIN = keras.layers.Conv2D
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class StandardisedConv1D(WeightStandardised, keras.layers.Conv1D):
+    """`StandardisedConv2D` over time: (batch, time, channels); padding may be "causal"."""
+
+    PLAIN = keras.layers.Conv1D
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class StandardisedDepthwiseConv2D(WeightStandardised, keras.layers.DepthwiseConv2D):
+    """`StandardisedConv2D` of each channel by itself: the mean and variance of a filter are over height and width."""
+
+    PLAIN = keras.layers.DepthwiseConv2D
+    OUTPUTS = 2  # a depthwise kernel is (height, width, channels, multiplier)
+    CONVOLVE = staticmethod(ops.depthwise_conv)
+
+
 @keras.saving.register_keras_serializable("keras_cnn")
 class LastStep(keras.layers.Layer):
     """The last step of sequences: (batch, time, channels) to (batch, channels)."""

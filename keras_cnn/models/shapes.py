@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from keras_cnn.errors import BadSpec
-from keras_cnn.models.backbone import Backbone, out_size
+from keras_cnn.models.backbone import Backbone, check_norm, out_size
 from keras_cnn.models.builder import Builder
 from keras_cnn.models.config import Config
 
@@ -118,7 +118,9 @@ def _concat(shapes):
 
 COUNTS = {
     "conv": _conv,
+    "standardisedconv": _conv,
     "depthwise": _depthwise,
+    "standardiseddepthwise": _depthwise,
     "dense": _dense,
     "multiply": lambda shapes: (shapes[0], {}, 0),
     "maxpool": _pool,
@@ -203,17 +205,29 @@ LEAST = {"fit": 2}
 
 
 def check_size(config: Config) -> None:
-    """Raise BadSpec, with the smallest side that works, where windows without padding eat the image up, or where a
-    decoder has nothing to enlarge."""
+    """Raise BadSpec, with the smallest side that works, where windows without padding eat the image up, where a decoder
+    has nothing to enlarge, or where a norm sees single values, whose mean they are: all that it gives is beta."""
+    norm = config.backbone.norm
+    groups = check_norm(norm) or 0
+
+    def wide(row: Row) -> bool:
+        return all(n is None or n >= LEAST.get(row.kind, 1) for n in row.output[1:-1])
+
+    def lone(row: Row) -> bool:  # each channel is a group, and has one position
+        *places, channels = row.output[1:]
+        each = groups == -1 or groups % (channels or 1) == 0
+        return row.kind == "groupnorm" and each and {*places} == {1}
 
     def fits(*sides: int | None) -> bool:
-        rows = ((row, LEAST.get(row.kind, 1)) for row in tally(config.at((*sides, config.channels))))
-        return all(n is None or n >= least for row, least in rows for n in row.output[1:-1])
+        return all(wide(row) and not lone(row) for row in tally(config.at((*sides, config.channels))))
 
-    if not fits(*config.input_shape[:-1]):  # a TCN keeps every length
-        height, width, _ = config.input_shape
-        least = next(n for n in itertools.count(1) if fits(n, n))
-        raise BadSpec(f"{config.name} needs images of at least {least}x{least} pixels, not {height}x{width}.")
+    *sides, _ = config.input_shape
+    if not fits(*sides):
+        least = next(n for n in itertools.count(1) if fits(*[n] * len(sides)))
+        given, needed = ("x".join(map(str, lengths)) for lengths in (sides, [least] * len(sides)))
+        kind, unit = {1: ("sequences", "steps"), 2: ("images", "pixels")}[len(sides)]
+        why = f": norm={norm!r} of one position is beta, whatever it shows" if any(map(lone, tally(config))) else ""
+        raise BadSpec(f"{config.name} needs {kind} of at least {needed} {unit}, not {given}{why}.")
 
 
 def variables(rows: Iterable[Row]) -> dict[str, tuple[int, ...]]:

@@ -62,7 +62,7 @@ class InceptionResNet(Inception):
 
     def _block(self, g: Builder, x: Tensor, table: Module, scale: float, rate: float, act: bool = True) -> Tensor:
         y = module(g, x, table)
-        y = g.conv(y, x.shape[-1], 1, bias=True, token="up")
+        y = g.conv(y, x.shape[-1], 1, bias=True, plain=True, token="up")
         y = g.emit("scale", "scale", y, scale=scale) if scale != 1.0 else y
         x = g.merge(g.drop_path(y, rate), x)
         return g.act(x) if act else x

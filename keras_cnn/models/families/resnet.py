@@ -30,7 +30,8 @@ class ResNet(Backbone):
     width 64; doubled it is the wide ResNet (1605.07146). `stem="deep"` with `shortcut="avgpool"`: variant D of
     "Bag of Tricks" (1812.01187, section 4). `stem="small"` with `shortcut="pad"`: the CIFAR nets (1512.03385, 4.2).
     `stride_at`: the convolution of a bottleneck that strides, 2 ("v1.5") or 1 (the paper, keras.applications);
-    `stride_last`: the last block of a stage strides, not the first (keras.applications' v2).
+    `stride_last`: the last block of a stage strides, not the first (keras.applications' v2). With `preact`, group norm
+    and `weight_standardised` it is BiT (1912.11370), whose pool sees zeros at its border.
     """
 
     CHOICES = Backbone.CHOICES | {
@@ -190,6 +191,7 @@ def _stride(convs: list[dict]) -> int:
 
 D: dict[str, Any] = {"stem": "deep", "shortcut": "avgpool"}
 V2: dict[str, Any] = {"preact": True}
+BIT: dict[str, Any] = V2 | {"norm": "group:32", "weight_standardised": True, "pool_pad": "zero"}
 KERAS: dict[str, Any] = {"conv_bias": True, "norm_eps": 1.001e-5, "norm_momentum": 0.99}
 KERAS_V1: dict[str, Any] = KERAS | {"stride_at": 1, "pool_pad": "zero"}
 KERAS_V2: dict[str, Any] = KERAS | {"preact": True, "stride_last": True, "strides": (2, 2, 2, 1), "pool_pad": "zero"}
@@ -227,6 +229,11 @@ VARIANTS: dict[str, ResNet | Variant] = {
     "resnetv2_50": ResNet(depths=D50, **V2),
     "resnetv2_101": ResNet(depths=D101, **V2),
     "resnetv2_152": ResNet(depths=D152, **V2),
+    "resnetv2_50x1_bit": ResNet(depths=D50, **BIT),
+    "resnetv2_50x3_bit": ResNet(depths=D50, widths=(192, 384, 768, 1536), stem_width=192, **BIT),
+    "resnetv2_101x1_bit": ResNet(depths=D101, **BIT),
+    "resnetv2_101x3_bit": ResNet(depths=D101, widths=(192, 384, 768, 1536), stem_width=192, **BIT),
+    "resnetv2_152x2_bit": ResNet(depths=D152, widths=(128, 256, 512, 1024), stem_width=128, **BIT),
     "keras_resnet50": ResNet(depths=D50, **KERAS_V1),
     "keras_resnet101": ResNet(depths=D101, **KERAS_V1),
     "keras_resnet152": ResNet(depths=D152, **KERAS_V1),

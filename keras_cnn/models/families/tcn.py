@@ -125,7 +125,7 @@ class TCN(Backbone):
         return x
 
     def _shortcut(self, g: Builder, x: Tensor, width: int) -> Tensor:
-        return x if x.shape[-1] == width else g.at("shortcut").conv(x, width, 1, bias=True)
+        return x if x.shape[-1] == width else g.at("shortcut").conv(x, width, 1, bias=True, plain=True)
 
 
 def reach(kernel: int, dilations: tuple[int, ...]) -> int:
