@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import Table, load_data, load_image
     from keras_cnn.data.sequences import load_sequences
+    from keras_cnn.deploy.explaining import explain
     from keras_cnn.deploy.predictor import predictor
     from keras_cnn.deploy.tiles import predict_tiles
     from keras_cnn.hub import publish, pull
@@ -60,6 +61,7 @@ __all__ = [
     "config_of",
     "doctor",
     "evaluate",
+    "explain",
     "features",
     "fine_tune",
     "freeze",
@@ -92,6 +94,7 @@ _HOME = {
     "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["Table", "load_data", "load_image"],
     "data.sequences": ["load_sequences"],
+    "deploy.explaining": ["explain"],
     "deploy.predictor": ["predictor"],
     "deploy.tiles": ["predict_tiles"],
     "hub": ["publish", "pull"],

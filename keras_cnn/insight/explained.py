@@ -17,6 +17,7 @@ from keras_cnn.insight.gradients import gradients
 from keras_cnn.models.config import record_of
 
 BATCH = 16  # changed images that a network sees at once
+FINE = 4  # positions a side from which a map tells where something is
 SCALES = ("softmax", "sigmoid")  # activations that only turn a number into a probability
 
 
@@ -86,7 +87,7 @@ def look(model: Any, image: Any, target: int | str | None = None, layer: str | N
     linear = output if scale in SCALES else None
     shown: dict[str, graphs.Place] = {}  # by name, the last call of each layer that gives maps
     kept: list[tuple[graphs.Place, Any]] = []
-    everywhere, area = len(graph.outputs[0].shape) == 4, [np.inf]
+    everywhere, best = len(graph.outputs[0].shape) == 4, [(0, 0)]
 
     def watch(place: graphs.Place, tensor: Any) -> None:
         shape = tuple(tensor.shape)
@@ -94,10 +95,10 @@ def look(model: Any, image: Any, target: int | str | None = None, layer: str | N
             return
         name = graphs.name_of(place)
         shown[name] = place
-        wanted = name == layer if layer else shape[1] * shape[2] > 1 and (not everywhere or _most(shape) <= area[0])
-        if wanted:
-            kept[:] = [(place, tensor)]
-            area[0] = _most(shape)
+        height, width = shape[1:3]
+        rank = (min(height, width, FINE), -height * width if everywhere else 0)
+        if name == layer if layer else height * width > 1 and rank >= best[0]:
+            kept[:], best[0] = [(place, tensor)], rank
 
     inputs = [keras.ops.convert_to_tensor(pixels)]
     [raw] = graphs.run(model, inputs, graph.outputs[:1], seen=watch, linear=linear)
@@ -106,10 +107,6 @@ def look(model: Any, image: Any, target: int | str | None = None, layer: str | N
     (place, maps), answer = kept[0], graphs.array(raw)[0]
     number = _number(model, answer, target, scale == "sigmoid")
     return Subject(model, pixels, linear, number, place, graphs.array(maps))
-
-
-def _most(shape: Sequence[int]) -> int:
-    return shape[1] * shape[2]
 
 
 def checked(model: Any) -> Any:
