@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import json
 
 import keras
@@ -125,8 +123,3 @@ def test_the_command_draws_a_picture_an_image(run, tmp_path):
 def test_random_weights_are_told(tmp_path):
     with pytest.warns(WeightsWarning, match="resnet20 has random weights"):
         kc.explain("resnet20", noise(32, 32), tmp_path)
-
-
-def test_the_example_of_the_docstring_runs():
-    failed, tried = doctest.testmod(importlib.import_module("keras_cnn.deploy.explaining"))
-    assert not failed and tried

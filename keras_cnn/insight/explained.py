@@ -87,7 +87,8 @@ def look(model: Any, image: Any, target: int | str | None = None, layer: str | N
     linear = output if scale in SCALES else None
     shown: dict[str, graphs.Place] = {}  # by name, the last call of each layer that gives maps
     kept: list[tuple[graphs.Place, Any]] = []
-    everywhere, best = len(graph.outputs[0].shape) == 4, [(0, 0)]
+    everywhere, best = len(graph.outputs[0].shape) == 4, [(False, 0, -(10**9))]
+    narrow = set() if layer else graphs.narrows(model, graph.outputs[:1])
 
     def watch(place: graphs.Place, tensor: Any) -> None:
         shape = tuple(tensor.shape)
@@ -96,8 +97,9 @@ def look(model: Any, image: Any, target: int | str | None = None, layer: str | N
         name = graphs.name_of(place)
         shown[name] = place
         height, width = shape[1:3]
-        rank = (min(height, width, FINE), -height * width if everywhere else 0)
-        if name == layer if layer else height * width > 1 and rank >= best[0]:
+        rank = (not everywhere and place in narrow, min(height, width, FINE), -height * width * everywhere)
+        usable = height * width > 1 and not graphs.pads(place[-1].operation) and rank >= best[0]
+        if name == layer if layer else usable:
             kept[:], best[0] = [(place, tensor)], rank
 
     inputs = [keras.ops.convert_to_tensor(pixels)]

@@ -88,6 +88,28 @@ def last_call(tensor: Any, outer: Place = ()) -> Place:
     return last_call(graph.outputs[index], (*outer, node))
 
 
+def narrows(model: Any, outputs: Sequence[Any] | None = None, outer: Place = ()) -> set[Place]:
+    """The calls through which all goes that leads to the outputs: no branch, and no skip, leads around them."""
+    graph = graph_of(model)
+    wanted: Sequence[Any] = graph.outputs if outputs is None else outputs
+    order = calls(wanted, {id(tensor) for tensor in graph.inputs})
+    last = {id(tensor): i for i, node in enumerate(order) for tensor in node.input_tensors}
+    last |= {id(tensor): len(order) for tensor in wanted}
+    crossing, found = {id(tensor) for tensor in graph.inputs}, set[Place]()
+    for i, node in enumerate(order):
+        crossing = {tensor for tensor in crossing | {id(t) for t in node.outputs} if last.get(tensor, -1) > i}
+        if crossing == {id(node.outputs[0])}:
+            found.add((*outer, node))
+            if graph_of(node.operation) is not None:
+                found |= narrows(node.operation, outer=(*outer, node))
+    return found
+
+
+def pads(operation: Any) -> bool:
+    """Whether an operation only puts zeros around maps."""
+    return type(operation).__name__ in ("Pad", "ZeroPadding2D")
+
+
 def name_of(place: Place) -> str:
     """The layer's name; of a nested model's "model/layer"."""
     return "/".join(node.operation.name for node in place)

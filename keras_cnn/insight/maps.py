@@ -52,7 +52,7 @@ def feature_maps(model: Any, image: Any, layers: Sequence[str] | None = None) ->
 
     def watch(place: graphs.Place, tensor: Any) -> None:
         name = graphs.name_of(place)
-        if len(tensor.shape) == 4 and (wanted is None or name in wanted):
+        if len(tensor.shape) == 4 and (name in wanted if wanted else not graphs.pads(place[-1].operation)):
             found.pop(name, None)  # of a layer that is called again, the last maps, in their order
             found[name] = tensor
 

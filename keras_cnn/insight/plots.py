@@ -234,6 +234,7 @@ def _answered(
         ]
         figure.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=8)
     else:
+        axis.set_box_aspect(photo.shape[0] / photo.shape[1])
         axis.text(0.5, 0.5, "\n".join(map(plain, lines)), ha="center", va="center", fontsize=15, parse_math=False)
 
 

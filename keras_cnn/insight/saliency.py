@@ -13,9 +13,10 @@ gives float32 (height, width) of the size of the image: above 0 what raises the 
 papers' pictures of Grad-CAM are its part above 0, `np.maximum(heat, 0)`. Only heats of one method have one scale.
 
 `layer` names the layer whose maps are used, that of a nested model as "model/layer". The default is the last one before
-the answer whose maps have 4 positions a side, since coarser ones tell no place (where all are coarser, the last of the
-finest); of a network that answers every position, such as a U-Net, the last one of the smallest of those maps, where
-a position has seen the widest surroundings: behind the last of a decoder the heat would be the answer again.
+the answer that no branch leads around and whose maps have 4 positions a side, since coarser ones tell no place (where
+all are coarser, the last of the finest). Of a network that answers every position, such as a U-Net, it is the last one
+of the smallest of those maps, where a position has seen the widest surroundings: behind the last of a decoder the heat
+would be the answer again.
 
 All raise BadSpec for a model without a graph or without maps, a layer or a class that is not there (the nearest are
 told), BadData for an image of another shape and BadImage for a file that cannot be read.
