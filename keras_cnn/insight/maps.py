@@ -49,10 +49,14 @@ def feature_maps(model: Any, image: Any, layers: Sequence[str] | None = None) ->
 
     graph, wanted = checked(model), None if layers is None else several("layers", layers)
     found: dict[str, Any] = {}
+    there: dict[str, None] = {}
 
     def watch(place: graphs.Place, tensor: Any) -> None:
         name = graphs.name_of(place)
-        if len(tensor.shape) == 4 and (name in wanted if wanted else not graphs.pads(place[-1].operation)):
+        if len(tensor.shape) != 4:
+            return
+        there[name] = None
+        if name in wanted if wanted is not None else not graphs.pads(place[-1].operation):
             found.pop(name, None)  # of a layer that is called again, the last maps, in their order
             found[name] = tensor
 
@@ -60,7 +64,7 @@ def feature_maps(model: Any, image: Any, layers: Sequence[str] | None = None) ->
     if wanted is None:
         wanted = _lasts(model, {name: tuple(tensor.shape) for name, tensor in found.items()})
     if missing := [name for name in wanted if name not in found]:
-        raise BadSpec(f"layer {missing[0]!r}: {model.name} has no such layer that gives maps.{near(missing[0], found)}")
+        raise BadSpec(f"layer {missing[0]!r}: {model.name} has no such layer that gives maps.{near(missing[0], there)}")
     return {name: graphs.array(found[name])[0] for name in wanted}
 
 

@@ -42,9 +42,8 @@ def played(model, images, labels, inside, method) -> list[list[float]]:
     for image, shown, masks in zip(images, labels, inside, strict=True):
         for c in np.flatnonzero(shown):
             heat = np.maximum(saliency.METHODS[method](model, image, int(c)), 0)
-            if heat.any():
-                hit = masks[c].reshape(-1)[heat.argmax()]
-                rows[c].append((heat[masks[c]].sum() / heat.sum(), hit, masks[c].mean()))
+            hit = heat.any() and masks[c].reshape(-1)[heat.argmax()]  # where nothing speaks for it, nothing is hit
+            rows[c].append((heat[masks[c]].sum() / max(heat.sum(), 1e-12), hit, masks[c].mean()))
     return rows
 
 
