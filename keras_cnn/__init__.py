@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.data import Table, load_data, load_image
     from keras_cnn.data.sequences import load_sequences
     from keras_cnn.deploy.benchmarking import benchmark
+    from keras_cnn.deploy.explaining import explain
     from keras_cnn.deploy.exporting import export
     from keras_cnn.deploy.predictor import predictor
     from keras_cnn.deploy.tiles import predict_tiles
@@ -63,6 +64,7 @@ __all__ = [
     "config_of",
     "doctor",
     "evaluate",
+    "explain",
     "export",
     "features",
     "fine_tune",
@@ -99,6 +101,7 @@ _HOME = {
     "data.sequences": ["load_sequences"],
     "deploy.benchmarking": ["benchmark"],
     "deploy.exporting": ["export"],
+    "deploy.explaining": ["explain"],
     "deploy.predictor": ["predictor"],
     "deploy.tiles": ["predict_tiles"],
     "hub": ["publish", "pull"],

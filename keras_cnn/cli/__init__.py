@@ -28,6 +28,7 @@ VERBS = {
     "lr-find": training.lr_find,
     "evaluate": answers.evaluate,
     "predict": answers.predict,
+    "explain": answers.explain,
     "pull": hub.pull,
     "publish": hub.publish,
     "export": deploying.export,

@@ -21,7 +21,6 @@ from keras_cnn.files import write_beside, write_text
 from keras_cnn.terminal import plain, progress
 
 if TYPE_CHECKING:
-    from keras_cnn.data.files import Source
     from keras_cnn.tasks import Result
 
 
@@ -97,6 +96,7 @@ def predict(
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Say what images show, or how sequences are or go on."""
+    from keras_cnn.data import files
     from keras_cnn.data.index import find_images
     from keras_cnn.hub import resolve
 
@@ -108,7 +108,7 @@ def predict(
     sources = images if sequences else [source for path in images for source in find_images(path)]
     if drawn and not known.config.head.EVERYWHERE:
         raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in {' or '.join(WRITERS)}.")
-    places = _places(out, cast(Any, sources)) if out and drawn else []
+    places = files.places(out, cast(Any, sources)) if out and drawn else []
     net, kc = runs.network(known, model, weights, size)
     answer = kc.predictor(net, batch_size=batch_size, tile=tile)
     read, bad = list[str](), list[str]()
@@ -138,17 +138,47 @@ def predict(
         console.note(f"{len(bad):,} of {len(read) + len(bad):,} images could not be read and are left out.")
 
 
-def _places(out: Path, sources: Sequence[Source]) -> list[Path]:
-    """Where the picture of each image goes: below the folder as it lies below its own, as PNG."""
-    places = [out / Path(source.key).with_suffix(".png") for source in sources]
-    read = {Path(source.name).resolve() for source in sources}
-    first: dict[Path, str] = {}
-    for place, source in zip(places, sources, strict=True):
-        if place.resolve() in read:
-            raise BadData(f"--out {out}: {source.name} would be written over: give another folder.")
-        if first.setdefault(place, source.name) != source.name:
-            raise BadData(f"{first[place]} and {source.name} would both be {place}: predict them into two folders.")
-    return places
+def explain(
+    images: Annotated[list[str], typer.Argument(help="Image files, folders of them, .zip files.")],
+    model: Annotated[str, MODEL],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures, one an image.")],
+    weights: Annotated[str | None, WEIGHTS] = None,
+    size: Annotated[int, SIZE] = 0,
+    class_: Annotated[
+        str | None, typer.Option("--class", "-c", help="Class or target to explain, by name or from 0.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="grad-cam, grad-cam++, score-cam, integrated-gradients or occlusion.")
+    ] = "grad-cam",
+    layer: Annotated[
+        str | None, typer.Option(help="Layer whose maps are used, by those with cam in their name.")
+    ] = None,
+    skip_bad: Annotated[bool, SKIP_BAD] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Draw what speaks for the answers: a picture an image, the photo beside where the answer comes from."""
+    from keras_cnn.data.index import find_images
+    from keras_cnn.hub import resolve
+
+    sources = [source for path in images for source in find_images(path)]
+    net, _ = runs.network(resolve(model, weights), model, weights, size)
+    from keras_cnn.deploy.explaining import explanations
+    from keras_cnn.insight.explained import names_of
+
+    number = class_ is not None and class_ not in names_of(net) and class_.isdecimal()
+    told = {"target": int(cast(str, class_)) if number else class_, "method": method, "layer": layer}
+    read, bad, facts = list[str](), list[str](), list[dict[str, Any]]()
+    made = explanations(net, sources, out, skip_bad=skip_bad, **told)
+    for one in progress(_told(made, read, bad), "explaining", len(sources)):
+        drawn = {} if one.error else {"explained": list(one.heats), "picture": str(one.picture)}
+        facts.append({**_facts(one.answer), **drawn})
+        if not as_json and not one.error:
+            what = " and ".join(one.heats)
+            console.show(f"{console.quoted(cast(Path, one.picture))} shows what speaks for {plain(what)}.")
+    if as_json:
+        console.print_json(facts)
+    if bad:
+        console.note(f"{len(bad):,} of {len(sources):,} images could not be read and are left out.")
 
 
 def _draw(out: Path, places: Sequence[Path], answers: Iterable[Any], names: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -74,6 +74,20 @@ class Files:
         return {
             parts: source for parts, source in self.files.items() if PurePosixPath(parts[-1]).suffix.lower() in SUFFIXES
         }
+
+
+def places(out: Path, sources: Sequence[Source], suffix: str = ".png") -> list[Path]:
+    """Where what is made of each image goes: below a folder as the image lies below its own. BadData where two would
+    be one file, or an image would be written over."""
+    found = [out / Path(source.key).with_suffix(suffix) for source in sources]
+    read = {Path(source.name).resolve() for source in sources}
+    first: dict[Path, str] = {}
+    for place, source in zip(found, sources, strict=True):
+        if place.resolve() in read:
+            raise BadData(f"--out {out}: {source.name} would be written over: give another folder.")
+        if first.setdefault(place, source.name) != source.name:
+            raise BadData(f"{first[place]} and {source.name} would both be {place}: write them into two folders.")
+    return found
 
 
 def files_of(root: Path) -> Files:

@@ -61,14 +61,19 @@ def predictor(
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
     if tile is not None and tile < 1:
         raise BadSpec(f"tile={tile!r}: give the side of the tiles in pixels, 1 or more.")
+    return Predictor(built(model), batch_size, tile, engine, precision)
+
+
+def built(model: Any) -> Any:
+    """A model, built where it is named; WeightsWarning where the name brings no weights."""
     if isinstance(model, str | os.PathLike):
         name, model = os.fspath(model), build(model)
         if not config_of(model).provenance:  # a model that is given may have learnt since it was built
             text = (
                 f"{name} has random weights, so that its answers mean nothing: a tag or directory brings trained ones."
             )
-            warnings.warn(text, WeightsWarning, stacklevel=3)
-    return Predictor(model, batch_size, tile, engine, precision)
+            warnings.warn(text, WeightsWarning, stacklevel=4)
+    return model
 
 
 class Predictor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -140,6 +141,121 @@ def class_colours(count: int) -> np.ndarray:
 
     table = np.array(colormaps["tab20"].colors) * 255  # pyright: ignore[reportAttributeAccessIssue]
     return table[np.arange(count) % len(table)].astype("float32")
+
+
+def explanation(
+    photo: np.ndarray,
+    heats: Mapping[str, np.ndarray],
+    path: str | Path,
+    *,
+    bars: Sequence[tuple[str, float]] = (),
+    lines: Sequence[str] = (),
+    mask: np.ndarray | None = None,
+    names: Sequence[str] = (),
+    number: bool = False,
+) -> Path:
+    """A photo, what a network answers, and over the gray photo what speaks for it; a panel each.
+
+    photo: uint8 (height, width, channels). heats: (height, width) of any size, by what they speak for; each has a scale
+    of its own. bars: labels and their probabilities; lines: what is answered in words; mask: (height, width) of classes
+    that are named by `names`. number: whether a number is explained: what lowers it is then shown as well.
+    """
+    from matplotlib.cm import ScalarMappable
+
+    photo = np.repeat(photo[..., :1], 3, -1) if photo.shape[-1] < 3 else photo[..., :3]
+    panels = 2 + len(heats)
+    columns = panels if panels <= 4 else 3
+    rows = -(-panels // columns)
+    tall = 3.1 * photo.shape[0] / photo.shape[1]
+    figure, axes = _figure(rows, columns, (3.2 * columns, rows * (tall + 0.5) + 0.9))
+    for axis in axes:
+        axis.axis("off")
+    axes[0].imshow(photo)
+    axes[0].set_title("what the network sees")
+    _answered(figure, axes[1], photo, bars, lines, mask, names)
+    colours, low = (_signed_colours(), -1.0) if number else (_rising_colours(), 0.0)
+    whole = (0, photo.shape[1], photo.shape[0], 0)
+    for axis, (title, heat) in zip(axes[2:], heats.items(), strict=False):
+        most = float(np.quantile(np.abs(heat) if number else np.maximum(heat, 0), 0.995))
+        axis.imshow(np.dot(photo, [0.299, 0.587, 0.114]), cmap="gray", vmin=-60, vmax=315)  # paler, so that heat shows
+        axis.imshow(heat / (most or 1), cmap=colours, vmin=low, vmax=1, extent=whole, interpolation="bilinear")
+        what = f"{'what' if most else 'nothing'} {'changes' if number else 'speaks for'} {plain(title)}"
+        axis.set_title(textwrap.fill(what, 32), parse_math=False)
+    scale = ScalarMappable(cmap=colours)
+    scale.set_clim(low, 1)
+    bar = figure.colorbar(scale, ax=axes, location="bottom", fraction=0.05, aspect=40, pad=0.03)
+    words = (
+        ("lowers it most", "changes nothing", "raises it most")
+        if number
+        else ("no heat: does not speak for it", "speaks for it most")
+    )
+    bar.set_ticks(np.linspace(low, 1, len(words)).tolist(), labels=words)
+    for label, side in zip((bar.ax.get_xticklabels()[0], bar.ax.get_xticklabels()[-1]), ("left", "right"), strict=True):
+        label.set_horizontalalignment(side)
+    return _save(figure, path)
+
+
+def _answered(
+    figure: Any,
+    axis: Any,
+    photo: np.ndarray,
+    bars: Sequence[tuple[str, float]],
+    lines: Sequence[str],
+    mask: np.ndarray | None,
+    names: Sequence[str],
+) -> None:
+    """The panel of an answer: bars of probabilities, lines of text, or a mask over the photo."""
+    axis.set_title("what it answers")
+    if bars:
+        axis.axis("on")
+        places = np.arange(len(bars))
+        axis.barh(places, [share for _, share in bars], 0.35, color="C0")
+        for place, (label, share) in zip(places, bars, strict=True):
+            text = f"{100 * share:.0f} %  {plain(label)}"
+            axis.text(0, place - 0.27, text, va="bottom", parse_math=False, clip_on=True)
+        axis.set(xlim=(0, 1), ylim=(len(bars) - 0.5, -0.8), yticks=[])
+        axis.set_xticks([0, 0.5, 1], labels=["0 %", "50 %", "100 %"])
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.set_box_aspect(photo.shape[0] / photo.shape[1])
+    elif mask is not None:
+        from matplotlib.patches import Patch
+
+        colours = class_colours(len(names))
+        axis.imshow(overlaid(np.full((*mask.shape, 3), 255.0), mask, colours, 1.0).astype("uint8"))
+        axis.set_aspect(photo.shape[0] / photo.shape[1] * mask.shape[1] / mask.shape[0])
+        counts = np.bincount(mask.reshape(-1), minlength=len(names))[: len(names)]
+        ranked = [c for c in (-counts).argsort(kind="stable").tolist() if counts[c]][:12]
+        handles = [
+            Patch(
+                color=tuple((colours[c] / 255).tolist()),
+                label=f"{100 * counts[c] / mask.size:.0f} %  {plain(names[c])}",
+            )
+            for c in ranked
+        ]
+        figure.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=8)
+    else:
+        axis.set_box_aspect(photo.shape[0] / photo.shape[1])
+        axis.text(0.5, 0.5, "\n".join(map(plain, lines)), ha="center", va="center", fontsize=15, parse_math=False)
+
+
+def _rising_colours() -> Any:
+    """From clear to yellow, red and dark: what is nothing does not hide the photo."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    table = colormaps["YlOrRd"](np.linspace(0.1, 1, 256))
+    table[:, 3] = np.linspace(0, 0.7, 256)
+    return ListedColormap(table)
+
+
+def _signed_colours() -> Any:
+    """Blue below, clear in the middle, red above."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    table = colormaps["RdBu_r"](np.linspace(0, 1, 256))
+    table[:, 3] = np.abs(np.linspace(-0.9, 0.9, 256))
+    return ListedColormap(table)
 
 
 def reconstructions(samples: Sequence[tuple[np.ndarray, np.ndarray]], path: str | Path) -> Path:

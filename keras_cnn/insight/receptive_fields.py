@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn.errors import BadSpec
+from keras_cnn.insight.graphs import calls, graph_of
 from keras_cnn.insight.spans import Field, Window, everywhere, start_field, through, union
 from keras_cnn.insight.windows import extent, same_padding
 from keras_cnn.models.fields import known_options
@@ -54,7 +55,7 @@ def receptive_field(model: keras.Model) -> dict[str, ReceptiveField]:
     >>> fields["stage3_block3_add"].size, fields["stage3_block3_add"].jump, fields["head_pool"].size
     ((81, 81), (4, 4), (inf, inf))
     """
-    graph = _graph(model)
+    graph = graph_of(model)
     if graph is None:
         raise BadSpec(
             f"{getattr(model, 'name', model)!r} has no graph to walk: give a functional model, or a sequential one "
@@ -70,47 +71,22 @@ def receptive_field(model: keras.Model) -> dict[str, ReceptiveField]:
 Fields = tuple[Field, ...]  # of a tensor, one an axis
 
 
-def _graph(model: Any) -> Any | None:
-    """The functional model that a model is, or that a sequential one holds once it is built."""
-    graph = getattr(model, "_functional", model)
-    return graph if hasattr(graph, "operations") else None
-
-
 def _walk(model: Any, given: Sequence[Fields], prefix: str, told: dict[str, ReceptiveField]) -> list[Fields]:
     """Tell every layer's field; returns those of the model's outputs, from those of its inputs."""
     found = {id(tensor): fields for tensor, fields in zip(model.inputs, given, strict=True)}
     for tensor, fields in zip(model.inputs, given, strict=True):
         told[prefix + tensor._keras_history.operation.name] = _tell(fields)
-    for node in _nodes(model):
+    for node in calls(model.outputs, set(found)):
         layer, inputs, outputs = node.operation, node.input_tensors, node.outputs
         fields = [found[id(tensor)] for tensor in inputs]
         name = prefix + layer.name
-        if (graph := _graph(layer)) is not None:
+        if (graph := graph_of(layer)) is not None:
             results = _walk(graph, fields, f"{name}/", told)
         else:
             results = [_rule(layer)(layer, fields, inputs, tensor) for tensor in outputs]
         found |= {id(tensor): result for tensor, result in zip(outputs, results, strict=True)}
         told[name] = _tell(results[0])
     return [found[id(tensor)] for tensor in model.outputs]
-
-
-def _nodes(model: Any) -> list[Any]:
-    """The calls that lead from a model's inputs to its outputs, each behind those that it needs."""
-    known, order, open_ = {id(tensor) for tensor in model.inputs}, [], list(reversed(model.outputs))
-    while open_:
-        tensor = open_[-1]
-        if id(tensor) in known:
-            open_.pop()
-            continue
-        history = tensor._keras_history
-        node = history.operation._inbound_nodes[history.node_index]
-        missing = [t for t in node.input_tensors if id(t) not in known]
-        if missing:
-            open_ += reversed(missing)
-            continue
-        order.append(node)
-        known |= {id(t) for t in node.outputs}
-    return order
 
 
 def _tell(fields: Fields) -> ReceptiveField:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keras_cnn.errors import BadSpec
-from keras_cnn.insight.receptive_fields import _graph as graph_of
-from keras_cnn.insight.receptive_fields import _nodes as calls
+from keras_cnn.insight.graphs import calls, graph_of
 
 
 @dataclass(eq=False)
@@ -64,7 +63,7 @@ def uses(model: Any) -> list[Use]:
 def _walk(model: Any, given: Sequence[Use], prefix: str, training: bool | None, found: list[Use]) -> list[Use]:
     """Note every use in a model; returns those that give the model's outputs, from those that give its inputs."""
     made = {id(tensor): use for tensor, use in zip(model.inputs, given, strict=True)}
-    for node in calls(model):
+    for node in calls(model.outputs, {id(t) for t in model.inputs}):
         layer, name = node.operation, prefix + node.operation.name
         before = [made[id(tensor)] for tensor in node.input_tensors]
         told = node.arguments.kwargs.get("training")

@@ -34,7 +34,8 @@ class Preprocessing(keras.layers.Layer):
         self._shift = -np.asarray(self.mean, "float64") / np.asarray(self.std, "float64")
 
     def call(self, x: Any) -> Any:
-        return ops.cast(x, "float32") * self._scale.astype("float32") + self._shift.astype("float32")
+        scale, shift = (cast(Any, ops.convert_to_tensor(part, "float32")) for part in (self._scale, self._shift))
+        return ops.cast(x, "float32") * scale + shift  # tensors, since torch has no gradients through NumPy
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
