@@ -21,7 +21,7 @@ import keras_cnn as kc
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", nargs="?", default="digits", help="photos, one folder a class")
 parser.add_argument("out", type=Path, help="the picture that is written")
-parser.add_argument("--steps", type=int, nargs="+", default=[5, 10, 20, 40, 80, 160], help="after which it is judged")
+parser.add_argument("--steps", type=int, nargs="+", default=[10, 40, 160, 480], help="after which it is judged")
 parser.add_argument("--momentum", type=float, default=0.99, help="of the network; Keras' own default is 0.99")
 given = parser.parse_args()
 keras.utils.set_random_seed(0)
@@ -94,8 +94,8 @@ figure.savefig(given.out, dpi=100)
 
 worst = int(np.argmax(np.array(exact) - averaged))
 print(
-    f"Seen: after 100 batches a moving mean has reached {', '.join(f'{m[100] / MEAN:.2f}' for m in moving.values())} of "
-    f"the truth with momentum {', '.join(map(str, MOMENTA))}, as 1 - m^n says. The network after "
+    f"Seen: after 100 batches a moving mean has reached {', '.join(f'{m[100] / MEAN:.2f}' for m in moving.values())} "
+    f"of the truth with momentum {', '.join(map(str, MOMENTA))}, as 1 - m^n says. The network after "
     f"{sorted(given.steps)[worst]} steps: {averaged[worst]:.0%} right with the moving average, {exact[worst]:.0%} with "
     f"exact statistics and the same weights; after {done}: {averaged[-1]:.0%} and {exact[-1]:.0%}."
 )

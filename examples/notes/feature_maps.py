@@ -4,8 +4,9 @@
     python examples/notes/feature_maps.py path/to/photos feature_maps.png
 
 For each stage of a pretrained ResNet-18: its strongest maps of a photo; the places in two photos that excite one of its
-channels most, as large as the channel can see (what `kc.insight.receptive_field` says); and what a linear probe makes of
-its features, on photos of classes that the network never learnt. Without DATA these are scikit-learn's digits.
+channels most, as large as the channel can see (what `kc.insight.receptive_field` says; a cross is in their middle); and
+what a linear probe makes of its features, on photos of classes that the network never learnt. Without DATA these are
+scikit-learn's digits.
 """
 
 import argparse
@@ -36,14 +37,14 @@ fields = {name: kc.insight.receptive_field(network)[kc.stages(network)[name][-1]
 
 
 def strongest(maps):
-    """The channel with the most outstanding place; then the places in (photo, row, column), a field apart."""
-    scores = (maps.max((0, 1, 2)) - maps.mean((0, 1, 2))) / (maps.std((0, 1, 2)) + 1e-6)
-    channel = int(np.where(maps.max((0, 1, 2)) > np.median(maps.max((0, 1, 2))), scores, 0).argmax())
-    return channel
+    """The channel with the most outstanding place, among the stronger half of them."""
+    peaks = maps.max((0, 1, 2))
+    scores = (peaks - maps.mean((0, 1, 2))) / (maps.std((0, 1, 2)) + 1e-6)
+    return int(np.where(peaks > np.median(peaks), scores, 0).argmax())
 
 
 def places(maps, channel, jump):
-    """Where a channel is excited most, at least 16 pixels apart."""
+    """(photo, row, column) of a map where a channel is excited most, at least 16 pixels apart."""
     left, found = maps[..., channel].copy(), []
     for _ in range(PLACES):
         n, row, column = np.unravel_index(left.argmax(), left.shape)
@@ -54,12 +55,12 @@ def places(maps, channel, jump):
 
 
 def patch(place, field):
-    """The part of the photo that a position sees, gray where there is none."""
+    """The part of the photo that a position sees, and where in it the position lies."""
     n, *position = place
-    size, border = field.size[0], field.size[0]
-    row, column = (int(start + i * jump) for start, i, jump in zip(field.start, position, field.jump, strict=True))
-    padded = np.pad(photos[n], ((border, border), (border, border), (0, 0)), constant_values=128)
-    return padded[row + border : row + border + size, column + border : column + border + size]
+    first = [int(start + i * jump) for start, i, jump in zip(field.start, position, field.jump, strict=True)]
+    top, left = (max(start, 0) for start in first)
+    centre = [start + field.size[0] // 2 - cut for start, cut in zip(first, (top, left), strict=True)]
+    return photos[n][top : first[0] + field.size[0], left : first[1] + field.size[0]], centre
 
 
 small = kc.build(WEIGHTS)
@@ -74,7 +75,7 @@ for name, train, val in zip(stages, pooled["train"], pooled["val"], strict=True)
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=500)).fit(train, truth["train"])
     accuracy[name] = probe.score(val, truth["val"])
 
-figure = Figure(figsize=(15, 2.3 * len(stages) + 0.4), layout="constrained")
+figure = Figure(figsize=(15, 1.65 * len(stages)), layout="constrained")
 axes = figure.subplots(len(stages), 2 + MAPS + PLACES, width_ratios=(1.5, *[1.5] * MAPS, 0.25, *[1] * PLACES))
 answering = {}
 for row, (name, maps) in zip(axes, views.items(), strict=True):
@@ -88,7 +89,9 @@ for row, (name, maps) in zip(axes, views.items(), strict=True):
         axis.imshow(maps[1, ..., i], cmap="gray")
         axis.set_title(f"channel {i}", fontsize="small")
     for axis, place in zip(row[2 + MAPS :], places(maps, channel, field.jump[0]), strict=True):
-        axis.imshow(patch(place, field))
+        seen, (y, x) = patch(place, field)
+        axis.imshow(seen)
+        axis.plot(x, y, "c+", markersize=9, markeredgewidth=2)
         axis.set_title(f"excites {channel}", fontsize="small")
 given.out.parent.mkdir(parents=True, exist_ok=True)
 figure.savefig(given.out, dpi=80)

@@ -87,7 +87,9 @@ for x, (name, convolutions) in enumerate(branches.items()):
     scheme.text(x, height - 0.8, f"sees {sees}", ha="center", va="center", weight="bold", backgroundcolor="white")
 scheme.text(1.5, -1, f"map {side}x{side}x{channels}", ha="center", va="center", bbox=box)
 scheme.text(1.5, height, f"concatenated: {side}x{side}x{join.output.shape[-1]}", ha="center", va="center", bbox=box)
-scheme.set(xlim=(-0.6, 3.6), ylim=(-1.5, height + 0.5), title=f"{given.block} of inception_v3 (M: million multiplications)")
+scheme.set(
+    xlim=(-0.6, 3.6), ylim=(-1.5, height + 0.5), title=f"{given.block} of inception_v3 (M: million multiplications)"
+)
 scheme.axis("off")
 drawn = bars.barh(list(costs), [macs / 1e6 for macs in costs.values()], color=["0.6", "C0"] * 3)
 bars.bar_label(drawn, fmt=" {:.0f}")
@@ -98,7 +100,9 @@ given.out.parent.mkdir(parents=True, exist_ok=True)
 figure.savefig(given.out, dpi=100)
 
 seen = ", ".join("x".join(map(str, fields[end].size)) for end in ends)
-ratios = ", ".join(f"{name} {costs[name] / costs[whole]:.3f} of {whole}" for whole, name in zip(*[iter(costs)] * 2, strict=True))
+ratios = ", ".join(
+    f"{name} {costs[name] / costs[whole]:.3f} of {whole}" for whole, name in zip(*[iter(costs)] * 2, strict=True)
+)
 print(
     f"Seen: {len(branches)} branches look at one map through {seen} positions and give "
     f"{' + '.join(str(tensor.shape[-1]) for tensor in join.input)} = {join.output.shape[-1]} channels. "

@@ -3,17 +3,16 @@
     python examples/notes/when_transfer.py path/to/photos when_transfer.png
 
 Photos lie in one folder a class; without DATA these are scikit-learn's digits. For several sizes of the training set:
-a linear head on pretrained features (`kc.probe`), the same on features of random weights, and a small network that
-learns everything from random weights. What it costs is beside it. `examples/what_to_expect.py` compares fine-tuning too,
-with repetitions.
+a linear head on pretrained features, the same on features of random weights (`kc.probe`), and a small network that
+learns everything from random weights (`kc.train`). `examples/what_to_expect.py` compares fine-tuning of one and the
+same network, with repetitions.
 """
 
 import argparse
-import time
+import tempfile
 from pathlib import Path
 
 import keras
-import numpy as np
 from matplotlib.figure import Figure
 
 import keras_cnn as kc
@@ -21,25 +20,54 @@ import keras_cnn as kc
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data", nargs="?", default="digits", help="photos, one folder a class")
 parser.add_argument("out", type=Path, help="the picture that is written")
-parser.add_argument("--sizes", type=int, nargs="+", default=[2, 5, 20, 80], help="training images of each class")
-parser.add_argument("--steps", type=int, default=120, help="of learning from random weights, in batches of 32")
+parser.add_argument("--sizes", type=int, nargs="+", default=[2, 8, 32, 128], help="training images of each class")
+parser.add_argument("--steps", type=int, default=150, help="of learning from random weights, in batches of 32")
 given = parser.parse_args()
 
 pretrained = kc.build("resnet18.tiny_in200")
-alike = {"input_shape": pretrained.input_shape[1:], "preprocess": kc.Preprocess.of(pretrained)}
 keras.utils.set_random_seed(0)
-untrained = kc.build("resnet18", classes=2, **alike)
+untrained = kc.build("resnet18", input_shape=pretrained.input_shape[1:], preprocess=kc.Preprocess.of(pretrained))
+SMALL = {"depths": (1, 1, 1), "input_shape": (32, 32, 3)}  # ResNet-8
 data = kc.load_data(given.data, pretrained)
+coarse = kc.load_data(given.data, kc.build("resnet20", **SMALL), batch_size=32)
 chance = max(data.counts["val"].values()) / data.sizes["val"]
 
 
 def learnt(part):
-    """The best validation accuracy of a CIFAR net from random weights, as `kc.train` has it."""
+    """The best validation accuracy of a small network from random weights."""
     keras.utils.set_random_seed(0)
-    model = kc.build("resnet20", classes=data.class_names, **SMALL)
-    images, labels = (part.arrays("train").images, part.arrays("train").labels)
-    epochs = max(given.steps * 32 // len(labels), 1)
-    history = kc.train(
-        model, images, labels, validation_data=held_out, epochs=epochs, batch_size=32, learning_rate=0.05, verbose=0
-    )
-    return max(history.history["val_accuracy"])
+    model = kc.build("resnet20", classes=part.class_names, **SMALL)
+    epochs = max(given.steps // len(part.train), 1)
+    return max(kc.train(model, part, epochs=epochs, learning_rate=0.05, verbose=0).history["val_accuracy"])
+
+
+curves = {"pretrained features, linear head": [], "random features, linear head": [], "all from random weights": []}
+ready, random, scratch = curves.values()
+sizes = [size for size in sorted(given.sizes) if size <= min(data.counts["train"].values())]
+with tempfile.TemporaryDirectory() as cache:  # features of validation images are computed once
+    for size in sizes:
+        ready.append(kc.probe(pretrained, data.subset(size), cache=cache).linear)
+        random.append(kc.probe(untrained, data.subset(size), cache=cache).linear)
+        scratch.append(learnt(coarse.subset(size)))
+
+figure = Figure(figsize=(7.5, 5), layout="constrained")
+axis = figure.subplots()
+for (name, values), style in zip(curves.items(), ("o-", "s:", "^--"), strict=True):
+    axis.plot(sizes, values, style, label=name)
+axis.axhline(chance, color="0.6", linewidth=0.8, label="always the commonest class")
+axis.set_xscale("log")
+axis.set(xticks=sizes, xticklabels=sizes, ylim=(0, 1), xlabel="training images of each class")
+axis.minorticks_off()
+axis.set(ylabel="validation accuracy", title=f"{data.sizes['val']} images of {len(data.class_names)} classes")
+axis.legend()
+given.out.parent.mkdir(parents=True, exist_ok=True)
+figure.savefig(given.out, dpi=100)
+
+gains = [100 * (a - b) for a, b in zip(ready, scratch, strict=True)]
+print(
+    "Seen: a linear head on pretrained features is "
+    + ", ".join(f"{gain:+.0f} points (at {size} a class)" for gain, size in zip(gains, sizes, strict=True))
+    + f" from a small network that learnt from random weights. With {sizes[0]} images a class it names {ready[0]:.0%} "
+    f"right, random features {random[0]:.0%}, the network {scratch[0]:.0%}; with {sizes[-1]}: {ready[-1]:.0%}, "
+    f"{random[-1]:.0%}, {scratch[-1]:.0%}."
+)
