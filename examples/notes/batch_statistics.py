@@ -44,12 +44,11 @@ for momentum in MOMENTA:
 
 # A network: its first steps, judged three ways.
 shape = {"depths": (1, 1, 1), "norm_momentum": given.momentum, "input_shape": (16, 16, 3)}
-data = kc.load_data(given.data, kc.build("resnet20", **shape), batch_size=32)
+data = kc.load_data(given.data, kc.build("resnet20", **shape))
 model = kc.build("resnet20", classes=data.class_names, **shape)
 model.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
-held_out = data.arrays("val")
+train, held_out = data.arrays("train"), data.arrays("val")
 norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
-batches = iter(data.train.repeat())
 accuracy = {"statistics of the images themselves": [], "moving average": [], "statistics of all training images": []}
 own, averaged, exact = accuracy.values()
 
@@ -65,12 +64,13 @@ def right(training=False):
 done = 0
 for count in sorted(given.steps):
     while done < count:
-        model.train_on_batch(*next(batches))
+        batch = rng.choice(len(train.labels), 32)
+        model.train_on_batch(train.images[batch], train.labels[batch])
         done += 1
     own.append(right(training=True))
     averaged.append(right())
     kept = [layer.get_weights() for layer in norms]
-    kc.recalibrate_batchnorm(model, data.arrays("train").images, batch_size=512)
+    kc.recalibrate_batchnorm(model, train.images, batch_size=512)
     exact.append(right())
     for layer, weights in zip(norms, kept, strict=True):
         layer.set_weights(weights)

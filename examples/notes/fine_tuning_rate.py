@@ -25,7 +25,8 @@ parser.add_argument("--steps", type=int, default=12)
 given = parser.parse_args()
 
 original = kc.build("resnet18.tiny_in200")
-data = kc.load_data(given.data, original, batch_size=25).subset(given.images)
+data = kc.load_data(given.data, original).subset(given.images)
+train = data.arrays("train")
 some = np.random.default_rng(0).permutation(data.sizes["val"])[:200]
 images, labels = data.arrays("val").images[some], data.arrays("val").labels[some]
 old_kernel, old_bias = original.get_layer("head_logits").get_weights()
@@ -57,8 +58,10 @@ for way, weights in starts.items():
         for variable in model.optimizer.variables:  # momentum of the run before
             variable.assign(keras.ops.zeros_like(variable))
         model.optimizer.learning_rate = rate
-        for batch in data.train.repeat().take(given.steps):
-            model.train_on_batch(*batch)
+        draws = np.random.default_rng(0)
+        for _ in range(given.steps):
+            batch = draws.choice(len(train.labels), 25)
+            model.train_on_batch(train.images[batch], train.labels[batch])
         figures[way, rate] = judged()
 assert all(figures[way, 0.0][1] == 1 for way in starts), "before it learns, the old head says what it said"
 

@@ -4,8 +4,8 @@
 
 Photos lie in one folder a class; without DATA these are scikit-learn's digits. A pretrained network gets a new head and
 is frozen up to a stage, for several stages: how much of it still learns (`kc.trainable_table`), what a step takes of
-the processor, how far its weights and the statistics of its batch norms have moved, stage by stage, and how well it does
-in the end.
+the processor, how far its weights and the statistics of its batch norms have moved, stage by stage, and how well it
+does in the end.
 """
 
 import argparse
@@ -27,7 +27,8 @@ parser.add_argument("--steps", type=int, default=20)
 given = parser.parse_args()
 
 WEIGHTS = "resnet18.tiny_in200"
-data = kc.load_data(given.data, kc.build(WEIGHTS), batch_size=25).subset(given.images)
+data = kc.load_data(given.data, kc.build(WEIGHTS)).subset(given.images)
+train = data.arrays("train")
 some = np.random.default_rng(0).permutation(data.sizes["val"])[:200]
 images, labels = data.arrays("val").images[some], data.arrays("val").labels[some]
 
@@ -53,12 +54,14 @@ for upto in given.upto:
     table = kc.trainable_table(model)
     model.compile(keras.optimizers.AdamW(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
     before, seconds = [values(model, statistics) for statistics in (False, True)], []
-    for batch in data.train.repeat().take(given.steps):
+    draws = np.random.default_rng(0)
+    for _ in range(given.steps):
+        batch = draws.choice(len(train.labels), 25)
         start = time.process_time()
-        model.train_on_batch(*batch)
+        model.train_on_batch(train.images[batch], train.labels[batch])
         seconds.append(time.process_time() - start)
     weights, statistics = (moved(b, values(model, kind)) for b, kind in zip(before, (False, True), strict=True))
-    frozen = [row.stage for row in table if row.batchnorm == "frozen"]
+    frozen = [] if upto == "none" else list(weights)[: list(weights).index(upto) + 1]
     assert all(weights[stage] == statistics[stage] == 0 for stage in frozen), "a frozen stage has moved"
     accuracy = model.evaluate(images, labels, verbose=0)[1]
     rows[upto] = (table.total.trainable, np.median(seconds[1:]), accuracy, weights, statistics)

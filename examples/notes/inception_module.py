@@ -71,6 +71,7 @@ rank = np.linalg.matrix_rank(whole)
 figure = Figure(figsize=(15, 6.5), layout="constrained")
 scheme, bars = figure.subplots(1, 2, width_ratios=(1.7, 1))
 box = {"boxstyle": "round", "facecolor": "white", "edgecolor": "0.4"}
+heaviest = max(row.macs for row in rows)
 height = max(map(len, branches.values())) + 1
 for x, (name, convolutions) in enumerate(branches.items()):
     pool = [layer.name for layer in module.layers if f"{name}_pool" in layer.name]
@@ -79,7 +80,6 @@ for x, (name, convolutions) in enumerate(branches.items()):
         window = "x".join(map(str, row.variables["kernel"][:2]))
         steps.append((f"{window} to {row.output[-1]}\n{row.macs / 1e6:.0f} M", row.macs))
     scheme.plot([1.5, x, x, 1.5], [-1, 0, height - 1, height], color="0.7", zorder=0)
-    heaviest = max(row.macs for row in rows)
     for y, (label, macs) in enumerate(steps):
         colour = (1, 1 - 0.5 * macs / heaviest, 1 - 0.8 * macs / heaviest)
         scheme.text(x, y, label, ha="center", va="center", bbox=box | {"facecolor": colour})
@@ -87,9 +87,7 @@ for x, (name, convolutions) in enumerate(branches.items()):
     scheme.text(x, height - 0.8, f"sees {sees}", ha="center", va="center", weight="bold", backgroundcolor="white")
 scheme.text(1.5, -1, f"map {side}x{side}x{channels}", ha="center", va="center", bbox=box)
 scheme.text(1.5, height, f"concatenated: {side}x{side}x{join.output.shape[-1]}", ha="center", va="center", bbox=box)
-scheme.set(
-    xlim=(-0.6, 3.6), ylim=(-1.5, height + 0.5), title=f"{given.block} of inception_v3 (M: million multiplications)"
-)
+scheme.set(xlim=(-0.6, 3.6), ylim=(-1.5, height + 0.5), title=f"{given.block} of inception_v3 (M: million products)")
 scheme.axis("off")
 drawn = bars.barh(list(costs), [macs / 1e6 for macs in costs.values()], color=["0.6", "C0"] * 3)
 bars.bar_label(drawn, fmt=" {:.0f}")
@@ -100,9 +98,8 @@ given.out.parent.mkdir(parents=True, exist_ok=True)
 figure.savefig(given.out, dpi=100)
 
 seen = ", ".join("x".join(map(str, fields[end].size)) for end in ends)
-ratios = ", ".join(
-    f"{name} {costs[name] / costs[whole]:.3f} of {whole}" for whole, name in zip(*[iter(costs)] * 2, strict=True)
-)
+pairs = zip(list(costs)[::2], list(costs)[1::2], strict=True)
+ratios = ", ".join(f"{factors} {costs[factors] / costs[wide]:.3f} of {wide}" for wide, factors in pairs)
 print(
     f"Seen: {len(branches)} branches look at one map through {seen} positions and give "
     f"{' + '.join(str(tensor.shape[-1]) for tensor in join.input)} = {join.output.shape[-1]} channels. "

@@ -3,8 +3,8 @@
     python examples/notes/tcn.py tcn.png
 
 Changes one step of a sequence and looks which outputs change (Bai et al. 2018, 1803.01271, section 3): causal and
-centred windows, and how far they see: 1 + 2 (kernel - 1) (sum of the dilations), by formula, by a walk through the graph,
-and by what really changes. Draws the steps on which one output depends, layer by layer.
+centred windows, and how far they see: 1 + 2 (kernel - 1) (sum of the dilations), by formula, by a walk through the
+graph, and by what really changes. Draws the steps on which one output depends, layer by layer.
 """
 
 import argparse

@@ -4,8 +4,8 @@
 
 Counts multiply-accumulates of EfficientNet-B0 and ResNet-50 scaled in one direction alone, and in all three together by
 alpha, beta, gamma to the power of phi, where alpha * beta^2 * gamma^2 is about 2, so that each step doubles the cost
-(Tan & Le 2019, 1905.11946, section 3). Beside them the published EfficientNets. Which way is the best for accuracy takes
-training: `kc.search_coefficients`.
+(Tan & Le 2019, 1905.11946, section 3). Beside them the published EfficientNets. Which way is the best for accuracy
+takes training: `kc.search_coefficients`.
 """
 
 import argparse
