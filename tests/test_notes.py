@@ -15,8 +15,8 @@ PAGE = (ROOT / "docs" / "notes.md").read_text(encoding="utf-8")
 
 slow = pytest.mark.slow
 SMALL = {  # options with which a note is quick; those on learning take minutes as they are
-    "batch_statistics": ("--steps", 5, 10),
-    "gamma_and_beta": ("--steps", 80),
+    "batch_statistics": ("--steps", 5),
+    "gamma_and_beta": ("--steps", 30),
     "inception_module": (),
     "linear_after_linear": ("--epochs", 3),
     "prediction_time": ("--rounds", 1),

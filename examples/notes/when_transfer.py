@@ -4,8 +4,8 @@
 
 Photos lie in one folder a class; without DATA these are scikit-learn's digits. For several sizes of the training set:
 a linear head on pretrained features, the same on features of random weights (`kc.probe`), and a small network that
-learns everything from random weights (`kc.train`), at least 15 times from each image. `examples/what_to_expect.py` compares fine-tuning of one and the
-same network, with repetitions.
+learns everything from random weights (`kc.train`), at least 15 times from each image. `examples/what_to_expect.py`
+compares fine-tuning of one and the same network, with repetitions.
 """
 
 import argparse
