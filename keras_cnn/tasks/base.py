@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.insight.graphs import call_of
 from keras_cnn.models import fields
 from keras_cnn.models.config import record_of
 from keras_cnn.models.layers import Standardise
@@ -317,10 +318,7 @@ def scores(model: Any, images: Any) -> np.ndarray:
 
 def last_activation(model: Any, output: int = 0) -> Any:
     """The activation of the layer that makes an output, as Keras' function; None where it has none."""
-    if isinstance(model, keras.Sequential):
-        last = model.layers[-1]
-    else:
-        last = next(one for one in model.operations if one.name == model.output_names[output])
+    last = call_of(model.outputs[output]).operation
     return keras.activations.softmax if isinstance(last, keras.layers.Softmax) else getattr(last, "activation", None)
 
 
