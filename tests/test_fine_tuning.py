@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import images
 import keras
@@ -684,3 +685,20 @@ def test_the_cifar_net_learns_what_jpeg_did_to_its_images(shared, tmp_path):
     print(f"of {data.sizes['test']}: {before}, recalibrated {recalibrated}, fine-tuned {after}")
     assert before == pytest.approx(4051, abs=1)
     assert after > before + 100
+
+
+def test_a_stage_of_nothing_but_a_norm_learns_on_torch():
+    """Keras' decay there fails where no variable decays; nothing that decays is left out of it."""
+    net = kc.build("resnetv2_18", input_shape=(32, 32, 3), classes=2)
+    stages = StageOptimizers(0.01)
+    stages.build(net, ["stage4", "top"])
+    assert {name: one.weight_decay for name, one in stages.optimizers.items()} == {"stage4": 0.01, "top": 0.0}
+    if find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+    program = """
+import numpy as np, keras_cnn as kc
+net = kc.build("resnetv2_18", input_shape=(32, 32, 3), classes=2)
+data = np.full((4, 32, 32, 3), 200, "uint8"), np.arange(4) % 2
+kc.fine_tune(net, data, data, head_epochs=0, epochs=1, schedule="all", batch_size=4, verbose=0, cache=False)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, env=os.environ | {"KERAS_BACKEND": "torch"})

@@ -89,6 +89,8 @@ def predict(
     tile: Annotated[
         int | None, typer.Option(min=1, help="Of networks for pixels: see photos at their own size, by such tiles.")
     ] = None,
+    engine: Annotated[str, typer.Option(help="What computes: keras, tensorflow, openvino, onnx or litert.")] = "keras",
+    precision: Annotated[str, typer.Option(help="float32; of openvino also bfloat16.")] = "float32",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File for the answers, .csv or .json; or a folder for masks and images."),
@@ -110,7 +112,7 @@ def predict(
         raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in {' or '.join(WRITERS)}.")
     places = files.places(out, cast(Any, sources)) if out and drawn else []
     net, kc = runs.network(known, model, weights, size)
-    answer = kc.predictor(net, batch_size=batch_size, tile=tile)
+    answer = kc.predictor(net, batch_size=batch_size, tile=tile, engine=engine, precision=precision)
     read, bad = list[str](), list[str]()
     answers: Iterable[Any] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), read, bad)
     if out or as_json or not sys.stdout.isatty():  # elsewhere the answers themselves show how far it is

@@ -33,7 +33,8 @@ def adamw(
     """
     average: Any = {"use_ema": True, "ema_momentum": ema} if ema else {}
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay, global_clipnorm=clipnorm, **average)
-    optimizer.exclude_from_weight_decay(var_names=SPARED)
+    if weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=SPARED)
     return optimizer
 
 
@@ -77,7 +78,9 @@ class StageOptimizers:
         for name in names:
             variables = [v for layer in groups[name] for v in layer.trainable_variables]
             if variables and name not in self.optimizers:
-                decay = 0.0 if self.spare_backbone and not on_top(name) else self.weight_decay
+                # On torch Keras cannot decay an empty list, which a stage of nothing but a norm would leave.
+                spared = all(variable.name in SPARED for variable in variables)
+                decay = 0.0 if spared or (self.spare_backbone and not on_top(name)) else self.weight_decay
                 self.optimizers[name] = adamw(OneCycle(0.0, 1), decay, self.ema, clipnorm=None)
                 self.optimizers[name].build(variables)
                 self.learn[name] = variables
