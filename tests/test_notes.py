@@ -22,6 +22,7 @@ SMALL = {  # options with which a note is quick; those on learning take minutes 
     "prediction_time": ("--rounds", 1),
     "tcn": (),
     "three_directions": (),
+    "saliency": ("--photos", 1),
     "unet_skips": ("--images", 16, "--epochs", 1),
     "vanishing_gradient": ("--depth", 8),
     "feature_maps": ("--images", 10),
@@ -29,7 +30,7 @@ SMALL = {  # options with which a note is quick; those on learning take minutes 
     "freezing": ("--steps", 3, "--upto", "none", "stage3"),
     "when_transfer": ("--sizes", 2, 8, "--steps", 5),
 }
-LEARNING = {"batch_statistics", "feature_maps", "fine_tuning_rate", "freezing", "unet_skips", "when_transfer"}
+LEARNING = {"batch_statistics", "feature_maps", "fine_tuning_rate", "freezing", "saliency", "unet_skips", "when_transfer"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=slow) if n in LEARNING else n for n in SMALL])
