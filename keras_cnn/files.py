@@ -47,6 +47,12 @@ def beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: KERAS_CNN_CACHE, else the user's cache directory."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("KERAS_CNN_CACHE") or Path(home) / "keras_cnn" / "features")
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file as `write_beside` does, as UTF-8 and with plain line ends on every system."""
     write_beside(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8", newline="\n"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.util
 import json
+import time
 
 import keras
 import numpy as np
@@ -93,6 +94,26 @@ def test_every_engine_gives_the_same_answers(net, photos, name):
 def test_every_kind_of_network_is_exported(tmp_path, name, make):
     needs(name)
     assert kc.export(make(), tmp_path / PATHS[name]).difference <= 1e-4
+
+
+def test_the_fastest_engine_is_measured_once(net, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CNN_CACHE", str(tmp_path))
+    pause = {"keras": 0.02, "tensorflow": 0.001, "litert": 0.05}
+    monkeypatch.setattr(engines, "installed", lambda: list(pause))
+    asked = []
+
+    def runner(name, network, *told):
+        asked.append(name)
+        return lambda images: time.sleep(pause[name]) or np.zeros((len(images), 3), "float32")
+
+    monkeypatch.setattr(engines, "runner", runner)
+    monkeypatch.setattr(engines, "SECONDS", 0.01)
+    assert engines.running(net, "auto").engine == "tensorflow" and asked == [*pause, "tensorflow"]
+    assert engines.running(net, "auto").engine == "tensorflow" and asked[4:] == ["tensorflow"]
+    assert engines.running(net, "auto", batch=1).engine == "tensorflow" and len(asked) == 9  # another size, anew
+    (tmp_path / engines.CHOICES).write_text("{")  # damaged
+    assert engines.running(net, "auto").engine == "tensorflow" and len(asked) == 13
+    assert json.loads((tmp_path / engines.CHOICES).read_text())
 
 
 def test_bfloat16_is_near_and_only_where_it_is_asked_for(net, photos):

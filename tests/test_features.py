@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import keras_cnn as kc
+from keras_cnn import files
 from keras_cnn.data.examples import Batches, Examples
 from keras_cnn.errors import CacheWarning
 from keras_cnn.transfer import cache, split
@@ -397,7 +398,7 @@ def test_many_processes_share_a_file_and_one_that_is_killed_leaves_it_whole(tmp_
 
 def test_the_folder_is_that_of_the_environment(monkeypatch):
     monkeypatch.setenv("KERAS_CNN_CACHE", "/somewhere/else")
-    assert cache.folder() == Path("/somewhere/else")
+    assert files.cache_folder() == Path("/somewhere/else")
     monkeypatch.delenv("KERAS_CNN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert cache.folder() == Path("/cache/keras_cnn/features")
+    assert files.cache_folder() == Path("/cache/keras_cnn/features")

@@ -100,6 +100,6 @@ figure.savefig(given.out, dpi=80)
 
 ends = "; ".join(f"{method} {values[1]:.2f} and {values[-1]:.2f}" for method, values in alike.items())
 print(
-    f"Seen: over {len(photos)} photos the rank correlation with the heat of the network as it was is, after the head was "
-    f"shuffled and after all was: {ends}. Heat that stayed at 1 would say nothing of the network."
+    f"Seen: over {len(photos)} photos the rank correlation with the heat of the network as it was is, after the head "
+    f"was shuffled and after all was: {ends}. Heat that stayed at 1 would say nothing of the network."
 )

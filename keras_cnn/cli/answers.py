@@ -89,7 +89,9 @@ def predict(
     tile: Annotated[
         int | None, typer.Option(min=1, help="Of networks for pixels: see photos at their own size, by such tiles.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="What computes: keras, tensorflow, openvino, onnx or litert.")] = "keras",
+    engine: Annotated[
+        str, typer.Option(help="keras, tensorflow, openvino, onnx, litert; or auto, the fastest here.")
+    ] = "keras",
     precision: Annotated[str, typer.Option(help="float32; of openvino also bfloat16.")] = "float32",
     out: Annotated[
         Path | None,

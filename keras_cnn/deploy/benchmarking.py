@@ -11,7 +11,6 @@ import numpy as np
 
 from keras_cnn.building import build
 from keras_cnn.deploy import engines
-from keras_cnn.deploy.exporting import SIDE
 from keras_cnn.deploy.formats import FORMATS, PRECISIONS, Runner
 from keras_cnn.errors import BadSpec
 from keras_cnn.insight.costs import profile
@@ -73,7 +72,7 @@ def benchmark(
 def _measured(model: Any, names: list[str], batches: Sequence[int], seconds: float, bfloat16: bool) -> list[Speed]:
     name = os.fspath(model) if isinstance(model, str | os.PathLike) else model.name
     model = build(model) if isinstance(model, str | os.PathLike) else model
-    shape = tuple(side or SIDE for side in model.inputs[0].shape[1:])
+    shape = tuple(side or engines.SIDE for side in model.inputs[0].shape[1:])
     macs = shapes.macs([row for stage in profile(model, shape).values() for row in stage])
     noise = np.random.default_rng(0).integers(0, 256, (max(batches), *shape)).astype("float32")
     runners, ready = {}, {}

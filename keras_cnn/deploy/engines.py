@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_cnn import files
 from keras_cnn.deploy import formats
 from keras_cnn.deploy.fold import fold
 from keras_cnn.deploy.formats import FORMATS, Runner
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import one_of
+from keras_cnn.terminal import progress
 
 SECONDS = 1.0  # of measuring, for each engine
+SIDE = 97  # pixels that a network of any size is shown: odd, so that what is padded inside is seen
+CHOICES = "engines.json"
+PACKAGES = ("openvino", "onnxruntime")
 
 
 def for_prediction(model: Any) -> Any:
@@ -44,16 +54,20 @@ class Running:
     precision: str
 
 
-def running(model: Any, engine: str = "keras", precision: str = "float32", threads: int | None = None) -> Running:
+def running(
+    model: Any, engine: str = "keras", precision: str = "float32", threads: int | None = None, batch: int = 32
+) -> Running:
     """A functional model as an engine runs it: its first output, folded, computed apart from the model itself.
 
-    engine: one of `ENGINES`. precision: of the arithmetic, which OpenVINO alone can lower. threads: of those engines
-    that are not TensorFlow; by default one for each core.
+    engine: one of `ENGINES`, or "auto": the `fastest`, in batches of `batch`. precision: of the arithmetic, which
+    OpenVINO alone can lower. threads: of those engines that are not TensorFlow; by default one for each core.
     Raises MissingPackage where the engine is not installed.
     """
-    one_of("engine", engine, ENGINES)
+    one_of("engine", engine, ("auto", *ENGINES))
     one_of("precision", precision, formats.PRECISIONS)
     network = for_prediction(model)
+    if engine == "auto":
+        engine = "openvino" if precision != "float32" else fastest(network, batch)
     shapes = network.inputs[0].shape, network.outputs[0].shape
     return Running(model.name, *shapes, runner(engine, network, precision, threads), engine, precision)
 
@@ -70,6 +84,43 @@ def runner(name: str, network: Any, precision: str = "float32", threads: int | N
         return formats.run(path, name, precision, threads)
 
 
+def fastest(network: Any, batch: int) -> str:
+    """The engine that answers most images a second here, in float32 and in batches of this size.
+
+    All that are installed are got ready and measured for a second, and the choice is kept in `files.cache_folder()`, by
+    the network's layers and shapes, the batch, the processor and the engines' releases: only the first time takes long.
+    """
+    place, key = files.cache_folder() / CHOICES, _key(network, batch)
+    try:
+        known = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none yet, or damaged: it is measured anew
+        known = {}
+    if isinstance(known, dict) and known.get(key) in installed():
+        return known[key]
+    shape = tuple(side or SIDE for side in network.inputs[0].shape[1:])
+    noise = np.random.default_rng(0).integers(0, 256, (batch, *shape)).astype("float32")
+    times = {}
+    for name in progress(installed(), f"looking for the fastest engine for {network.name}"):
+        try:
+            times[name] = float(np.median(measure(runner(name, network), noise)))
+        except Exception:  # what a runtime lacks is for who asks for it by name
+            if name == "keras":
+                raise
+    choice = min(times, key=times.__getitem__)
+    kept = {**known, key: choice} if isinstance(known, dict) else {key: choice}
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs the measuring, each time
+        files.write_text(place, json.dumps(kept, indent=1) + "\n")
+    return choice
+
+
+def _key(network: Any, batch: int) -> str:
+    """What a choice depends on, as a hash."""
+    layers = [(type(layer).__name__, str(layer.output.shape)) for layer in network.layers]
+    releases = [version(package) for package in ("tensorflow", "keras", *PACKAGES) if find_spec(package)]
+    facts = [layers, batch, processor(), formats.cores(), installed(), releases]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
 def installed(names: Iterable[str] = ()) -> list[str]:
     """Engines that can be used here, of those that are named or of all."""
     import keras
@@ -82,8 +133,9 @@ def installed(names: Iterable[str] = ()) -> list[str]:
     ]
 
 
-def measure(runner: Runner, images: np.ndarray, seconds: float = SECONDS) -> list[float]:
+def measure(runner: Runner, images: np.ndarray, seconds: float | None = None) -> list[float]:
     """The seconds that each of some calls took, after a first one that is not counted; three at least."""
+    seconds = SECONDS if seconds is None else seconds
     runner(images)
     times: list[float] = []
     start = time.perf_counter()

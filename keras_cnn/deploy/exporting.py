@@ -22,7 +22,6 @@ from keras_cnn.models.fields import known_options, one_of
 
 TOLERANCE = 1e-4  # of the largest output: float32's rounding in another order
 SAMPLES = 4
-SIDE = 97  # pixels, of samples for a network that takes any size: odd, so that what is padded inside is seen
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def _format(path: Path, format: str | None) -> str:
 
 def _samples(network: Any, samples: Any) -> np.ndarray:
     """Raw images to compare with."""
-    shape = tuple(side or SIDE for side in network.inputs[0].shape[1:])
+    shape = tuple(side or engines.SIDE for side in network.inputs[0].shape[1:])
     if samples is None:
         return np.random.default_rng(0).integers(0, 256, (SAMPLES, *shape)).astype("float32")
     images = np.asarray(samples, "float32")

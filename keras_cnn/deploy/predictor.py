@@ -44,8 +44,9 @@ def predictor(
     takes the memory of a few batches.
     tile: of a network that answers every pixel: the side of the tiles, in pixels, by which it sees photos at their own
     size, whatever that is (`predict_tiles`); as many at once as have the pixels of a batch.
-    engine: what computes: "keras"; "tensorflow", the network as one graph; or "openvino", "onnx", "litert", which are
-    packages of their own and take seconds to get ready: `keras-cnn benchmark` says which is fastest here. precision:
+    engine: what computes: "keras"; "tensorflow", the network as one graph; "openvino", "onnx" or "litert", which take
+    seconds to get ready; or "auto", the fastest of those that are installed: they are measured the first time, on this
+    machine and for this network, and the choice is kept. precision:
     "float32"; of openvino also "bfloat16", which is faster on processors that have it and changes answers a little.
     Raises MissingPackage where the engine is not installed;
     BadSpec for a model that is not of ours, or that has no classifier, and for tiles of one that answers for an
@@ -100,7 +101,7 @@ class Predictor:
             raise BadSpec(f"tile={tile}: {self.config.name} answers for an image as a whole, which tiles would cut.")
         self.task.check_answers(self.config)
         self.logits = self.config.head.activation in (None, "linear")
-        self.network = running(model if tile is None else _of_any_size(model), engine, precision)
+        self.network = running(model if tile is None else _of_any_size(model), engine, precision, batch=batch_size)
 
     def __call__(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> list[Any]:
         """An answer for each image, of the task: for classes an `Answer`, for masks a `Mask`, and so on.

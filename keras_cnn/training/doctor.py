@@ -142,9 +142,9 @@ def _hub() -> Iterator[Finding]:
 def _folders() -> Iterator[Finding]:
     from huggingface_hub import constants
 
-    from keras_cnn.transfer.cache import folder
+    from keras_cnn.files import cache_folder
 
-    homes = {"weights": (Path(constants.HF_HUB_CACHE), "HF_HOME"), "features": (folder(), "KERAS_CNN_CACHE")}
+    homes = {"weights": (Path(constants.HF_HUB_CACHE), "HF_HOME"), "features": (cache_folder(), "KERAS_CNN_CACHE")}
     for what, (path, variable) in homes.items():
         there = next(p for p in (path, *path.parents) if p.exists())
         size = sum(file.lstat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())

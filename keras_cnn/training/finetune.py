@@ -89,7 +89,7 @@ def fine_tune(
     l2sp: strength of 1802.01483, eq. 2. ema: mean weights are also what is validated.
     options: these and the others below, as a TOML file, a mapping or `FineTuneOptions`; what is given beside it
         wins. batch_size and seed are for arrays: Data has its own.
-    cache: keep features on disk, in `transfer.cache.folder()` or a folder that is named.
+    cache: keep features on disk, in `files.cache_folder()` or a folder that is named.
     out: gets the best epoch as weights directory, at once when it is reached, `log.csv`, the hashes of the training
         images where they are `Data` or arrays (`seen.txt`); and, while the run lasts, its state. It is held for the
         whole run: RunInUse for another one. RunExists where a run or weights are there already, unless

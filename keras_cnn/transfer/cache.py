@@ -24,6 +24,7 @@ import numpy as np
 
 from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import CacheWarning
+from keras_cnn.files import cache_folder
 
 FORMAT = 2  # of the files and of how features are computed: raise it where either changes
 OURS = "[0-9a-f]" * 32 + ".sqlite"  # what files are named; a folder that a person chose may hold others
@@ -41,12 +42,6 @@ DAMAGE = {
 }
 LIMIT = 10 << 30  # bytes on disk, of all networks together
 BATCH = 32  # images that a network is shown at once
-
-
-def folder() -> Path:
-    """Where features are kept: KERAS_CNN_CACHE, else the user's cache directory."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("KERAS_CNN_CACHE") or Path(home) / "keras_cnn" / "features")
 
 
 def digest(network: Any) -> str:
@@ -80,7 +75,7 @@ class Store:
     """
 
     def __init__(self, network: Any, place: str | os.PathLike[str] | None = None, limit: int = LIMIT) -> None:
-        self.path = Path(place or folder()) / f"{digest(network)[:32]}.sqlite"
+        self.path = Path(place or cache_folder()) / f"{digest(network)[:32]}.sqlite"
         self.shape = tuple(network.output_shape[1:])
         self.limit, self.usable, self.mended = limit, True, False
         with self._or_without(), self._rows() as rows:  # what is amiss is told before the work
