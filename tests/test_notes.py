@@ -31,14 +31,6 @@ SMALL = {  # options with which a note is quick; those on learning take minutes 
     "when_transfer": ("--sizes", 2, 8, "--steps", 5),
 }
 LEARNING = {name for name in SMALL if {"--steps", "--images", "--photos"} & set(SMALL[name])} - {"gamma_and_beta"}
-    "batch_statistics",
-    "feature_maps",
-    "fine_tuning_rate",
-    "freezing",
-    "saliency",
-    "unet_skips",
-    "when_transfer",
-}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=slow) if n in LEARNING else n for n in SMALL])
