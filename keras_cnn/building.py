@@ -69,8 +69,9 @@ def build(
     head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough: a `Head`, a `UNet`.
     freeze: what shall not learn, as `keras_cnn.freeze` takes it: the last frozen stage ("stage3"), a share of the
         backbone's parameters (0.5), or a regular expression for names of layers ("stage[12]_.*").
-    norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add", or "concat",
-        which starts as the sum, so that pretrained weights serve both.
+    norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: how a block's
+        input joins its output: "add"; "concat", which starts as the sum, so that pretrained weights serve both; or
+        "none", a plain network without shortcuts, to compare with.
     aux: Inception's auxiliary classifier: the model then has two outputs; `train` weighs its loss with 0.4, and
         `build(DIR, aux=False)` leaves it out for prediction.
     output_stride: 8, 16 or 32: dilation in place of the last strides.

@@ -63,6 +63,8 @@ class Inception(Backbone):
             raise BadSpec(f"{self.family} reduces its grids without padding: it takes output_stride=32 only.")
         if self.drop_path_rate and not self.RESIDUAL:
             raise BadSpec(f"{self.family} has no residual branches to drop: leave drop_path_rate at 0.")
+        if self.merge != "add" and not self.RESIDUAL:
+            raise BadSpec(f"{self.family} has no shortcuts, so that merge changes nothing: leave it at 'add'.")
 
     @property
     def stages(self) -> tuple[str, ...]:
