@@ -5,7 +5,7 @@
 The zip or folder has train/CLASS/ with images such as CIFAR-10's. Trains plain and residual networks of 20 and 56 layers,
 half as wide as the paper's, with and without batch norm, and draws their loss and the gradient of every 3x3 kernel before
 the first step; then a sum and a concatenation at equal cost. SGD with momentum and warm-up from He's initialisation;
-without norm its gradients are clipped, since those of the sum would leap beyond all numbers. About 15 minutes on 2 cores.
+without norm its gradients are clipped, since those of the sum would leap beyond all numbers. About 10 minutes on 2 cores.
 What was measured is kept in residual_vs_plain.json, from which a second call draws at once.
 """
 
@@ -24,7 +24,7 @@ from keras_cnn.models.shapes import macs
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("cifar", help="the images")
 parser.add_argument("out", type=Path, help="the picture that is written")
-parser.add_argument("--steps", type=int, default=300, help="batches of 64 that each network learns from")
+parser.add_argument("--steps", type=int, default=200, help="batches of 64 that each network learns from")
 parser.add_argument("--width", type=int, default=8, help="channels of the first stage; the paper's have 16")
 asked = parser.parse_args()
 

@@ -29,7 +29,8 @@ class InceptionResNet(Inception):
     """Szegedy et al. 2016 (1602.07261, section 3.2).
 
     The residual's last 1x1 convolution has a bias and no normalisation; the very last residual is neither scaled nor
-    activated. Without shortcuts nothing is scaled, either. `version`: "v1" or "v2"; v2 ends in a 1x1 convolution of 1536.
+    activated. Without shortcuts (merge="none") nothing is scaled, either. `version`: "v1" or "v2"; v2 ends in a 1x1
+    convolution of 1536.
     """
 
     CHOICES = Inception.CHOICES | {"version": ("v1", "v2")}
