@@ -58,11 +58,10 @@ def cifar(tmp_path):
 
 
 def test_plain_and_residual_networks_are_compared(run, cifar):
-    said = run("residual_vs_plain.py", "--steps", 2, "--width", 2, "--depths", 8, 14, cifar)
+    small = ("residual_vs_plain.py", "--steps", 2, "--width", 2, "--depths", 8, 14, cifar)
+    said = run(*small)
     assert all(f"{kind}-{depth}" in said for kind in ("plain", "residual") for depth in (8, 14))
-    assert (
-        run("residual_vs_plain.py", "--steps", 2, "--width", 2, "--depths", 8, 14, cifar) == said
-    )  # from what was kept
+    assert run(*small) == said  # from what was kept
 
 
 def test_a_concatenation_costs_as_much_as_the_sum(run, cifar):
