@@ -75,7 +75,7 @@ def build(
     aux: Inception's auxiliary classifier: the model then has two outputs; `train` weighs its loss with 0.4, and
         `build(DIR, aux=False)` leaves it out for prediction.
     output_stride: 8, 16 or 32: dilation in place of the last strides, with the same weights. ResNets and EfficientNets
-        have it. Where only windows of a fixed size see positions, every 2nd, or 4th, feature is the undilated network's,
+        have it. Where only windows of a fixed size see positions, every 2nd or 4th feature is the undilated network's,
         up to the borders. Squeeze-and-excitation and norms other than batch average over a denser map, and so differ;
         as do shortcuts of variant D at 8, and padding "same" in ResNets. EfficientNet-Lite with that padding has
         those features from position 1 (of stride 16) or 3 (of stride 8) on, where maps have even sides.
