@@ -16,7 +16,7 @@ from keras_cnn.errors import BadSpec
 from keras_cnn.models import registry
 
 SMALL = {
-    "resnet": {"depths": (1, 1, 2, 2), "widths": (8, 16, 16, 24), "stem_width": 8},
+    "resnet": {"depths": (1, 1, 2, 2), "widths": (8, 12, 16, 24), "stem_width": 8},
     "efficientnet": {"width": 0.25, "depth": 0.3},
 }
 
@@ -72,7 +72,7 @@ def test_with_the_padding_of_tensorflow_the_grid_starts_later(stride, first):
 
 DIFFERENT = {
     "squeeze-and-excitation": ("efficientnet_b0", 16, {}),
-    "statistics over positions": ("resnet18", 16, {"norm": "group:8"}),
+    "statistics over positions": ("resnet18", 16, {"norm": "group:4"}),
     "shortcuts that stride from the first position, windows from the second": ("resnet18", 16, {"pad": "same"}),
     "shortcuts averaging two positions of the denser grid": ("resnet18d", 8, {}),
 }
