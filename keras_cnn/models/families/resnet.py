@@ -127,7 +127,8 @@ class ResNet(Backbone):
         middle = self._middle(width)
         convs = [
             {"filters": middle, "size": 1},
-            {"filters": middle, "size": 3, "dilation": first, "groups": self.groups},
+            # Behind the stride its neighbours lie as far apart as in the rest of the stage.
+            {"filters": middle, "size": 3, "dilation": (dilation, first)[self.stride_at - 1], "groups": self.groups},
             {"filters": 4 * width, "size": 1},
         ]
         convs[self.stride_at - 1]["stride"] = stride
