@@ -69,11 +69,16 @@ def build(
     head: the whole head, where `classes`, `drop_rate` and `classifier_activation` are not enough: a `Head`, a `UNet`.
     freeze: what shall not learn, as `keras_cnn.freeze` takes it: the last frozen stage ("stage3"), a share of the
         backbone's parameters (0.5), or a regular expression for names of layers ("stage[12]_.*").
-    norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: "add", or "concat",
-        which starts as the sum, so that pretrained weights serve both.
+    norm: "batch", "layer", "instance", "group:N" or "none"; act: any Keras activation; merge: how a block's
+        input joins its output: "add"; "concat", which starts as the sum, so that pretrained weights serve both; or
+        "none", a plain network without shortcuts, to compare with.
     aux: Inception's auxiliary classifier: the model then has two outputs; `train` weighs its loss with 0.4, and
         `build(DIR, aux=False)` leaves it out for prediction.
-    output_stride: 8, 16 or 32: dilation in place of the last strides.
+    output_stride: 8, 16 or 32: dilation in place of the last strides, with the same weights. ResNets and EfficientNets
+        have it. Where only windows of a fixed size see positions, every 2nd or 4th feature is the undilated network's,
+        up to the borders. Squeeze-and-excitation and norms other than batch average over a denser map, and so differ;
+        as do shortcuts of variant D at 8, and padding "same" in ResNets. EfficientNet-Lite with that padding has
+        those features from position 1 (of stride 16) or 3 (of stride 8) on, where maps have even sides.
     drop_rate: dropout before the classifier; drop_path_rate: stochastic depth, growing linearly to this rate.
     classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
     preprocess: what the network does to raw pixels, and the evaluation crop; by default what the weights came with. A

@@ -16,7 +16,13 @@ from keras import ops
 from PIL import Image
 
 from keras_cnn.errors import BadSpec
-from keras_cnn.insight import conv_matrix, kernel_gradient, transposed_as_convolution, transposed_output_shape
+from keras_cnn.insight import (
+    checkerboard,
+    conv_matrix,
+    kernel_gradient,
+    transposed_as_convolution,
+    transposed_output_shape,
+)
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 few = lambda most: st.integers(1, most)  # noqa: E731
@@ -157,3 +163,22 @@ def test_the_note_on_convolution_matrices_ends_in_a_picture_and_what_was_seen(tm
     assert said.startswith("Seen: 3 weights fill 24 of 80 entries") and "cosine 1.0000" in said and "0.1250" in said
     with Image.open(picture) as image:
         assert image.size == (1500, 800)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(few(7), few(7), few(4), few(4))
+def test_inputs_that_reach_an_output_are_those_of_equal_weights(height, width, down, across):
+    counts = checkerboard((height, width), (down, across))
+    assert counts.shape == (down, across) and counts.sum() == height * width
+    assert (np.ptp(counts) == 0) == (height % down == 0 and width % across == 0)
+    insertion, convolution = transposed_as_convolution(np.ones((height, width, 1, 1)), (9, 9, 1), (down, across))
+    *shape, _ = transposed_output_shape((height, width, 1, 1), (9, 9, 1), (down, across))
+    response = (convolution @ (insertion @ np.ones(81))).reshape(shape)
+    rows, columns = ((n // step // 2) * step for n, step in zip(shape, (down, across), strict=True))
+    np.testing.assert_array_equal(response[rows : rows + down, columns : columns + across], counts)
+
+
+def test_a_checkerboard_of_sequences_and_what_does_not_fit():
+    assert checkerboard((3,), (2,)).tolist() == [2, 1] and checkerboard((4,), 2).tolist() == [2, 2]
+    with pytest.raises(BadSpec, match="kernel=0"):
+        checkerboard(0, 2)

@@ -86,7 +86,7 @@ def test_unknown_norm_lists_the_known_ones(norm):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"merge": "mul"}, "merge='mul': choose one of 'add', 'concat'."),
+        ({"merge": "mul"}, "merge='mul': choose one of 'add', 'concat', 'none'."),
         ({"output_stride": 4}, "output_stride=4: choose one of 8, 16, 32."),
         ({"pad": "valid"}, "pad='valid': choose one of 'torch', 'same'."),
         ({"pool_pad": "ones"}, "pool_pad='ones': choose one of 'lowest', 'zero'."),
@@ -192,6 +192,7 @@ json_values = st.recursive(
 def refused(backbone) -> set[str]:
     """Fields that a family lets nobody change."""
     inception = {"output_stride", "drop_path_rate"} if "Inception" in backbone.family else set()
+    inception |= {"merge"} if backbone.family == "Inception" else set()
     return inception | ({"output_stride"} if getattr(backbone, "stride_last", False) else set())
 
 

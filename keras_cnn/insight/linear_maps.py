@@ -153,6 +153,28 @@ def transposed_output_shape(
     return (*grown, kernel_shape[-2])
 
 
+@known_options
+def checkerboard(kernel: Sides, strides: Sides) -> np.ndarray:
+    """How many inputs reach each output of a transposed convolution, far from borders: the array repeats over its map.
+
+    Where the stride does not divide the kernel, outputs take turns, and equal weights draw a checkerboard into them
+    (Odena et al. 2016, distill.pub, "Deconvolution and checkerboard artifacts"). A kernel of twice the stride avoids
+    it, as does one of the stride itself, which U-Net's `upsample="transposed"` has, and as does an upsampling by
+    nearest or bilinear followed by a convolution.
+
+    kernel, strides: one number for height and width, or one an axis: (3,) and (2,) for sequences.
+    Returns whole numbers of the shape `strides`; their sum is the number of weights of a filter.
+
+    >>> from keras_cnn.insight import checkerboard
+    >>> checkerboard(3, 2).tolist(), checkerboard(4, 2).tolist()
+    ([[4, 2], [2, 1]], [[4, 4], [4, 4]])
+    """
+    axes = next((len(value) for value in (kernel, strides) if not isinstance(value, int | np.integer)), 2)
+    windows, steps = _sides("kernel", kernel, axes), _sides("strides", strides, axes)
+    reached = [np.bincount(np.arange(k) % s, minlength=s) for k, s in zip(windows, steps, strict=True)]
+    return math.prod(np.ix_(*reached)) * np.ones(steps, int)
+
+
 @dataclass(frozen=True)
 class _Entries:
     """Where the weights of a kernel stand in the matrix: weight `weights[i]` at `rows[i]`, `columns[i]`."""

@@ -42,7 +42,7 @@ def receptive_field(model: keras.Model) -> dict[str, ReceptiveField]:
     What could influence an output, were no weight zero (Araujo et al. 2019, distill.pub, "Computing receptive fields of
     convolutional neural networks"); where branches join, an output sees what any of them sees. What mixes all
     positions sees everything: global pools, squeeze-and-excitation, group norm, flattening, attention, recurrence.
-    The effective field is smaller (Luo et al. 2016, 1701.04128).
+    What matters of it is less: see `effective_field`.
 
     Padding "same" depends on the input's size where there are strides: `start` is exact where the model knows its size,
     and else that of sizes which the strides divide. Layers of a nested model are "model/layer"; a layer that is called

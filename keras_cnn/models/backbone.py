@@ -51,7 +51,7 @@ class Backbone:
     """
 
     CHOICES: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "merge": ("add", "concat"),
+        "merge": ("add", "concat", "none"),
         "output_stride": (8, 16, 32),
         "pad": ("torch", "same"),
         "pool_pad": ("lowest", "zero"),
@@ -89,6 +89,10 @@ class Backbone:
             within(name, getattr(self, name), *bounds)
         if not 0 <= self.drop_path_rate < 1:
             raise BadSpec(f"drop_path_rate={self.drop_path_rate!r}: give a probability from 0 up to, not including, 1.")
+        if self.drop_path_rate and not self.residual:
+            raise BadSpec(
+                "drop_path_rate drops a block and keeps its shortcut, which merge='none' leaves out: leave it at 0."
+            )
         if not LEAST_EPSILON <= self.norm_eps <= 1:
             raise BadSpec(f"norm_eps={self.norm_eps!r}: give a number from {LEAST_EPSILON} to 1.")
 
@@ -96,6 +100,11 @@ class Backbone:
     def family(self) -> str:
         """Name under which the configuration file stores this kind of backbone."""
         return type(self).__name__
+
+    @property
+    def residual(self) -> bool:
+        """Whether blocks have shortcuts; without them it is a "plain" network (1512.03385, section 3.3)."""
+        return self.merge != "none"
 
     @property
     def stages(self) -> tuple[str, ...]:

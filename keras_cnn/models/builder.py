@@ -99,7 +99,8 @@ class Builder:
 
     def norm(self, x: Tensor, token: str = "norm", *, zero: bool = False) -> Tensor:
         """The backbone's normalisation; `zero` starts gamma at 0, so that a residual block starts as the identity
-        (1706.02677, section 5.1)."""
+        (1706.02677, section 5.1); without a shortcut it would let nothing through."""
+        zero = zero and self.backbone.residual
         if self.backbone.norm == "none":
             return x
         if self.backbone.norm == "layer" and self.backbone.SIDES == 1:  # other steps may lie in the future
@@ -138,11 +139,13 @@ class Builder:
         return self.emit("droppath", token, x, rate=rate) if rate else x
 
     def merge(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        """Residual learning by sum, or by concatenation and a 1x1 convolution back to the width.
+        """Residual learning by sum, or by concatenation and a 1x1 convolution back to the width; or none: x as it is.
 
         That convolution starts as two identities stacked, which is the sum: a network by concatenation starts as the
         one by sum, with the same weights, and may then learn better.
         """
+        if not self.backbone.residual:
+            return x
         if self.backbone.merge == "add":
             return self.emit("add", "add", [x, shortcut])
         both = self.emit("concat", "concat", [x, shortcut])

@@ -60,9 +60,14 @@ class Inception(Backbone):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.output_stride != 32:
-            raise BadSpec(f"{self.family} reduces its grids without padding: it takes output_stride=32 only.")
+            raise BadSpec(
+                f"{self.family} reduces its grids by max-pools, of which Keras has no dilated ones: it takes "
+                "output_stride=32 only."
+            )
         if self.drop_path_rate and not self.RESIDUAL:
             raise BadSpec(f"{self.family} has no residual branches to drop: leave drop_path_rate at 0.")
+        if self.merge != "add" and not self.RESIDUAL:
+            raise BadSpec(f"{self.family} has no shortcuts, so that merge changes nothing: leave it at 'add'.")
 
     @property
     def stages(self) -> tuple[str, ...]:

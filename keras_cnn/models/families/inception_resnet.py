@@ -29,7 +29,8 @@ class InceptionResNet(Inception):
     """Szegedy et al. 2016 (1602.07261, section 3.2).
 
     The residual's last 1x1 convolution has a bias and no normalisation; the very last residual is neither scaled nor
-    activated. `version`: "v1" or "v2"; v2 ends in a 1x1 convolution of 1536.
+    activated. Without shortcuts (merge="none") nothing is scaled, either. `version`: "v1" or "v2"; v2 ends in a 1x1
+    convolution of 1536.
     """
 
     CHOICES = Inception.CHOICES | {"version": ("v1", "v2")}
@@ -63,7 +64,8 @@ class InceptionResNet(Inception):
     def _block(self, g: Builder, x: Tensor, table: Module, scale: float, rate: float, act: bool = True) -> Tensor:
         y = module(g, x, table)
         y = g.conv(y, x.shape[-1], 1, bias=True, plain=True, token="up")
-        y = g.emit("scale", "scale", y, scale=scale) if scale != 1.0 else y
+        if scale != 1.0 and self.residual:
+            y = g.emit("scale", "scale", y, scale=scale)
         x = g.merge(g.drop_path(y, rate), x)
         return g.act(x) if act else x
 

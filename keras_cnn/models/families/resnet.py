@@ -128,7 +128,8 @@ class ResNet(Backbone):
         middle = self._middle(width)
         convs = [
             {"filters": middle, "size": 1},
-            {"filters": middle, "size": 3, "dilation": first, "groups": self.groups},
+            # Behind the stride its neighbours lie as far apart as in the rest of the stage.
+            {"filters": middle, "size": 3, "dilation": (dilation, first)[self.stride_at - 1], "groups": self.groups},
             {"filters": 4 * width, "size": 1},
         ]
         convs[self.stride_at - 1]["stride"] = stride
@@ -145,15 +146,16 @@ class ResNet(Backbone):
             y = g.conv(y, **conv, bias=self.conv_bias or None, token=f"conv{i}")
             y = g.norm(y, f"norm{i}", zero=last)
             y = y if last else g.act(y, f"act{i}")
-        x = self._shortcut(g.at("shortcut"), x, convs) if self._reshapes(x, convs) else x
+        if self.residual and self._reshapes(x, convs):
+            x = self._shortcut(g.at("shortcut"), x, convs)
         return g.act(g.merge(g.drop_path(y, rate), x))
 
     def _preact_block(self, g: Builder, x: Tensor, convs: list[dict], rate: float, new_stage: bool) -> Tensor:
         y = g.norm_act(x, 1)
         # A bottleneck stage starts with a projection even where the shapes agree; both sources do so.
-        if new_stage and (self.bottleneck or self._reshapes(x, convs)):
+        if self.residual and new_stage and (self.bottleneck or self._reshapes(x, convs)):
             x = self._shortcut(g.at("shortcut"), y, convs)
-        elif self._reshapes(x, convs):  # the strided last block of keras.applications' v2
+        elif self.residual and self._reshapes(x, convs):  # the strided last block of keras.applications' v2
             x = g.at("shortcut").pool(x, "max", 1, _stride(convs))
         for i, conv in enumerate(convs, 1):
             y = y if i == 1 else g.norm_act(y, i)

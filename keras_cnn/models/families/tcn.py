@@ -41,7 +41,8 @@ class TCN(Backbone):
     norm: "layer" (over the channels of each step), "batch" or "none"; "instance" and "group:N" take statistics over
         time, and so only causal=False has them. The paper normalises weights instead; "layer" is the default since it
         learnt best where sequences are few, classified or forecast. norm_eps, norm_momentum: of it.
-    act: any Keras activation. merge: how a block's input joins its output, "add", or "concat", which starts as the sum.
+    act: any Keras activation. merge: how a block's input joins its output, "add", or "concat", which starts as the sum,
+        or "none", not at all.
     drop_path_rate: stochastic depth, growing linearly to this rate.
     output_stride, pad, pool_pad, avg_pad: of networks for images; here they stay as they are.
     """
@@ -125,7 +126,8 @@ class TCN(Backbone):
         return x
 
     def _shortcut(self, g: Builder, x: Tensor, width: int) -> Tensor:
-        return x if x.shape[-1] == width else g.at("shortcut").conv(x, width, 1, bias=True, plain=True)
+        fits = x.shape[-1] == width or not self.residual
+        return x if fits else g.at("shortcut").conv(x, width, 1, bias=True, plain=True)
 
 
 def reach(kernel: int, dilations: tuple[int, ...]) -> int:
