@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import Input, Model, Sequential, layers
-from variants import LARGE
+from variants import HUGE
 
 import keras_cnn as kc
 from keras_cnn.errors import BadSpec
@@ -201,7 +201,7 @@ def by_family() -> list[str]:
 
 def all_others() -> list:
     names = [name for name in registry.architectures() if name not in by_family() and "keras_" not in name]
-    return [pytest.param(name, marks=pytest.mark.slow) for name in names if name not in LARGE or name == "resnet1202"]
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names if name not in HUGE or name == "resnet1202"]
 
 
 @pytest.mark.usefixtures("blank")
