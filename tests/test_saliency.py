@@ -311,6 +311,16 @@ def test_randomised_weights_change_the_picture(taught):
     assert likeness[-1] < 0.5 and min(likeness) < 0.9, likeness
 
 
+def test_a_class_is_meant_by_its_name_its_number_or_one_of_the_words_that_describe_it():
+    model, image = kc.build("resnet18.tiny_in200"), np.zeros((64, 64, 3), "uint8")
+    config = kc.config_of(model)
+    number = config.class_names.index("n01443537")
+    assert config.provenance["class_descriptions"]["n01443537"] == "goldfish, Carassius auratus"
+    first = insight.grad_cam(model, image, number)
+    for word in ("n01443537", "goldfish", "Carassius auratus", "goldfish, Carassius auratus"):
+        np.testing.assert_array_equal(insight.grad_cam(model, image, word), first)
+
+
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 

@@ -193,7 +193,8 @@ def _chosen(model: Any, target: int | str | None, names: Sequence[str], count: i
     if isinstance(target, str):
         known = {name: i for i, name in enumerate(names)}
         described = record_of(model)["provenance"].get("class_descriptions", {}) if names else {}
-        known |= {text: known[name] for name, text in described.items() if name in known}
+        for name, text in described.items():  # "goldfish, Carassius auratus": either, or both
+            known |= {word: known[name] for word in (text, *text.split(", ")) if name in known and word not in known}
         if target in known:
             return known[target]
         if not known:
