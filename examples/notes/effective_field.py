@@ -2,7 +2,7 @@
 
     python examples/notes/effective_field.py effective_field.png
 
-Draws how much each pixel matters to one position of four layers of a ResNet-18, in the box of what they could see: with
+Draws how much each pixel matters to one position of three layers of a ResNet-18, in the box of what they could see: with
 the weights of He's initialisation, and with those that learnt from Tiny ImageNet. Then how both sizes grow with depth.
 """
 
