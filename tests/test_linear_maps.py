@@ -148,9 +148,9 @@ def test_what_does_not_fit_is_told(call, told):
     assert told in str(error.value)
 
 
-def test_the_docstring_example_runs():
+def test_the_docstring_examples_run():
     module = importlib.import_module("keras_cnn.insight.linear_maps")
-    assert doctest.testmod(module) == (0, len(doctest.DocTestFinder().find(conv_matrix)[0].examples))
+    assert doctest.testmod(module).failed == 0 < doctest.testmod(module).attempted
 
 
 def test_the_note_on_convolution_matrices_ends_in_a_picture_and_what_was_seen(tmp_path, monkeypatch, capsys):

@@ -74,7 +74,7 @@ below[0].set(title="a photo", ylabel="ResNet-18, the same weights", xticks=[], y
 for axis, (stride, values) in zip(below[1:], maps.items(), strict=True):
     axis.imshow(values[..., channel], cmap="magma", vmin=0, vmax=maps[8][..., channel].max())
     rows, columns, _ = values.shape
-    equal = f"\non the grid of 32 equal to {differences[stride]:.0e}" if stride in differences else "\n"
+    equal = f"\non the grid of 32 off by {differences[stride]:.0e}" if stride in differences else "\n"
     axis.set(title=f"output_stride={stride}: {rows}x{columns}, one channel{equal}", xticks=[], yticks=[])
 asked.out.parent.mkdir(parents=True, exist_ok=True)
 figure.savefig(asked.out, dpi=80)

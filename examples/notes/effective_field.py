@@ -2,8 +2,8 @@
 
     python examples/notes/effective_field.py effective_field.png
 
-Draws how much each pixel matters to one position of four layers of a ResNet-18, in the box of what they could see: with
-the weights of He's initialisation, and with those that learnt from Tiny ImageNet. Then how both sizes grow with depth.
+Draws how much each pixel matters to one position of three layers of a ResNet-18, in the box of what they could see:
+with the weights of He's initialisation, and with those that learnt from Tiny ImageNet. Then how both grow with depth.
 """
 
 import argparse
