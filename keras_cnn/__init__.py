@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.deploy.explaining import explain
     from keras_cnn.deploy.exporting import export
     from keras_cnn.deploy.predictor import predictor
+    from keras_cnn.deploy.serving import Limits, service
     from keras_cnn.deploy.tiles import predict_tiles
     from keras_cnn.hub import publish, pull
     from keras_cnn.hub.info import info, list_models
@@ -54,6 +55,7 @@ runtime.prepare()
 __all__ = [
     "TCN",
     "Head",
+    "Limits",
     "Preprocess",
     "SequenceHead",
     "Table",
@@ -86,6 +88,7 @@ __all__ = [
     "replace_head",
     "save_pretrained",
     "search_coefficients",
+    "service",
     "stages",
     "study",
     "train",
@@ -103,6 +106,7 @@ _HOME = {
     "deploy.exporting": ["export"],
     "deploy.explaining": ["explain"],
     "deploy.predictor": ["predictor"],
+    "deploy.serving": ["Limits", "service"],
     "deploy.tiles": ["predict_tiles"],
     "hub": ["publish", "pull"],
     "hub.info": ["info", "list_models"],

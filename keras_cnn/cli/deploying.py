@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from keras_cnn.cli import console, runs, tables
-from keras_cnn.cli.options import JSON, MODEL, SIZE, WEIGHTS
+from keras_cnn.cli.options import BATCH, JSON, MODEL, SIZE, WEIGHTS
 
 
 def export(
@@ -40,6 +40,29 @@ def export(
         f"answers differ by at most {made.difference:.1g} of the largest. {console.quoted(made.about)} says what goes "
         "in and what comes out."
     )
+
+
+def serve(
+    models: Annotated[list[str], typer.Argument(help="Weights directories, or tags; each answers under its name.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines ask.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    batch_size: Annotated[int, BATCH] = 32,
+    engine: Annotated[str, typer.Option(help="keras, tensorflow, openvino, onnx, litert; or auto.")] = "keras",
+    precision: Annotated[str, typer.Option(help="float32; of openvino also bfloat16.")] = "float32",
+    megabytes: Annotated[float, typer.Option(help="That one image may have.")] = 10.0,
+    waiting: Annotated[int, typer.Option(help="Images that may wait; others are turned away.")] = 256,
+    rate: Annotated[float, typer.Option(help="Requests a second that one address may make; 0 for any number.")] = 0.0,
+) -> None:
+    """Answer images over HTTP: a page for people, JSON for programs.
+
+    Ctrl-C or SIGTERM ends it; those who wait are answered first.
+    """
+    console.framework(training=False)
+    from keras_cnn.deploy import serving
+
+    limits = serving.Limits(megabytes=megabytes, waiting=waiting, rate=rate)
+    told = {"batch_size": batch_size, "engine": engine, "precision": precision}
+    serving.run(serving.service(models, limits=limits, **told), host, port)
 
 
 def benchmark(

@@ -1,0 +1,257 @@
+"""The service over real HTTP: answers as the predictor's, strangers' bytes refused, a page that a browser shows."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import http.client
+import io
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from contextlib import contextmanager
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_cnn as kc
+from keras_cnn.errors import BadSpec
+
+serving = pytest.importorskip("keras_cnn.deploy.serving")
+uvicorn = pytest.importorskip("uvicorn")
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+RNG = np.random.default_rng(0)
+
+
+@contextmanager
+def served(models, **told):
+    """(address) of the service, run in this process."""
+    server = uvicorn.Server(uvicorn.Config(kc.service(models, **told), port=0, log_level="error"))
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [held]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield held.getsockname()
+        server.should_exit = True
+        thread.join(20)
+
+
+def ask(address, method, path, body=None, headers=()):
+    """(status, headers, body) of one request."""
+    connection = http.client.HTTPConnection(*address, timeout=60)
+    try:
+        connection.request(method, path, body, dict(headers))
+        reply = connection.getresponse()
+        return reply.status, dict(reply.getheaders()), reply.read()
+    finally:
+        connection.close()
+
+
+def encoded(pixels, kind="PNG") -> bytes:
+    Image.fromarray(pixels).save(file := io.BytesIO(), kind)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def nets():
+    keras.utils.set_random_seed(0)
+    small = {"depths": (1, 1, 1), "input_shape": (32, 32, 3)}
+    preprocess = kc.Preprocess(size=(32, 32), crop=1.0)
+    return {
+        "pets": kc.build("resnet20", classes=["cat", HOSTILE, "emu"], preprocess=preprocess, **small),
+        "ages": kc.build("resnet20", targets=["age"], preprocess=preprocess, **small),
+    }
+
+
+@pytest.fixture(scope="module")
+def address(nets):
+    limits = kc.Limits(megabytes=0.5, seconds=1.0)
+    with served(nets, limits=limits, batch_size=4) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return encoded(RNG.integers(0, 256, (40, 48, 3)).astype("uint8"))
+
+
+def test_answers_are_those_of_the_predictor(nets, address, photo, tmp_path):
+    (tmp_path / "photo.png").write_bytes(photo)
+    for name in nets:
+        [right] = kc.predictor(nets[name])(tmp_path / "photo.png")
+        status, headers, body = ask(address, "POST", f"/predict/{name}", photo)
+        wanted = {key: value for key, value in right.facts().items() if key != "image"}
+        assert status == 200 and headers["content-type"] == "application/json"
+        told = json.loads(body)
+        assert told.keys() == wanted.keys()
+        flat = lambda facts: [v for one in keras.tree.flatten(facts) for v in [one]]  # noqa: E731
+        for one, other in zip(flat(told), flat(wanted), strict=True):
+            assert one == (pytest.approx(other, abs=1e-5) if isinstance(other, float) else other)
+    told = json.loads(ask(address, "POST", "/predict/pets?top=1", photo)[2])
+    assert len(told["top"]) == 1
+    models = json.loads(ask(address, "GET", "/models")[2])
+    assert [(one["name"], one["task"]) for one in models] == [("pets", "classification"), ("ages", "regression")]
+    assert models[0]["classes"] == ["cat", HOSTILE, "emu"]
+
+
+def test_many_at_once_each_get_their_own_answer(nets, address):
+    photos = [encoded(np.full((32, 32, 3), 8 * i, "uint8")) for i in range(24)]
+    right = kc.predictor(nets["pets"]).scores(np.stack([np.full((32, 32, 3), 8 * i, "uint8") for i in range(24)]))
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        replies = list(pool.map(lambda one: ask(address, "POST", "/predict/pets", one), photos))
+    for (status, _, body), row in zip(replies, right, strict=True):
+        best = json.loads(body)["top"][0]
+        assert status == 200 and best["probability"] == pytest.approx(float(row.max()), abs=1e-5)
+
+
+def test_what_waits_is_one_batch_and_more_than_that_is_turned_away():
+    """The first is alone; those that come while it is computed are answered together."""
+    sizes, go = [], threading.Event()
+
+    def predict(sources, top, skip_bad):
+        sizes.append(len(sources))
+        go.wait(10)
+        return [SimpleNamespace(name=source) for source in sources]
+
+    predict.batch_size = 8
+    batcher = serving.Batcher(predict, waiting=5)
+    first = batcher.submit("0", 5)
+    while not sizes:
+        time.sleep(0.01)
+    later = [batcher.submit(str(i), 5) for i in range(1, 6)]
+    with pytest.raises(serving.Busy, match="too many images are waiting"):
+        batcher.submit("6", 5)
+    go.set()
+    assert [one.result(10).name for one in (first, *later)] == list("012345") and sizes == [1, 5]
+    batcher.close()
+
+
+def bomb(side: int) -> bytes:
+    """A PNG that claims side x side pixels."""
+    chunk = lambda kind, data: (  # noqa: E731
+        len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+    )
+    header = side.to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    rows = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "make", "status", "sentence"),
+    [
+        ("/predict/pets", lambda photo: photo[:200], 422, "the image"),
+        ("/predict/pets", lambda photo: b"", 422, "the body is empty"),
+        ("/predict/pets", lambda photo: b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "not an image in a known"),
+        ("/predict/pets", lambda photo: bomb(20000), 422, "too many pixels"),
+        ("/predict/pets", lambda photo: bytes(600_000), 413, "more than 0.5 MB"),
+        ("/predict/gone", lambda photo: photo, 404, "there is no model 'gone': there is pets, ages"),
+        ("/predict/pets?top=0", lambda photo: photo, 400, "top=0"),
+        ("/explain/pets", lambda photo: photo[:200], 422, "the image"),
+        ("/explain/gone", lambda photo: photo, 404, "there is no model 'gone'"),
+    ],
+)
+def test_what_strangers_send_is_refused_with_a_sentence(address, photo, path, make, status, sentence):
+    found, headers, body = ask(address, "POST", path, make(photo))
+    assert (found, headers["content-type"]) == (status, "application/json")
+    assert sentence in json.loads(body)["error"]
+    assert ask(address, "POST", "/predict/pets", photo)[0] == 200  # the service goes on
+
+
+def test_a_slow_sender_is_not_waited_for(address, photo):
+    with socket.create_connection(address, 10) as slow:
+        slow.sendall(f"POST /predict/pets HTTP/1.1\r\nHost: x\r\nContent-Length: {len(photo)}\r\n\r\n".encode())
+        slow.sendall(photo[:10])
+        assert ask(address, "POST", "/predict/pets", photo)[0] == 200  # others are answered meanwhile
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_an_address_that_asks_too_often_is_slowed(nets, photo):
+    with served(nets["pets"], limits=kc.Limits(rate=0.3)) as address:
+        assert [ask(address, "POST", "/predict/resnet20", photo)[0] for _ in range(5)] == [200] * 3 + [429] * 2
+        assert ask(address, "GET", "/health")[0] == 200
+
+
+def test_what_speaks_for_it_is_a_picture_and_all_is_counted(address, photo):
+    status, headers, body = ask(address, "POST", "/explain/pets", photo)
+    assert (status, headers["content-type"]) == (200, "image/png") and min(Image.open(io.BytesIO(body)).size) > 200
+    status, headers, page = ask(address, "GET", "/")
+    assert status == 200 and b"page.js" in page and HOSTILE.encode() not in page
+    assert "default-src 'none'" in headers["content-security-policy"]
+    for path in ("/page.js", "/page.css", "/health"):
+        assert ask(address, "GET", path)[0] == 200
+    counted = ask(address, "GET", "/metrics")[2].decode()
+    assert 'requests_total{path="/explain",status="200"}' in counted and "seconds_bucket" in counted
+    interface = json.loads(ask(address, "GET", "/openapi.json")[2])
+    assert {"/predict/{name}", "/explain/{name}", "/models", "/health"} == interface["paths"].keys()
+
+
+def test_what_cannot_be_served_is_said_at_once(nets):
+    with pytest.raises(BadSpec, match="two models are called 'resnet20'"):
+        kc.service([nets["pets"], nets["ages"]])
+    with pytest.raises(BadSpec, match="reads sequences"):
+        kc.service(kc.build("tcn", input_shape=(8, 1), classes=2))
+    with pytest.raises(BadSpec, match="megabytes=0"):
+        kc.Limits(megabytes=0)
+
+
+def test_the_command_serves_until_it_is_told_to_end(nets, photo, tmp_path, run):
+    kc.save_pretrained(nets["pets"], tmp_path / "pets")
+    command = [sys.executable, "-m", "keras_cnn.cli", "serve", str(tmp_path / "pets"), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            line = process.stdout.readline()
+            place = line.split()[0].removeprefix("http://").split(":")
+            address = place[0], int(place[1])
+            assert ask(address, "POST", "/predict/pets", photo)[0] == 200
+            code, _, err = run("serve", tmp_path / "pets", "--port", address[1])
+            assert (code, "give another --port" in err) == (2, True)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) in (0, -signal.SIGTERM, 143)
+
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.mark.skipif(not (BROWSER and DRIVER and find_spec("selenium")), reason="no Chromium, driver or selenium here")
+def test_the_page_in_a_browser(address, photo, tmp_path):
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    (tmp_path / "photo.png").write_bytes(photo)
+    options = webdriver.ChromeOptions()
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.binary_location = BROWSER
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        wait = WebDriverWait(browser, 60)
+        found = lambda id: browser.find_element(By.ID, id)  # noqa: E731
+        browser.get("http://{}:{}/".format(*address))
+        found("file").send_keys(str(tmp_path / "photo.png"))
+        wait.until(lambda _: len(browser.find_elements(By.CSS_SELECTOR, "#answer li")) == 3)
+        shown = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#answer .name")]
+        assert sorted(shown) == sorted(["cat", HOSTILE, "emu"])  # a class' name is text, whatever it is made of
+        wait.until(lambda _: found("why").is_enabled())
+        found("why").click()
+        wait.until(lambda _: browser.execute_script("return document.getElementById('picture').naturalWidth > 0"))
+        (tmp_path / "bad.png").write_bytes(b"nonsense")
+        found("file").send_keys(str(tmp_path / "bad.png"))
+        wait.until(lambda _: "not an image" in found("status").text)
+        assert not browser.find_elements(By.CSS_SELECTOR, "#answer li")
+        assert [one["message"] for one in browser.get_log("browser") if "422" not in one["message"]] == []
+    finally:
+        browser.quit()
