@@ -393,6 +393,7 @@ def test_finetune_tells_baselines_first(run, net, pets, tmp_path):
     assert 0 <= facts["linear_probe"] <= facts["val accuracy"] <= 1 and 0 <= facts["nearest_neighbours"] <= 1
 
 
+@pytest.mark.slow  # every method at two sizes; the library's own test of it is fast
 def test_finetune_can_study_what_transfer_brings(run, net, pets, tmp_path):
     out = tmp_path / "study"
     options = ["--study", "--sizes", "2,0", "--seeds", 1, "--epochs", 1, "--batch-size", 4, "--size", 24]
@@ -403,6 +404,10 @@ def test_finetune_can_study_what_transfer_brings(run, net, pets, tmp_path):
         *("study.csv", "summary.csv", "gains.csv", "study.json", "study.png")
     }
     assert "over random weights" in printed
+
+
+def test_a_study_has_numbers_of_images(run, net, pets, tmp_path):
+    out = tmp_path / "study"
     code, _, err = run("finetune", pets, "--model", net, "--out", out, "--study", "--sizes", "few")
     assert code == 2 and "--sizes few: give whole numbers" in err
 

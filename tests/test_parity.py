@@ -44,7 +44,7 @@ KERAS = {
     "inception_v3": ("InceptionV3", "inception_v3"),
     "inception_resnet_v2": ("InceptionResNetV2", "inception_resnet_v2"),
 }
-SMALL = re.compile(r"keras_.*|inception.*|tf_efficientnet_b[012]|tf_efficientnetv2_b0|efficientnet_b0")
+SMALL = re.compile(r"keras_resnet50(v2)?|inception_v.|tf_efficientnet_b0|tf_efficientnetv2_b0|efficientnet_b0")
 
 
 def default_or_slow(names):
