@@ -41,6 +41,7 @@ class TCN(Backbone):
     norm: "layer" (over the channels of each step), "batch" or "none"; "instance" and "group:N" take statistics over
         time, and so only causal=False has them. The paper normalises weights instead; "layer" is the default since it
         learnt best where sequences are few, classified or forecast. norm_eps, norm_momentum: of it.
+    weight_standardised: filters brought to mean 0 and variance 1 before use (1903.10520); for a norm.
     act: any Keras activation. merge: how a block's input joins its output, "add", or "concat", which starts as the sum,
         or "none", not at all.
     drop_path_rate: stochastic depth, growing linearly to this rate.
