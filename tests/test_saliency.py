@@ -225,6 +225,7 @@ import sys
 import numpy as np, keras, keras_cnn as kc
 sys.path.insert(0, {tests!r})
 from test_saliency import noise, small
+from keras_cnn.insight import saliency
 image = noise(24, 24, 3)
 for name in ("grad-cam", "grad-cam++", "integrated-gradients"):
     told = dict(steps=8) if name.startswith("i") else dict()

@@ -91,7 +91,8 @@ def _centre(model: Any, position: tuple[int, ...], signs: np.ndarray) -> Callabl
 
     def value(x: Any) -> Any:
         y = model(x, training=False)
-        return keras.ops.sum(keras.ops.cast(y[(slice(None), *position)], "float32") * signs)
+        at_centre: Any = keras.ops.cast(y[(slice(None), *position)], "float32")
+        return keras.ops.sum(at_centre * keras.ops.convert_to_tensor(signs))  # torch has no gradients through NumPy
 
     return value
 
