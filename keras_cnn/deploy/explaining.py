@@ -20,7 +20,7 @@ from keras_cnn.data.index import find_images
 from keras_cnn.deploy.predictor import built
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.files import write_beside
-from keras_cnn.insight import explained, graphs, plots, saliency
+from keras_cnn.insight import explained, plots, saliency
 from keras_cnn.models.config import Preprocess
 from keras_cnn.models.fields import known_options, one_of
 from keras_cnn.tasks.base import scores
@@ -194,7 +194,7 @@ class _Reader:
             if getattr(self, "config", None):
                 raise
             self.config, self.logits = SimpleNamespace(class_names=(), provenance={}, preprocess=None), False
-            self.task = tasks.TASKS[_task_of(model)]
+            self.task = tasks.told_by_output(model)
 
     def read(self, name: str, photo: Any) -> tuple[np.ndarray, np.ndarray, tuple[int, int] | None]:
         """(pixels for the network, pixels for people, (height, width) of the file) of a Source or an array."""
@@ -218,16 +218,6 @@ class _Reader:
         name = names[target] if isinstance(target, int) and 0 <= target < len(names) else target
         described = self.config.provenance.get("class_descriptions", {})
         return _short(described.get(name, name if isinstance(name, str) else f"class {name}"))
-
-
-def _task_of(model: Any) -> str:
-    """What a model of another make answers, by its output alone."""
-    output = graphs.graph_of(model).outputs[0]
-    activation = graphs.activation_name(graphs.last_call(output)[-1].operation)
-    if len(output.shape) == 4:
-        return "segmentation"
-    several = "binary" if output.shape[-1] == 1 else "multilabel"
-    return {"softmax": "classification", "sigmoid": several}.get(activation, "regression")
 
 
 def _larger(preprocess: Preprocess, size: tuple[int, int]) -> Preprocess:
