@@ -20,7 +20,7 @@ IMAGES = np.clip(LABELS[:, None, None, None] * 120 + RNG.uniform(0, 100, (64, 16
 
 @pytest.fixture
 def model():
-    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3), drop_rate=0.2)
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 16, 3), drop_rate=0.2)
     kc.freeze(model, upto="stage1")
     model.compile(keras.optimizers.Adam(0.5), "sparse_categorical_crossentropy")
     model.train_on_batch(IMAGES[:8], LABELS[:8])
@@ -54,7 +54,7 @@ def test_few_batches_are_gone_through_again(model):
 @pytest.mark.parametrize("augment", [None, "heavy"])
 def test_data_is_gone_through_as_it_is_trained_on(tmp_path, augment):
     """As the README has it; "heavy" has shares of classes for labels."""
-    net = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    net = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 16, 3))
     folder = images.folder(tmp_path / "pets", {"a": 6, "b": 6}, size=(16, 16))
     data = kc.load_data(folder, net, augment=augment, batch_size=4)
     loop.compile_(net, optimizers.adamw(1e-3))
@@ -81,7 +81,7 @@ def test_frozen_layers_stay_frozen_in_the_copy(model):
 
 
 def test_a_model_that_is_not_compiled_and_empty_data_are_told():
-    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 16, 3))
     with pytest.raises(BadSpec, match="not compiled"):
         kc.lr_find(model, (IMAGES, LABELS))
     model.compile("sgd", "sparse_categorical_crossentropy")
@@ -103,7 +103,7 @@ def test_half_precision_hides_no_optimiser(precision):
     from keras_cnn.training.lr_range import _copy
 
     precision("mixed_float16")
-    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 16, 3))
     by_stage = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.4), {"stage2_.*": keras.optimizers.SGD(0.2)})
     model.compile(keras.optimizers.MultiOptimizer(by_stage), "sparse_categorical_crossentropy")
     assert sorted(share for _, share in _copy(model)[1]) == pytest.approx([0.5, 1.0])

@@ -41,7 +41,7 @@ def pair(count: int = 32, classes: int = 2, seed: int = 0) -> tuple[np.ndarray, 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     keras.utils.set_random_seed(1)
-    net = kc.build("resnet20", input_shape=(16, 16, 3), classes=3)
+    net = kc.build("resnet20", depths=(1, 1, 1), input_shape=(16, 16, 3), classes=3)
     return kc.save_pretrained(net, tmp_path_factory.mktemp("weights") / "net", provenance={"source": "a test"})
 
 

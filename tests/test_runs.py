@@ -31,7 +31,7 @@ ATTACK = Path(__file__).parent / "attacks" / "kill_runs.py"
 
 def make(seed: int = 0, **head):
     keras.utils.set_random_seed(0)
-    model = kc.build("resnet20", head=kc.Head(classes=2, **head), input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), head=kc.Head(classes=2, **head), input_shape=(16, 16, 3))
     keras.utils.set_random_seed(seed)
     return model
 

@@ -25,7 +25,7 @@ def pair(count: int = 10) -> tuple[np.ndarray, np.ndarray]:
 
 def net(outputs: int = 1):
     keras.utils.set_random_seed(0)
-    model = kc.build("resnet20", input_shape=(16, 16, 3), classes=3)
+    model = kc.build("resnet20", depths=(1, 1, 1), input_shape=(16, 16, 3), classes=3)
     if outputs == 1:
         return model
     pooled = keras.layers.GlobalAveragePooling2D(name="aux_pool")(kc.features(model, "stage2").output)
