@@ -55,6 +55,11 @@ def quota() -> int | None:
         return None
 
 
+def cores() -> int:
+    """Threads that this process is given the time for."""
+    return min(allowed(), quota() or allowed())
+
+
 def clock() -> float | None:
     """The first core's clock at its fastest, or at present, in Hz; None where it cannot be told."""
     try:

@@ -8,7 +8,7 @@ import json
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn import files
+from keras_cnn import files, runtime
 from keras_cnn.deploy import formats
 from keras_cnn.deploy.fold import fold
 from keras_cnn.deploy.formats import FORMATS, Runner
@@ -117,18 +117,18 @@ def _key(network: Any, batch: int) -> str:
     """What a choice depends on, as a hash."""
     layers = [(type(layer).__name__, str(layer.output.shape)) for layer in network.layers]
     releases = [version(package) for package in ("tensorflow", "keras", *PACKAGES) if find_spec(package)]
-    facts = [layers, batch, processor(), formats.cores(), installed(), releases]
+    facts = [layers, batch, processor(), runtime.cores(), installed(), releases]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def installed(names: Iterable[str] = ()) -> list[str]:
-    """Engines that can be used here, of those that are named or of all."""
+def installed() -> list[str]:
+    """Engines that can be used here."""
     import keras
 
     there = keras.backend.backend() == "tensorflow"
     return [
         name
-        for name in names or ENGINES
+        for name in ENGINES
         if name == "keras" or (there and (name in IN_PROCESS or not FORMATS[name].missing(writing=True)))
     ]
 
@@ -149,7 +149,7 @@ def measure(runner: Runner, images: np.ndarray, seconds: float | None = None) ->
 def processor() -> str:
     """The processor's own name, as the system has it."""
     try:
-        with open("/proc/cpuinfo") as file:
+        with open(runtime.CPUINFO) as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()

@@ -49,16 +49,17 @@ class Format:
         return next((name for name in needed if importlib.util.find_spec(name) is None), None)
 
 
-def format_of(name: str) -> Format:
+def format_of(name: str, writing: bool = False) -> Format:
+    """A row of `FORMATS`. Raises MissingPackage where what runs it, or also what writes it, is not installed."""
     one_of("format", name, tuple(FORMATS))
+    if missing := FORMATS[name].missing(writing):
+        raise MissingPackage(f'{name} needs {missing}: pip install "keras-cnn[{FORMATS[name].extra}]".')
     return FORMATS[name]
 
 
 def write(network: Any, path: str | os.PathLike[str], name: str) -> None:
     """Write a functional model of one input and one output, which has no training left in it, to a file or folder."""
-    kind = format_of(name)
-    if missing := kind.missing(writing=True):
-        raise MissingPackage(f'{name} needs {missing}: pip install "keras-cnn[{kind.extra}]".')
+    kind = format_of(name, writing=True)
     from keras import InputSpec
 
     [given] = network.inputs
@@ -78,15 +79,8 @@ def run(path: str | os.PathLike[str], name: str, precision: str = "float32", thr
     kind = format_of(name)
     if precision not in kind.precisions:
         raise BadSpec(f"precision={precision!r}: {name} computes in {' or '.join(kind.precisions)}.")
-    if missing := kind.missing():
-        raise MissingPackage(f'{name} needs {missing}: pip install "keras-cnn[{kind.extra}]".')
     with quiet():
-        return kind.run(Path(path), threads or cores(), precision)
-
-
-def cores() -> int:
-    """Threads that this process is given the time for."""
-    return min(runtime.allowed(), runtime.quota() or runtime.allowed())
+        return kind.run(Path(path), threads or runtime.cores(), precision)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.insight.gradients import gradients
+from keras_cnn.insight.graphs import graph_of
 from keras_cnn.models.fields import known_options
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def _centre(model: Any, position: tuple[int, ...], signs: np.ndarray) -> Callabl
 
 def _output(model: Any, layer: str) -> Any:
     """The symbolic output of a layer of a functional model of one input."""
-    graph = getattr(model, "_functional", model)
-    if not hasattr(graph, "operations"):
+    graph = graph_of(model)
+    if graph is None:
         raise BadSpec(
             f"{getattr(model, 'name', model)!r} has no graph: give a functional model, or a sequential one that is "
             "built; a subclassed model hides what its layers give."

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnn.errors import BadSpec
+
 Place = tuple[Any, ...]  # of a call: Keras' nodes from the model's own down to one in a nested model
 
 
@@ -18,6 +20,17 @@ def graph_of(model: Any) -> Any:
     """The functional model that a model is, or that a sequential one holds once it is built; None for others."""
     graph = getattr(model, "_functional", model)
     return graph if hasattr(graph, "operations") else None
+
+
+def walkable(model: Any) -> Any:
+    """The same; BadSpec for a model that has no graph."""
+    graph = graph_of(model)
+    if graph is None:
+        raise BadSpec(
+            f"{getattr(model, 'name', model)!r} has no graph to walk: give a functional model, or a sequential one "
+            "that is built; a subclassed model hides what calls what."
+        )
+    return graph
 
 
 def calls(outputs: Sequence[Any], known: set[int]) -> list[Any]:

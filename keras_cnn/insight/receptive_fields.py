@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn.errors import BadSpec
-from keras_cnn.insight.graphs import calls, graph_of
+from keras_cnn.insight.graphs import calls, graph_of, walkable
 from keras_cnn.insight.spans import Field, Window, everywhere, start_field, through, union
 from keras_cnn.insight.windows import extent, same_padding
 from keras_cnn.models.fields import known_options
@@ -55,12 +55,7 @@ def receptive_field(model: keras.Model) -> dict[str, ReceptiveField]:
     >>> fields["stage3_block3_add"].size, fields["stage3_block3_add"].jump, fields["head_pool"].size
     ((81, 81), (4, 4), (inf, inf))
     """
-    graph = graph_of(model)
-    if graph is None:
-        raise BadSpec(
-            f"{getattr(model, 'name', model)!r} has no graph to walk: give a functional model, or a sequential one "
-            "that is built; a subclassed model hides what calls what."
-        )
+    graph = walkable(model)
     told: dict[str, ReceptiveField] = {}
     _walk(graph, [tuple(start_field() for _ in tensor.shape[2:]) for tensor in graph.inputs], "", told)
     if not any(field.size for field in told.values()):

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_cnn.errors import BadSpec
-from keras_cnn.insight.graphs import calls, graph_of
+from keras_cnn.insight.graphs import calls, graph_of, walkable
 
 
 @dataclass(eq=False)
@@ -41,12 +40,7 @@ class Use:
 
 def uses(model: Any) -> list[Use]:
     """All uses of layers in a functional or built sequential model, each behind those that it takes from."""
-    graph = graph_of(model)
-    if graph is None:
-        raise BadSpec(
-            f"{getattr(model, 'name', model)!r} has no graph to walk: give a functional model, or a sequential one "
-            "that is built; a subclassed model hides what calls what."
-        )
+    graph = walkable(model)
     inputs = [Use(t._keras_history.operation.name, t._keras_history.operation, [], [], t) for t in graph.inputs]
     found = list(inputs)
     for last in _walk(graph, inputs, "", None, found):

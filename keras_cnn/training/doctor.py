@@ -207,7 +207,7 @@ def _best() -> float | None:
     """Floating-point operations a second that the cores could do: clock, width and cores; None where not known."""
     width = next((width for name, width in runtime.WIDTHS.items() if name in runtime.instructions()), None)
     clock = runtime.clock()
-    return clock * width * min(runtime.allowed(), runtime.quota() or 10**6) if clock and width else None
+    return clock * width * runtime.cores() if clock and width else None
 
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
