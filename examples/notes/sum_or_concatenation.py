@@ -4,7 +4,7 @@
 
 The zip or folder has train/CLASS/ with images such as CIFAR-10's. A concatenation needs a 1x1 convolution back to the
 width, which costs multiply-accumulates: its network is as much narrower as makes it as dear. That convolution starts as
-the sum, so that both start alike but for the width. Trains each from several seeds, and draws the loss. About 5 minutes
+the sum, so that both start alike but for the width. Trains each from several seeds, and draws the loss. About 3 minutes
 on 2 cores.
 """
 
