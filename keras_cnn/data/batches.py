@@ -41,6 +41,7 @@ class Data:
     canvas: (height, width) of the whole photos that train's images are random parts of (augment="crop"); None where
     they are cropped as for evaluation.
     look: what a sample of the files told, their sizes among it.
+    share: (worker, workers): of each batch of train, this worker's part; batches that are not full are left out then.
     plain: train in order, not augmented. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -56,6 +57,7 @@ class Data:
     skipped: list[str]
     look: survey.Look
     canvas: tuple[int, int] | None = None
+    share: tuple[int, int] = (0, 1)
 
     @cached_property
     def summary(self) -> str:
@@ -130,6 +132,10 @@ class Data:
     def train(self) -> Any:
         return self._batches("train", self._pass) if self.splits.train else None
 
+    def rest(self, step: int) -> Any:
+        """A pass over train from its batch `step` on, as the whole pass has it; `seek` says which."""
+        return self._batches("train", self._pass, step)
+
     @cached_property
     def plain(self) -> Any:
         return self._batches("train") if self.splits.train else None
@@ -180,9 +186,14 @@ class Data:
     def _labels(self, name: str) -> np.ndarray:
         return self.held[name].labels if name in self.held else getattr(self.splits, name).labels
 
-    def _batches(self, name: str, counter: Any = None) -> Any:
+    def _batches(self, name: str, counter: Any = None, step: int = 0) -> Any:
+        """Batches of a split. counter: the pass, where it is trained on; step: the batch that the pass begins with."""
         tf = tensorflow()
-        count, split, held = len(self._labels(name)), getattr(self.splits, name), self.held.get(name)
+        split, held = getattr(self.splits, name), self.held.get(name)
+        worker, workers = self.share if counter is not None else (0, 1)
+        count, size = len(self._labels(name)), self.batch_size // workers
+        steps = math.ceil(count / self.batch_size) if workers == 1 else count // self.batch_size
+        known = name in self.held or not self.skip_bad  # which images there will be
         whole = self.canvas if counter is not None else None
         if whole and held and held.photos is None:  # too many whole photos to be held
             held = None
@@ -194,7 +205,11 @@ class Data:
             every = tf.range(len(labels), dtype=tf.int64)
             key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
             every = every if counter is None else tf.random.experimental.stateless_shuffle(every, key)
-            return tf.data.Dataset.from_tensor_slices((tf.fill([len(labels)], epoch), every))
+            if workers > 1:
+                parts = tf.reshape(every[: steps * self.batch_size], (steps, workers, size))
+                every = tf.reshape(parts[:, worker], [-1])
+            every = every[step * size :] if known else every
+            return tf.data.Dataset.from_tensor_slices((tf.fill(tf.shape(every), epoch), every))
 
         with tf.device("CPU:0"):  # a data set of gigabytes does not belong on the accelerator
             epochs = tf.data.Dataset.range(1)
@@ -207,28 +222,29 @@ class Data:
                     truth = tf.constant(held.photo_masks)
                 stretch = tf.constant(held.stretch if whole else np.ones(len(labels), np.float32))
                 # A batch is gathered at once; as a captured tensor, images escape the 2 GB limit of graph constants.
-                batches = picks.batch(self.batch_size).map(
+                batches = picks.batch(size).map(
                     lambda e, i: (e[0], *(tf.gather(every, i) for every in (images, stretch, truth))), **parallel
                 )
             else:
                 read = self._reader(split, whole)
                 batches = picks.map(lambda e, i: (e, *read(i, truth)), **parallel)
                 batches = batches.filter(lambda e, readable, *_: readable) if self.skip_bad else batches
-                batches = batches.batch(self.batch_size).map(lambda e, _, x, stretch, y: (e[0], x, stretch, y))
+                batches = batches.batch(size).map(lambda e, _, x, stretch, y: (e[0], x, stretch, y))
+                batches = batches if known else batches.skip(step)
             augment = augmenter(
                 AUGMENTS[self.augment if counter is not None else None],
                 channels=self.channels,
                 classes=len(self.class_names),
-                seed=self.seed,
+                seed=self.seed + (worker << 32),  # else all workers would draw alike
                 chiral=self.splits.chiral,
                 task=self.task,
                 crop=crops.cropper(self.preprocess) if whole else None,
             )
-            batches = batches.enumerate().map(
+            batches = batches.enumerate(step).map(
                 lambda step, batch: augment(batch[1], batch[3], batch[0], step, batch[2]), **parallel
             )
-            if name in self.held or not self.skip_bad:
-                batches = batches.apply(tf.data.experimental.assert_cardinality(math.ceil(count / self.batch_size)))
+            if known:
+                batches = batches.apply(tf.data.experimental.assert_cardinality(steps - step))
             return batches.prefetch(tf.data.AUTOTUNE)
 
     def _reader(self, split: Split, canvas: tuple[int, int] | None) -> Callable[[Any, Any], tuple[Any, ...]]:

@@ -31,11 +31,14 @@ class Examples(keras.utils.PyDataset):
 
     views: pairs (inputs, labels) of equal length; epoch e sees the pair e modulo their number.
     seed: shuffles each epoch in its own order; None keeps the order.
+    start: the batch that each epoch begins with. full: leave out a last batch that is smaller.
     """
 
-    def __init__(self, views: Sequence[Pair], batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self, views: Sequence[Pair], batch_size: int, seed: int | None = None, *, start: int = 0, full: bool = False
+    ) -> None:
         super().__init__()
-        self.views, self.batch_size, self.seed = views, batch_size, seed
+        self.views, self.batch_size, self.seed, self.start, self.full = views, batch_size, seed, start, full
         self.seek(0)
 
     def seek(self, epoch: int) -> None:
@@ -47,9 +50,10 @@ class Examples(keras.utils.PyDataset):
             self.order = np.random.default_rng((self.seed, epoch)).permutation(count)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.order) / self.batch_size)
+        return (math.floor if self.full else math.ceil)(len(self.order) / self.batch_size) - self.start
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         inputs, labels = self.views[self.epoch % len(self.views)]
+        index += self.start
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         return inputs[chosen], labels[chosen]

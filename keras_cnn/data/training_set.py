@@ -6,24 +6,29 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 
 from keras_cnn.data import Data, Split, seen
 from keras_cnn.data.examples import Batches, Examples, Pair
-from keras_cnn.errors import BadData, BadImage
+from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.terminal import progress
 
 
-def training_set(train: Any, val: Any = None, batch_size: int = 32, seed: int = 0) -> TrainingSet:
+def training_set(
+    train: Any, val: Any = None, batch_size: int = 32, seed: int = 0, share: tuple[int, int] = (0, 1)
+) -> TrainingSet:
     """The training set of a call, once `labelled.accepted` has seen that it is good.
 
     train: `Data`, which brings its own validation images and batch size; a pair of arrays; or a data set of batches
     (images, labels) with a length. val: a pair, a data set, or None. seed: of the order of arrays.
+    share: (worker, workers), where several train together: batches that are not full are left out then.
+    Raises BadSpec for batches that cannot be shared out.
     """
     kind: Any = OfData if isinstance(train, Data) else OfArrays if isinstance(train, tuple) else TrainingSet
-    return kind(train, val, batch_size, seed)
+    return kind(train, val, batch_size, seed, share)
 
 
 class TrainingSet:
@@ -36,8 +41,13 @@ class TrainingSet:
 
     again = augmented = False
 
-    def __init__(self, train: Any, val: Any, batch_size: int, seed: int) -> None:
-        self.train, self.val, self.batch_size, self.seed = train, val, batch_size, seed
+    def __init__(self, train: Any, val: Any, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+        self.train, self.val, self.batch_size, self.seed, self.share = train, val, batch_size, seed, share
+        if self.again and (batch_size % share[1] or self.count < batch_size) and share[1] > 1:
+            raise BadSpec(
+                f"batch_size={batch_size}, of {self.count} images, cannot be shared out among {share[1]} workers: give "
+                f"a multiple of {share[1]}, at most the number of images."
+            )
 
     @property
     def count(self) -> int:
@@ -53,7 +63,9 @@ class TrainingSet:
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return math.ceil(self.count / self.batch_size) if self.again else self.count
+        if not self.again:
+            return self.count
+        return self.count // self.batch_size if self.share[1] > 1 else math.ceil(self.count / self.batch_size)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -69,8 +81,11 @@ class TrainingSet:
         """Labels of the training images, where they can be told."""
         return None
 
-    def images(self) -> Any:
-        """Training images and labels, in the form in which `loop.fit` takes them."""
+    def images(self, start: int = 0) -> Any:
+        """Training images and labels, in the form in which `loop.fit` takes them. start: batch that a pass begins with.
+
+        Arrays are given to all workers alike, which Keras shares out; of `Data` each gets its own share.
+        """
         return self.train
 
     def seek(self, data: Any, number: int) -> None:
@@ -118,8 +133,8 @@ class OfArrays(TrainingSet):
     def labels(self) -> np.ndarray:
         return np.asarray(self.train[1])
 
-    def images(self) -> Examples:
-        return Examples([self.train], self.batch_size, self.seed)
+    def images(self, start: int = 0) -> Examples:
+        return Examples([self.train], self.batch_size, self.seed, start=start, full=self.share[1] > 1)
 
     def seek(self, data: Examples, number: int) -> None:
         data.seek(number)
@@ -134,9 +149,16 @@ class OfData(TrainingSet):
     again = True
     train: Data
 
-    def __init__(self, train: Data, val: Any, batch_size: int, seed: int) -> None:
-        super().__init__(train, train.val if val is None else val, train.batch_size, seed)
+    def __init__(self, train: Data, val: Any, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
+        super().__init__(train, train.val if val is None else val, train.batch_size, seed, share)
         self.augmented = train.augment is not None
+        if share[1] > 1:
+            if train.skip_bad and "train" not in train.held:
+                raise BadSpec(
+                    "skip_bad leaves out images as they are read, and workers would no longer have as many: remove the "
+                    "unreadable images, or decode them beforehand (cache_bytes)."
+                )
+            self.train = replace(train, share=share)
 
     @property
     def count(self) -> int:
@@ -161,8 +183,8 @@ class OfData(TrainingSet):
         held = self.train.held.get("train")
         return held.labels if held else cast(Split, self.train.splits.train).labels
 
-    def images(self) -> Any:
-        return self.train.train
+    def images(self, start: int = 0) -> Any:
+        return self.train.rest(start) if start else self.train.train
 
     def seek(self, data: Any, number: int) -> None:
         self.train.seek(number)
