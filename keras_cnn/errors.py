@@ -80,6 +80,10 @@ class CannotWrite(KerasCnnError):
     """A directory cannot be made or written to, or its disk is full; the message says why."""
 
 
+class LostWorker(KerasCnnError):
+    """A worker that trains with others did not come, or is gone. Commands end with 75: try again."""
+
+
 class NotFinite(KerasCnnError):
     """The loss became NaN or infinite; the last good checkpoint is kept."""
 

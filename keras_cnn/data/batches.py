@@ -41,7 +41,8 @@ class Data:
     canvas: (height, width) of the whole photos that train's images are random parts of (augment="crop"); None where
     they are cropped as for evaluation.
     look: what a sample of the files told, their sizes among it.
-    share: (worker, workers): of each batch of train, this worker's part; batches that are not full are left out then.
+    share: (worker, workers): of each batch of train, this worker's part. full: leave out a last batch of train that is
+    smaller.
     plain: train in order, not augmented. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -58,6 +59,7 @@ class Data:
     look: survey.Look
     canvas: tuple[int, int] | None = None
     share: tuple[int, int] = (0, 1)
+    full: bool = False
 
     @cached_property
     def summary(self) -> str:
@@ -190,9 +192,9 @@ class Data:
         """Batches of a split. counter: the pass, where it is trained on; step: the batch that the pass begins with."""
         tf = tensorflow()
         split, held = getattr(self.splits, name), self.held.get(name)
-        worker, workers = self.share if counter is not None else (0, 1)
+        (worker, workers), full = (self.share, self.full) if counter is not None else ((0, 1), False)
         count, size = len(self._labels(name)), self.batch_size // workers
-        steps = math.ceil(count / self.batch_size) if workers == 1 else count // self.batch_size
+        steps = (math.floor if full else math.ceil)(count / self.batch_size)
         known = name in self.held or not self.skip_bad  # which images there will be
         whole = self.canvas if counter is not None else None
         if whole and held and held.photos is None:  # too many whole photos to be held
@@ -205,7 +207,7 @@ class Data:
             every = tf.range(len(labels), dtype=tf.int64)
             key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
             every = every if counter is None else tf.random.experimental.stateless_shuffle(every, key)
-            if workers > 1:
+            if full:
                 parts = tf.reshape(every[: steps * self.batch_size], (steps, workers, size))
                 every = tf.reshape(parts[:, worker], [-1])
             every = every[step * size :] if known else every

@@ -12,42 +12,73 @@ from typing import Any, cast
 import numpy as np
 
 from keras_cnn.data import Data, Split, seen
+from keras_cnn.data.augment import tensorflow
 from keras_cnn.data.examples import Batches, Examples, Pair
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.terminal import progress
 
 
 def training_set(
-    train: Any, val: Any = None, batch_size: int = 32, seed: int = 0, share: tuple[int, int] = (0, 1)
+    train: Any,
+    val: Any = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    share: tuple[int, int] = (0, 1),
+    replicas: int = 1,
 ) -> TrainingSet:
     """The training set of a call, once `labelled.accepted` has seen that it is good.
 
     train: `Data`, which brings its own validation images and batch size; a pair of arrays; or a data set of batches
     (images, labels) with a length. val: a pair, a data set, or None. seed: of the order of arrays.
-    share: (worker, workers), where several train together: batches that are not full are left out then.
-    Raises BadSpec for batches that cannot be shared out.
+    share: (worker, workers), where several processes train together. replicas: devices that share each batch: with more
+    than one, training batches that are not full are left out, and those of validation give each at least one image.
+    Raises BadSpec for data that cannot be shared out.
     """
     kind: Any = OfData if isinstance(train, Data) else OfArrays if isinstance(train, tuple) else TrainingSet
-    return kind(train, val, batch_size, seed, share)
+    given = kind(train, val, batch_size, seed)
+    if replicas > 1:
+        given.share_out(share, replicas)
+    return given
 
 
 class TrainingSet:
     """A data set of batches, of which nothing is known beforehand; others know more. Made by `training_set`.
 
     batch_size: images a step. val: validation images, in a form that Keras' `fit` takes; None where there are none.
+    full: whether a last training batch that is smaller is left out; even: images a batch of validation, where it is.
     again: whether all images can be seen again just as they were: only then are features computed once, and does a
     run that goes on repeat what it would have seen. augmented: whether images differ from pass to pass.
     """
 
     again = augmented = False
 
-    def __init__(self, train: Any, val: Any, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
-        self.train, self.val, self.batch_size, self.seed, self.share = train, val, batch_size, seed, share
-        if self.again and (batch_size % share[1] or self.count < batch_size) and share[1] > 1:
+    def __init__(self, train: Any, val: Any, batch_size: int, seed: int) -> None:
+        self.train, self.val, self.batch_size, self.seed = train, val, batch_size, seed
+        self.full, self.even = False, 32
+
+    def share_out(self, share: tuple[int, int], replicas: int) -> None:
+        """Let replicas share each batch; see `training_set`."""
+        raise BadSpec("several devices share out `Data` and arrays; give one of these, not a data set of batches.")
+
+    def _check_shares(self, replicas: int, held_out: int | None) -> None:
+        """Find the largest batch for validation, of so many images, that leaves no replica without an image."""
+        if self.batch_size % replicas or self.count < self.batch_size:
             raise BadSpec(
-                f"batch_size={batch_size}, of {self.count} images, cannot be shared out among {share[1]} workers: give "
-                f"a multiple of {share[1]}, at most the number of images."
+                f"batch_size={self.batch_size}, of {self.count} images, cannot be shared out among {replicas} devices: "
+                f"give a multiple of {replicas}, at most the number of images."
             )
+        self.full = True
+        if held_out is None:
+            return
+        # TensorFlow gives each replica the same number, rounded up, as long as there are images.
+        leaves_none = lambda rest: (replicas - 1) * math.ceil(rest / replicas) < rest  # noqa: E731
+        sizes = range(self.batch_size, 0, -replicas)
+        even = next((size for size in sizes if not held_out % size or leaves_none(held_out % size)), None)
+        if even is None:
+            raise BadSpec(
+                f"{held_out} validation images cannot be shared out among {replicas} devices: give some more, or fewer."
+            )
+        self.even = even
 
     @property
     def count(self) -> int:
@@ -65,7 +96,7 @@ class TrainingSet:
         """Batches of an epoch."""
         if not self.again:
             return self.count
-        return self.count // self.batch_size if self.share[1] > 1 else math.ceil(self.count / self.batch_size)
+        return (math.floor if self.full else math.ceil)(self.count / self.batch_size)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -118,6 +149,12 @@ class OfArrays(TrainingSet):
     again = True
     train: Pair
 
+    def share_out(self, share: tuple[int, int], replicas: int) -> None:
+        if self.val is not None and not isinstance(self.val, tuple):
+            raise BadSpec("several devices share out validation images that are arrays, where those of training are.")
+        self._check_shares(replicas, None if self.val is None else len(self.val[0]))
+        self.val = self.val and Examples([self.val], self.even)
+
     @property
     def count(self) -> int:
         return len(self.train[0])
@@ -134,7 +171,7 @@ class OfArrays(TrainingSet):
         return np.asarray(self.train[1])
 
     def images(self, start: int = 0) -> Examples:
-        return Examples([self.train], self.batch_size, self.seed, start=start, full=self.share[1] > 1)
+        return Examples([self.train], self.batch_size, self.seed, start=start, full=self.full)
 
     def seek(self, data: Examples, number: int) -> None:
         data.seek(number)
@@ -149,16 +186,24 @@ class OfData(TrainingSet):
     again = True
     train: Data
 
-    def __init__(self, train: Data, val: Any, batch_size: int, seed: int, share: tuple[int, int] = (0, 1)) -> None:
-        super().__init__(train, train.val if val is None else val, train.batch_size, seed, share)
+    def __init__(self, train: Data, val: Any, batch_size: int, seed: int) -> None:
+        super().__init__(train, train.val if val is None else val, train.batch_size, seed)
         self.augmented = train.augment is not None
-        if share[1] > 1:
-            if train.skip_bad and "train" not in train.held:
-                raise BadSpec(
-                    "skip_bad leaves out images as they are read, and workers would no longer have as many: remove the "
-                    "unreadable images, or decode them beforehand (cache_bytes)."
-                )
-            self.train = replace(train, share=share)
+
+    def share_out(self, share: tuple[int, int], replicas: int) -> None:
+        if self.train.skip_bad and "train" not in self.train.held:
+            raise BadSpec(
+                "skip_bad leaves out images as they are read, and devices would no longer have as many: remove the "
+                "unreadable images, or decode them beforehand (cache_bytes)."
+            )
+        if self.val is not self.train.val:
+            raise BadSpec("several devices share out the validation images of `Data`, and no others: leave out val.")
+        self._check_shares(replicas, self.train.sizes.get("val"))
+        self.train = replace(self.train, share=share, full=True)
+        if self.val is not None:
+            steps = math.ceil(self.train.sizes["val"] / self.even)
+            known = tensorflow().data.experimental.assert_cardinality(steps)
+            self.val = self.val.unbatch().batch(self.even).apply(known)
 
     @property
     def count(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_cnn.checkpoints import arrays, directory
 from keras_cnn.errors import NotFinite
-from keras_cnn.training import loop, state
+from keras_cnn.training import distribution, loop, state
 
 Logs = dict[str, Any]
 
@@ -123,25 +123,67 @@ class Patience(keras.callbacks.Callback):
 
 
 class KeepState(keras.callbacks.Callback):
-    """Writes the state of a run as an epoch begins. make: the state, of the number of the epoch."""
+    """Writes the state of a run as an epoch begins, now and then within it, and where a signal asks to stop.
 
-    def __init__(self, run: state.Run, make: Callable[[int], state.State]) -> None:
+    make: the state, of the number of the epoch. steps: batches of an epoch; None for data that cannot be gone through
+    from its midst. start: the batch that a pass began with; there the metrics are what they were.
+    """
+
+    def __init__(self, run: state.Run, make: Callable[[int], state.State], steps: int | None) -> None:
         super().__init__()
-        self.run, self.make = run, make
+        self.run, self.make, self.steps, self.epoch, self.start = run, make, steps, 0, 0
+        self.before = run.state[0] if run.state else {}
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self.run.keep(lambda: self.make(epoch))
+        self.epoch = epoch
+        if self.start:
+            loop.put_back(self.metrics(), self.before)
+        else:
+            self.run.keep(lambda: self.make(epoch), now=self.run.asked is not None)
+            if self.run.asked is not None:
+                self.run.stop(self.run.asked)
+        self.run.busy = True
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        done = self.start + batch + 1
+        if done == self.steps:  # the epoch's end is as good a place, and comes soon
+            return
+        if self.steps is not None:
+            self.run.keep(lambda: self.now(done), now=self.run.asked is not None, amid=True)
+        if self.run.asked is not None:
+            self.run.stop(self.run.asked)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.run.busy = False
+
+    def now(self, step: int) -> state.State:
+        """The state after so many batches of an epoch."""
+        getattr(self.model, "jax_state_sync", lambda: None)()  # with JAX, Keras keeps the values apart meanwhile
+        values, facts = self.make(self.epoch)
+        return values | loop.values(self.metrics()), {**facts, "step": step}
+
+    def metrics(self) -> dict[str, Any]:
+        """What the figures of an epoch are made of; none of several devices, which would all have to be asked at once.
+
+        There, an epoch that goes on has the figures of the training images that are left.
+        """
+        if distribution.place().replicas > 1:
+            return {}
+        return {f"metrics/{i}": v for i, v in enumerate(cast(Any, self.model).metrics_variables)}
 
 
 class Seek(keras.callbacks.Callback):
-    """Makes each epoch's pass over the data the one of its number. seek: of that number."""
+    """Makes each epoch's pass over the data the one of its number.
 
-    def __init__(self, seek: Callable[[int], None]) -> None:
+    seek: of data and number. data: what is passed over. done: epochs before the first.
+    """
+
+    def __init__(self, seek: Callable[[Any, int], None], done: int = 0) -> None:
         super().__init__()
-        self.seek = seek
+        self.seek, self.done, self.data = seek, done, None
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self.seek(epoch)
+        self.seek(self.data, self.done + epoch)
 
 
 class LongHistory(keras.callbacks.History):

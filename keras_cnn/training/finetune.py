@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from keras_cnn.models.fields import known_options
 from keras_cnn.models.layers import Standardise
 from keras_cnn.models.naming import on_top
 from keras_cnn.tasks import Task, labelled
-from keras_cnn.training import loop, state, targets
+from keras_cnn.training import distribution, loop, state, targets
 from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import StageOptimizers
@@ -109,12 +109,14 @@ def fine_tune(
     task = tasks.of(model)
     chosen = FineTuneOptions.of(options, "fine_tune", **more).for_task(task)
     chosen = dataclasses.replace(chosen, above=chosen.above or _kept_frozen(model, chosen.schedule, verbose))
-    state.check(out, resume, overwrite)
+    here = distribution.place()
+    if here.chief:
+        state.check(out, resume, overwrite)
     phases = plan(list(stages(model)), chosen)
     if not phases:
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
     train, val = labelled.accepted(model, train, val, validation_data)
-    given = training_set(train, val, chosen.batch_size, chosen.seed)
+    given = training_set(train, val, chosen.batch_size, chosen.seed, here.share, here.replicas)
     if isinstance(train, Data):
         keep_window(model, train.preprocess.window)
     if chosen.patience is not None and given.val is None:
@@ -124,8 +126,18 @@ def fine_tune(
     facts = dataclasses.asdict(chosen) | {"class_weight": weights and list(weights.values()), **given.facts}
     if out is not None:  # hashing takes a moment, and only what is on disk is compared
         facts |= {"network": arrays.fingerprint(model), **given.fingerprint}
-    with state.Run(out, facts, resume=resume, overwrite=overwrite, hashes=given.seen) as directory:
-        save = into(out, model, half, provenance)
+    with (
+        distribution.together(model),
+        state.Run(
+            *(out, facts),
+            resume=resume,
+            overwrite=overwrite,
+            hashes=given.seen,
+            chief=here.chief,
+            meet=here.meet,
+        ) as directory,
+    ):
+        save = into(out if here.chief else None, model, half, provenance)
         run = _Run(
             model=model,
             task=task,
@@ -214,24 +226,28 @@ class _Run:
     def _fit(self, phase: Phase, before: state.State | None) -> None:
         """Train for a phase, or for what is left of it after the state `before`, and go back to the best epoch."""
         self._choose(phase)
-        learner, data, val = self._parts(phase)
-        first = self._go_on(*before) if before else self._enter(phase)
+        learner, images, seek, val = self._parts(phase)
+        at = self._go_on(*before) if before else self._enter(phase)
         optimizer = self._optimizer(phase)
         self._compile(learner, optimizer)
-        if self.verbose and first < phase.epochs:
+        if self.verbose and at[0] < phase.epochs:  # else the run was cut short after its last epoch
             print(f"phase {self.number + 1} of {len(self.phases)}: {phase}")
-        if first < phase.epochs:  # else the run was cut short after its last epoch
-            loop.fit(
-                learner,
-                data,
-                val,
-                epochs=phase.epochs,
-                initial_epoch=first,
-                task=self.task,
-                class_weight=self.class_weight if self.task.weighs_images else None,
-                callbacks=self._callbacks(phase, learner, data, val),
-                verbose=self.verbose,
-            )
+        keep = KeepState(self.directory, self._state, self.given.steps if self.given.again else None)
+        loop.fit_from(
+            learner,
+            images,
+            val,
+            at=at,
+            epochs=phase.epochs,
+            keep=keep,
+            seek=seek,
+            variables=self._variables(),
+            batch_size=self.given.batch_size,
+            task=self.task,
+            class_weight=self.class_weight if self.task.weighs_images else None,
+            callbacks=self._callbacks(phase, learner, val, keep, seek),
+            verbose=self.verbose,
+        )
         if phase is self.phases[-1]:  # so that no epoch is repeated where what follows is cut short
             self.directory.keep(lambda: self._state(phase.epochs), now=True)
         self.best.restore()
@@ -243,20 +259,21 @@ class _Run:
         told = {"loss": options.loss, "weights": self.class_weight}
         loop.compile_(learner, optimizer, options.label_smoothing, self.task, **told)
 
-    def _callbacks(self, phase: Phase, learner: Any, data: Any, val: Any) -> list[keras.callbacks.Callback]:
+    def _callbacks(
+        self, phase: Phase, learner: Any, val: Any, keep: KeepState, seek: Seek
+    ) -> list[keras.callbacks.Callback]:
         """In this order: mean weights are put in place before they are judged, and taken out before the state is kept;
         the log is written before the weights are."""
-        done = sum(before.epochs for before in self.phases[: self.number])
         patience = self.options.patience
         return [
             StopOnNaN(self.best.out),
             *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if self.options.ema else []),
             *loop.judges(self.task, learner, val),
-            KeepState(self.directory, self._state),
+            keep,
             Record(self.history, self.model, self.directory, phase=phase.name),
             self.best,
             *([Patience(self.best, patience)] if patience else []),
-            Seek(lambda epoch: self.given.seek(data, done + epoch)),
+            seek,
             *self.callbacks,
         ]
 
@@ -269,8 +286,11 @@ class _Run:
         freeze(self.model)
         unfreeze(self.model, frozen_ones[-1] if frozen_ones else None, bn=BATCHNORM[self.options.bn])
 
-    def _parts(self, phase: Phase) -> tuple[Any, Any, Any]:
-        """(what learns, its training data, its validation data): on features where that comes to the same."""
+    def _parts(self, phase: Phase) -> tuple[Any, Callable[[int], Any], Seek, Any]:
+        """(what learns, its training data from a batch on, what seeks in that, its validation data).
+
+        On features where that comes to the same.
+        """
         only_head = all(map(on_top, phase.rates))
         views = self.options.views if only_head else 0
         whole = self.task.data is None  # targets are made of the images, which features do not hold
@@ -278,10 +298,16 @@ class _Run:
         found = self.features.of(parts[0], self.place, views) if parts else None
         if parts and not found and self.given.again and self.verbose:
             print("features of all images would fill the memory: the backbone is run in every epoch")
+        done = sum(before.epochs for before in self.phases[: self.number])
         if not parts or not found:
-            return self.model, self.given.images(), self.given.val
+            return self.model, self.given.images, Seek(self.given.seek, done), self.given.val
         train, val = found
-        return parts[1], Examples(train, self.given.batch_size, self.given.seed), val
+
+        def images(start: int) -> Examples:
+            return Examples(train, self.given.batch_size, self.given.seed, start=start, full=self.given.full)
+
+        shared = Examples([val], self.given.even) if val and self.given.full else val
+        return parts[1], images, Seek(Examples.seek, done), shared
 
     def _probe(self) -> None:
         """Measure what the features give, and remember the head that they are best with, to be kept if none beats it.
@@ -312,19 +338,19 @@ class _Run:
                 self.spare = figure, self.model.get_weights()
             dense[0].set_weights(given)
 
-    def _enter(self, phase: Phase) -> int:
+    def _enter(self, phase: Phase) -> tuple[int, int]:
         self.optimizers.enter(self.model, phase)
         self.best.since = 0
-        return 0
+        return 0, 0
 
-    def _go_on(self, values: arrays.Arrays, facts: dict[str, Any]) -> int:
-        """Put everything back as it was when an epoch of a phase began; returns which."""
+    def _go_on(self, values: arrays.Arrays, facts: dict[str, Any]) -> tuple[int, int]:
+        """Put everything back as it was; returns the epoch of the phase, and how many of its batches are done."""
         self.optimizers.build(self.model, facts["starts"])
         self.optimizers.starts, self.optimizers.scale = facts["starts"], facts["scale"]
         loop.put_back(self._variables(), values)
         self.best.go_on(values, facts)
         self.history.add(*facts["history"])
-        return facts["epoch"]
+        return facts["epoch"], facts.get("step", 0)
 
     def _state(self, epoch: int) -> state.State:
         best, facts = self.best.state()

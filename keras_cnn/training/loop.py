@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_cnn import tasks
 from keras_cnn.checkpoints import arrays, directory
 from keras_cnn.data.examples import Batches
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.tasks.base import Task
-from keras_cnn.training import targets
+from keras_cnn.training import distribution, targets
+
+if TYPE_CHECKING:
+    from keras_cnn.training.callbacks import KeepState, Seek
 
 AUX_WEIGHT = 0.4  # of an auxiliary classifier's loss, as torchvision trains Inception v3
 
@@ -61,7 +63,7 @@ def fit(
     if isinstance(val, tuple) and val[0].ndim == 2:  # features: a batch costs more than what is in it
         options.setdefault("validation_batch_size", 256)
     options["validation_data"] = targets.targets(model, val, task)
-    data = targets.targets(model, data, task)
+    data = distribution.spread(targets.targets(model, data, task), batch_size)
     with BadImage.surfacing(), BadData.surfacing():
         if isinstance(data, tuple):
             history = model.fit(*data, batch_size=batch_size, **options)
@@ -69,6 +71,53 @@ def fit(
             history = model.fit(data, **options)
     history.history = of_head(model, history.history)
     return history
+
+
+def fit_from(
+    model: Any,
+    images: Callable[[int], Any],
+    val: Any,
+    *,
+    at: tuple[int, int],
+    epochs: int,
+    keep: KeepState,
+    seek: Seek,
+    callbacks: list[Any],
+    variables: dict[str, Any],
+    **options: Any,
+) -> None:
+    """`fit` from a batch of an epoch on: what is left of that epoch, then those that follow.
+
+    images: the data, given the batch that each of its passes begins with. keep, seek: two of the callbacks.
+    variables: all that learn, of network and optimiser.
+    """
+    epoch, step = at
+    if step:  # Keras makes the variables of metrics with the first batch, and their values are to be put back before
+        first = next(iter(targets.targets(model, images(0), options.get("task") or tasks.of(model))))
+        model.test_on_batch(*first)
+        rest = _Rest(variables)
+        keep.start, seek.data = step, images(step)
+        fit(model, seek.data, val, epochs=epochs, initial_epoch=epoch, callbacks=[*callbacks, rest], **options)
+        put_back(variables, rest.left)
+        epoch = epochs if rest.ended else epoch + 1
+    if epoch < epochs:
+        keep.start, seek.data = 0, images(0)
+        fit(model, seek.data, val, epochs=epochs, initial_epoch=epoch, callbacks=callbacks, **options)
+
+
+class _Rest(keras.callbacks.Callback):
+    """Ends `fit` after an epoch, and keeps what that left: Keras puts mean weights, if any, in their place at the end.
+
+    ended: whether the epoch ended the training anyway.
+    """
+
+    def __init__(self, variables: dict[str, Any]) -> None:
+        super().__init__()
+        self.variables, self.left, self.ended = variables, cast(arrays.Arrays, {}), False
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        model: Any = self.model
+        self.left, self.ended, model.stop_training = values(self.variables), model.stop_training, True
 
 
 class Judge(keras.callbacks.Callback):
@@ -102,7 +151,7 @@ def of_head(model: Any, logs: dict[str, Any]) -> dict[str, Any]:
 
 def values(variables: dict[str, Any]) -> arrays.Arrays:
     """The values of Keras variables under their keys."""
-    return {key: np.asarray(ops.convert_to_numpy(variable.value)) for key, variable in variables.items()}
+    return {key: np.asarray(variable.numpy()) for key, variable in variables.items()}
 
 
 def put_back(variables: dict[str, Any], kept: arrays.Arrays) -> None:

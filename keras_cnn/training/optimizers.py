@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_cnn.models.naming import on_top
+from keras_cnn.training import distribution
 from keras_cnn.training.phases import Phase
 from keras_cnn.training.schedules import OneCycle
 from keras_cnn.transfer.freeze import stages
@@ -49,11 +51,13 @@ def clipped(gradients: Sequence[Any], norm: float = CLIPNORM) -> list[Any]:
 class ClippedOptimizers(keras.optimizers.MultiOptimizer):
     """Optimisers by variable; the norm of all their gradients together is held to 1.
 
-    Clipped by each of them for itself, the gradient would change its direction.
+    Clipped by each of them for itself, the gradient would change its direction; and so it would by each device. All
+    gradients are summed over the devices before, and divided by their number, since each optimiser sums them again.
     """
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        super().apply(clipped(grads), trainable_variables)
+        whole, replicas = clipped(distribution.summed(grads)), distribution.place().replicas
+        super().apply([one if one is None else one / replicas for one in whole], trainable_variables)
 
 
 class StageOptimizers:
@@ -92,7 +96,10 @@ class StageOptimizers:
             means = [v for v in optimizer.variables if v.name.endswith("_average")]
             for variable, mean in zip(self.learn[name], means, strict=True):
                 mean.assign(variable)
-        self.starts = {name: int(optimizer.iterations) for name, optimizer in self.optimizers.items()}
+        self.starts = {
+            name: int(optimizer.iterations.numpy())
+            for name, optimizer in self.optimizers.items()
+        }
 
     def of_phase(self, phase: Phase, steps: int, warmup: float) -> keras.optimizers.Optimizer:
         """The optimiser of a phase of so many steps, which began at `starts`."""

@@ -18,7 +18,7 @@ from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import RunWarning
 from keras_cnn.models.fields import known_options
 from keras_cnn.tasks import Task, labelled
-from keras_cnn.training import loop, state
+from keras_cnn.training import distribution, loop, state
 from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import sgd
@@ -64,17 +64,29 @@ def train(
     """
     task, chosen = tasks.of(model), TrainOptions.of(options, "train", **more)
     chosen = chosen.for_task(task)
-    state.check(out, resume, overwrite)
+    here = distribution.place()
+    if here.chief:
+        state.check(out, resume, overwrite)
     train, val = labelled.accepted(model, train, val, validation_data)
-    given = training_set(train, val, chosen.batch_size, chosen.seed)
+    given = training_set(train, val, chosen.batch_size, chosen.seed, here.share, here.replicas)
     adapt(model, given)
     facts = {**dataclasses.asdict(chosen), "precision": keras.config.dtype_policy().name, **given.facts}
     if out is not None:
         facts |= {"network": _architecture(model), **given.fingerprint}
-    with state.Run(out, facts, resume=resume, overwrite=overwrite, hashes=given.seen) as run:
+    with (
+        distribution.together(model),
+        state.Run(
+            *(out, facts),
+            resume=resume,
+            overwrite=overwrite,
+            hashes=given.seen,
+            chief=here.chief,
+            meet=here.meet,
+        ) as run,
+    ):
         rate = OneCycle(chosen.learning_rate, chosen.epochs * given.steps)
         loop.compile_(model, sgd(rate, chosen.weight_decay), chosen.label_smoothing, loss=chosen.loss)
-        best = Best(model, task.monitor, task.mode, out, into(out, model, half, provenance))
+        best = Best(model, task.monitor, task.mode, out, into(out if here.chief else None, model, half, provenance))
         return _complete(run, model, task, given, best, chosen.epochs, verbose)
 
 
@@ -82,7 +94,7 @@ def _complete(
     run: state.Run, model: Any, task: Task, given: TrainingSet, best: Best, epochs: int, verbose: int | str
 ) -> keras.callbacks.History:
     """Train a compiled model for what is left of its epochs."""
-    history, first = LongHistory(model), 0
+    history, at = LongHistory(model), (0, 0)
     facts = run.end or (run.state[1] if run.state else {})
     history.add(*facts.get("history", ()))
     if run.end:
@@ -97,33 +109,35 @@ def _complete(
     if run.state:
         loop.put_back(variables, run.state[0])
         best.go_on(*run.state)
-        first = facts["epoch"]
+        at = facts["epoch"], facts.get("step", 0)
         if not given.again:
             warnings.warn("the data set goes on in its own order: only Data and arrays repeat it.", RunWarning, 3)
-    data = given.images()
 
     def now(epoch: int) -> state.State:
         kept, about = best.state()
         return loop.values(variables) | kept, {**about, "epoch": epoch, "history": history.rows}
 
-    if first < epochs:  # else the run was cut short after its last epoch
-        loop.fit(
-            model,
-            data,
-            given.val,
-            batch_size=given.batch_size,
-            epochs=epochs,
-            initial_epoch=first,
-            callbacks=[
-                StopOnNaN(best.out),
-                *loop.judges(task, model, given.val),
-                KeepState(run, now),
-                Record(history, model, run),
-                best,
-                Seek(lambda epoch: given.seek(data, epoch)),
-            ],
-            verbose=verbose,
-        )
+    keep, seek = KeepState(run, now, given.steps if given.again else None), Seek(given.seek)
+    loop.fit_from(
+        model,
+        given.images,
+        given.val,
+        at=at,
+        epochs=epochs,
+        keep=keep,
+        seek=seek,
+        variables=variables,
+        batch_size=given.batch_size,
+        callbacks=[
+            StopOnNaN(best.out),
+            *loop.judges(task, model, given.val),
+            keep,
+            Record(history, model, run),
+            best,
+            seek,
+        ],
+        verbose=verbose,
+    )
     run.keep(lambda: now(epochs), now=True)  # so that no epoch is repeated where what follows is cut short
     best.restore()
     run.finish({"history": history.rows})

@@ -1,8 +1,9 @@
 """The directory of a run: who may write there, and the state from which one that was killed goes on.
 
 A run leaves two files beside its weights. `progress.safetensors` is all that its course depends on, as it was when an
-epoch began: it goes when the run ends. `run.json` is written then: options and history, and the sign that the run is
-complete. Each is written whole or not at all, with a checksum. `log.csv` is the history for people and spreadsheets.
+epoch began or after one of its batches: it goes when the run ends. The one before it stays, for the case that it is
+damaged. `run.json` is written at the end: options and history, and the sign that the run is complete. Each is written
+whole or not at all, with a checksum. `log.csv` is the history for people and spreadsheets.
 """
 
 from __future__ import annotations
@@ -15,23 +16,28 @@ import io
 import json
 import math
 import os
+import signal
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from keras_cnn import files
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.card import FIGURES
 from keras_cnn.checkpoints.directory import CONFIG, WEIGHTS
 from keras_cnn.data import seen
-from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, NotFinite, RunExists
+from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, NotFinite, RunExists, RunWarning
 
-STATE, RUN, LOG = "progress.safetensors", "run.json", "log.csv"
+STATE, PREVIOUS, RUN, LOG = "progress.safetensors", "progress.previous.safetensors", "run.json", "log.csv"
 OLD = ("backup/latest.weights.h5", "backup/training_metadata.json")  # Keras' own backup, which `train` once had
 FORMAT = 3  # of both files
 EVERY = 20.0  # seconds between two writes: epochs on cached features are shorter than the writing
+SPARSE = 20  # times as long as a write takes must lie between two within an epoch, so that they cost little
 
 Facts = dict[str, Any]
 State = tuple[arrays.Arrays, Facts]
@@ -58,13 +64,13 @@ def check(out: str | os.PathLike[str] | None, resume: bool = False, overwrite: b
     if (out / files.LOCK).exists():
         with files.alone(out):
             pass
-    there = [name for name in (STATE, RUN, WEIGHTS, CONFIG, *OLD) if (out / name).exists()]
+    there = [name for name in (STATE, PREVIOUS, RUN, WEIGHTS, CONFIG, *OLD) if (out / name).exists()]
     if there and not (resume or overwrite):
         raise RunExists(
             f"{out} already holds a run or weights ({there[0]}): resume=True (--resume) goes on with it, "
             "overwrite=True (--overwrite) replaces it; or name another directory."
         )
-    if there and resume and STATE not in there and RUN not in there:
+    if there and resume and not {STATE, PREVIOUS, RUN} & set(there):
         raise RunExists(
             f"{out} holds {there[0]}, but no state of a run that this version could go on from: overwrite=True "
             "(--overwrite) begins anew; or name another directory."
@@ -105,6 +111,19 @@ def read(path: Path) -> State:
     return values, _sound(path, about, values)
 
 
+def _read_last(out: Path) -> State | None:
+    """The last state that was written there, or the one before it where that is damaged; None where there is none."""
+    places = [path for name in (STATE, PREVIOUS) if (path := out / name).exists()]
+    for path in places:
+        try:
+            return read(path)
+        except CorruptFile:
+            if path == places[-1]:
+                raise
+            warnings.warn(f"{path} is damaged: the run goes on from the state before it.", RunWarning, 5)
+    return None
+
+
 def _read_end(path: Path) -> Facts:
     """What a run that is complete noted."""
     try:
@@ -130,7 +149,7 @@ def _sound(path: Path, about: Any, values: arrays.Arrays | None = None) -> Facts
 
 def _damaged(path: Path) -> CorruptFile:
     return CorruptFile(
-        f"{path} is damaged, so that the run cannot go on: overwrite=True (--overwrite) begins anew. "
+        f"{path} is damaged, so that the run cannot go on from it: overwrite=True (--overwrite) begins anew. "
         f"The weights beside it, if there are any, are those of the best epoch so far."
     )
 
@@ -148,8 +167,15 @@ class Run:
 
     options: all that its course depends on; one that began otherwise does not go on.
     hashes: of its training images, kept beside its first weights.
+    chief: whether this worker writes, where several train together; the others only read what it goes on from.
+    meet: called where all workers wait for each other: before others read, and with a word on what each has read.
     state: what it goes on from, once it is entered. end: what it noted, where it is already complete.
+    busy: whether a signal to stop has to wait for the end of a batch, after which the state is written. asked: by which
+    signal the run was told so.
     """
+
+    busy = False
+    asked: int | None = None
 
     def __init__(
         self,
@@ -159,47 +185,64 @@ class Run:
         resume: bool = False,
         overwrite: bool = False,
         hashes: Callable[[], Iterable[str]] = tuple,
+        chief: bool = True,
+        meet: Callable[[str], None] = lambda told: None,
     ) -> None:
         self.out = None if out is None else Path(out)
+        self.chief, self._meet = chief, meet
         self.options = json.loads(json.dumps(options))  # as they are read back
         self.resume, self.overwrite, self._hash = resume, overwrite, hashes
         self.state: State | None = None
         self.end: Facts | None = None
-        self.written = -math.inf
+        self.written, self._took = -math.inf, 0.0  # when a state was written last, and how long that took
         self._hashes: tuple[str, ...] | None = None  # that are to be kept beside the first weights
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Run:
-        check(self.out, self.resume, self.overwrite)
         if self.out is None:
             return self
         with self._held:
-            self._held.enter_context(files.holding(self.out))
-            check(self.out, self.resume, self.overwrite)  # another may have been faster
-            for name in (STATE, RUN, LOG):
-                files.clear_beside(self.out / name)  # of a run that was killed as it wrote
+            if self.chief:
+                check(self.out, self.resume, self.overwrite)
+                self._held.enter_context(files.holding(self.out))
+                check(self.out, self.resume, self.overwrite)  # another may have been faster
+                for name in (STATE, RUN, LOG):
+                    files.clear_beside(self.out / name)  # of a run that was killed as it wrote
+                self._clear(self.out)
+            self._meet("")
             self._begin(self.out)
+            self._held.enter_context(self._heeding())
             self._held = self._held.pop_all()
+        self._meet(_digest([self.state and self.state[1], self.end]))
         return self
 
-    def _begin(self, out: Path) -> None:
+    def _clear(self, out: Path) -> None:
+        """Remove what this run is not to go on from."""
         if self.overwrite:  # the weights stay until there are better ones
-            for name in (STATE, RUN, LOG, *FIGURES, *OLD):
+            for name in (STATE, PREVIOUS, RUN, LOG, *FIGURES, *OLD):
                 (out / name).unlink(missing_ok=True)
+        if (out / RUN).exists():  # where it was killed between its last two steps
+            for name in (STATE, PREVIOUS):
+                (out / name).unlink(missing_ok=True)
+
+    def _begin(self, out: Path) -> None:
         if (out / RUN).exists():
             self.end = _read_end(out / RUN)
             self._compare(self.end["options"])
-            (out / STATE).unlink(missing_ok=True)  # of a run that was killed between its last two steps
-        elif (out / STATE).exists():
-            self.state = read(out / STATE)
-            self._compare(self.state[1]["options"])
-        if self.end is None and not (self.state and (out / seen.FILE).exists()):
+        else:
+            self.state = _read_last(out)
+            if self.state:
+                self._compare(self.state[1]["options"])
+        if self.chief and self.end is None and not (self.state and (out / seen.FILE).exists()):
             self._hashes = tuple(self._hash())
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._held.close()
-        if isinstance(error, NotFinite) and self.out is not None:
-            (self.out / STATE).unlink(missing_ok=True)  # going on would end there again
+        if error is None and self.asked is not None:  # in the last epoch, after whose end there was nothing to stop
+            self.stop(self.asked)
+        if isinstance(error, NotFinite) and self.out is not None and self.chief:
+            for name in (STATE, PREVIOUS):
+                (self.out / name).unlink(missing_ok=True)  # going on would end there again
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and self.out is not None:
             raise CannotWrite(
                 f"the disk is full ({error.filename or self.out}): free some space, then go on with resume=True "
@@ -213,17 +256,51 @@ class Run:
                 "(--overwrite) replaces it."
             )
 
-    def keep(self, make: Callable[[], State], now: bool = False) -> None:
-        """Write the state, if the last writing is a while ago."""
-        if self.out is None or (not now and time.monotonic() - self.written < EVERY):
+    def keep(self, make: Callable[[], State], now: bool = False, amid: bool = False) -> None:
+        """Write the state, if the last writing is a while ago. amid: within an epoch, where it is done more rarely."""
+        pause = max(EVERY, SPARSE * self._took) if amid else EVERY
+        begun = time.monotonic()
+        if self.out is None or not self.chief or (not now and begun - self.written < pause):
             return
         arrays, facts = make()
+        with contextlib.suppress(OSError):  # where there is none yet, or no file system for a second name
+            (self.out / PREVIOUS).unlink(missing_ok=True)
+            os.link(self.out / STATE, self.out / PREVIOUS)
         write(self.out / STATE, arrays, {"options": self.options, **facts})
         self.written = time.monotonic()
+        self._took = self.written - begun
+
+    def stop(self, number: int) -> NoReturn:
+        """End as the signal of this number says: Ctrl-C, or what a scheduler sends before it kills."""
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        print(f"stopped: {self.out} keeps what is done; resume=True (--resume) goes on with it", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    @contextlib.contextmanager
+    def _heeding(self) -> Iterator[None]:
+        """Let signals to stop wait while a batch is learnt; a second one does not wait."""
+
+        def heed(number: int, frame: Any) -> None:
+            if not self.busy or self.asked is not None:
+                self.stop(number)
+            self.asked = number
+
+        before = {}
+        if threading.current_thread() is threading.main_thread():  # no other may handle signals
+            usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # else the user's own
+            before = {
+                number: signal.signal(number, heed) for number, own in usual.items() if signal.getsignal(number) == own
+            }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def log(self, rows: list[Facts]) -> None:
         """Write what each epoch so far gave; called before its weights are written."""
-        if self.out is None:
+        if self.out is None or not self.chief:
             return
         if self._hashes is not None:
             seen.write(self.out, self._hashes)
@@ -238,10 +315,11 @@ class Run:
 
     def finish(self, facts: Facts) -> None:
         """Note that the run is complete, after its last weights were written."""
-        if self.out is None:
+        if self.out is None or not self.chief:
             return
         facts = json.loads(json.dumps({"options": self.options, **facts}))
         about = {"format": FORMAT, "sha256": _digest(facts), "facts": facts}
         files.write_text(self.out / RUN, json.dumps(about, indent=1) + "\n")
-        (self.out / STATE).unlink(missing_ok=True)
+        for name in (STATE, PREVIOUS):
+            (self.out / name).unlink(missing_ok=True)
         files.clear_beside(self.out / STATE)
