@@ -80,7 +80,9 @@ def start(place: Path, workers: int, **told) -> list[subprocess.Popen]:
 
 def finish(processes: list[subprocess.Popen]) -> list[str]:
     told = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(err[-2500:] for _, err in told)
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(
+        err[-2500:] for _, err in told
+    )
     return [out for out, _ in told]
 
 

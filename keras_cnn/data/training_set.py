@@ -61,7 +61,7 @@ class TrainingSet:
         raise BadSpec("several devices share out `Data` and arrays; give one of these, not a data set of batches.")
 
     def _check_shares(self, replicas: int, held_out: int | None) -> None:
-        """Find the largest batch for validation, of so many images, that leaves no replica without an image."""
+        """Find a batch size for validation, of so many images, that never leaves a replica without an image."""
         if self.batch_size % replicas or self.count < self.batch_size:
             raise BadSpec(
                 f"batch_size={self.batch_size}, of {self.count} images, cannot be shared out among {replicas} devices: "
@@ -71,9 +71,9 @@ class TrainingSet:
         if held_out is None:
             return
         # TensorFlow gives each replica the same number, rounded up, as long as there are images.
-        leaves_none = lambda rest: (replicas - 1) * math.ceil(rest / replicas) < rest  # noqa: E731
-        sizes = range(self.batch_size, 0, -replicas)
-        even = next((size for size in sizes if not held_out % size or leaves_none(held_out % size)), None)
+        gives_all = lambda count: not count or (replicas - 1) * math.ceil(count / replicas) < count  # noqa: E731
+        sizes = sorted(range(1, 8 * self.batch_size), key=lambda size: abs(size - self.batch_size))
+        even = next((size for size in sizes if gives_all(size) and gives_all(held_out % size)), None)
         if even is None:
             raise BadSpec(
                 f"{held_out} validation images cannot be shared out among {replicas} devices: give some more, or fewer."

@@ -96,10 +96,7 @@ class StageOptimizers:
             means = [v for v in optimizer.variables if v.name.endswith("_average")]
             for variable, mean in zip(self.learn[name], means, strict=True):
                 mean.assign(variable)
-        self.starts = {
-            name: int(optimizer.iterations.numpy())
-            for name, optimizer in self.optimizers.items()
-        }
+        self.starts = {name: int(optimizer.iterations.numpy()) for name, optimizer in self.optimizers.items()}
 
     def of_phase(self, phase: Phase, steps: int, warmup: float) -> keras.optimizers.Optimizer:
         """The optimiser of a phase of so many steps, which began at `starts`."""
