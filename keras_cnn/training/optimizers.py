@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_cnn.models.naming import on_top
