@@ -31,10 +31,12 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.models.families.tcn import TCN
     from keras_cnn.models.scaling import compound_scale, search_coefficients
     from keras_cnn.models.sequence_heads import SequenceHead
+    from keras_cnn.training.distribution import distribute
     from keras_cnn.training.doctor import doctor
     from keras_cnn.training.evaluation import evaluate
     from keras_cnn.training.finetune import fine_tune
     from keras_cnn.training.lr_range import lr_find
+    from keras_cnn.training.recipe import Recipe
     from keras_cnn.training.scratch import train
     from keras_cnn.training.study import study
     from keras_cnn.transfer import (
@@ -57,6 +59,7 @@ __all__ = [
     "Head",
     "Limits",
     "Preprocess",
+    "Recipe",
     "SequenceHead",
     "Table",
     "UNet",
@@ -122,6 +125,7 @@ _HOME = {
     "training.evaluation": ["evaluate"],
     "training.finetune": ["fine_tune"],
     "training.lr_range": ["lr_find"],
+    "training.recipe": ["Recipe"],
     "training.scratch": ["train"],
     "training.study": ["study"],
     "transfer": [

@@ -13,7 +13,6 @@ import keras_cnn as kc
 from keras_cnn import tasks
 from keras_cnn.models.meaning import MEANINGS
 from keras_cnn.training import loop, targets
-from keras_cnn.training.optimizers import sgd
 
 OTHERS = ("lr_range.py", "evaluation.py", "probing.py")  # any loss of Keras; an example; how a share is shown
 
@@ -91,7 +90,7 @@ def test_every_form_is_learnt_alike():
     losses = []
     for form in FORMS.values():
         model = net(outputs=2)
-        loop.compile_(model, sgd(0.01))
+        loop.compile_(model, keras.optimizers.SGD(0.01, momentum=0.9))
         history = loop.fit(model, form(*pair()), form(*pair()), batch_size=4, shuffle=False, epochs=1, verbose=0)
         losses.append(history.history["val_loss"])
         assert {"accuracy", "val_accuracy"} <= history.history.keys()
@@ -102,7 +101,7 @@ def test_every_form_is_learnt_alike():
 def test_a_trained_network_has_losses_and_metrics_of_keras_and_its_head_may_give_logits():
     for activation, logits in (("softmax", False), (None, True)):
         model = kc.build("resnet20", input_shape=(16, 16, 3), classes=3, classifier_activation=activation)
-        loop.compile_(model, sgd(0.01), label_smoothing=0.2)
+        loop.compile_(model, keras.optimizers.SGD(0.01, momentum=0.9), label_smoothing=0.2)
         (loss,) = model.loss
         assert type(loss) is keras.losses.CategoricalCrossentropy
         assert (loss.get_config()["from_logits"], loss.get_config()["label_smoothing"]) == (logits, 0.2)

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from keras_cnn.checkpoints.commands import PROGRAM
 from keras_cnn.cli import answers, console, deploying, hub, machine, networks, training
 from keras_cnn.cli.options import with_options_of_all
+from keras_cnn.errors import LostWorker
 from keras_cnn.models.hints import RENAMED
 
 VERBS = {
@@ -89,4 +90,4 @@ def main() -> None:
     except Exception as error:
         if not console.fail(error):
             raise
-        sys.exit(2)
+        sys.exit(75 if isinstance(error, LostWorker) else 2)  # EX_TEMPFAIL: schedulers try again

@@ -85,8 +85,7 @@ class _Notes(logging.Handler):
 
 def framework(seed: int | None = None, training: bool = True) -> Any:
     """Import Keras and its backend, set up for what the command does, with their chatter kept off the terminal."""
-    runtime.prepare(training)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    settings(training)
     with quiet():
         import keras
 
@@ -102,6 +101,12 @@ def framework(seed: int | None = None, training: bool = True) -> Any:
         keras.ops.zeros(())
     warnings.filterwarnings("ignore", module=r"(keras|tensorflow)(\.|$)")
     return keras_cnn
+
+
+def settings(training: bool = True) -> None:
+    """What has to be set before TensorFlow is imported."""
+    runtime.prepare(training)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @contextlib.contextmanager

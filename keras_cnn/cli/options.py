@@ -34,6 +34,9 @@ OPTIONS = typer.Option("--options", help="TOML file with values for the options 
 JSON = typer.Option("--json", help="Print JSON.")
 TIMEOUT = typer.Option(help="Seconds without progress before giving up; KERAS_CNN_TIMEOUT, else 60.")
 
+RECIPE = typer.Option(help="A recipe by name, or a TOML file of one; the options below win over it.")
+DISTRIBUTE = typer.Option(help="Train on several devices or machines: auto, none, mirrored or multiworker.")
+
 OF_ALL = {
     "verbose": typer.Option("--verbose", "-v", callback=console.set_verbose, help="Show logs, and where errors arose."),
     "quiet": typer.Option("--quiet", "-q", callback=console.set_quiet, help="Show no progress."),

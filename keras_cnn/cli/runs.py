@@ -14,8 +14,10 @@ from keras_cnn.checkpoints import commands
 from keras_cnn.cli import console, datasets
 from keras_cnn.cli.datasets import TrainingData
 from keras_cnn.errors import BadSpec
+from keras_cnn.models.fields import one_of
 from keras_cnn.training import state
 from keras_cnn.training.options import FineTuneOptions
+from keras_cnn.training.place import HOW, Place
 
 if TYPE_CHECKING:
     from keras_cnn.checkpoints.directory import Source
@@ -91,16 +93,19 @@ def finetune(
     as_json: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    chief: bool = True,
 ) -> dict[str, Any]:
-    """Fine-tune, and score the best epoch."""
-    state.check(out, resume, overwrite)
+    """Fine-tune, and score the best epoch; nothing of a worker that is not the chief."""
+    if chief:
+        state.check(out, resume, overwrite)
     learner = pretrained(data, model, weights, size, options.seed, options.batch_size)
     net = learner.network
     import keras_cnn as kc
     from keras_cnn.training import evaluation
 
     first = next(iter(evaluation.evaluate(net, learner.data, split="val").metrics.values())) if before else None
-    with stoppable(out, resume), files.holding(out):  # scores belong to the run
+    held = files.holding(out) if chief else contextlib.nullcontext()
+    with stoppable(out, resume), held:  # scores belong to the run
         history = kc.fine_tune(
             net,
             *learner.examples,
@@ -108,12 +113,28 @@ def finetune(
             resume=resume,
             overwrite=overwrite,
             options=options,
-            verbose=console.verbosity(as_json),
+            verbose=console.verbosity(as_json) if chief else 0,
             provenance={"command": command(), "data": commands.last_name(data.data)},
         )
+        if not chief:
+            return {}
         found = history.baselines
         baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
         return {**baselines, **score(net, learner.data, history.history, out, before=first)}
+
+
+@contextlib.contextmanager
+def distributed(how: str) -> Iterator[Place]:
+    """`kc.distribute`, entered before anything is computed, as TensorFlow wants it; yields this process's place."""
+    one_of("distribute", how, HOW)
+    if how == "none":
+        yield Place()
+        return
+    console.settings()
+    with console.quiet():
+        from keras_cnn.training.distribution import distribute
+    with distribute(how) as place:
+        yield place
 
 
 @contextlib.contextmanager

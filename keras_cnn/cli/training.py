@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Annotated, Any
 
@@ -13,19 +14,21 @@ from keras_cnn.cli.datasets import TrainingData
 from keras_cnn.cli.options import (
     BATCH,
     DATA,
+    DISTRIBUTE,
     JSON,
     MODEL,
     OF_ALL,
     OPTIONS,
     OUT,
     OVERWRITE,
+    RECIPE,
     RESUME,
     SIZE,
     WEIGHTS,
     with_data,
     with_fields,
 )
-from keras_cnn.errors import KerasCnnError
+from keras_cnn.errors import BadSpec, KerasCnnError
 from keras_cnn.training.options import FineTuneOptions, TrainOptions
 
 DEMO = "runs/demo"  # where a demo replaces what an earlier one left
@@ -70,6 +73,7 @@ def fine_tune(
     sizes: Annotated[str, typer.Option(help="With --study: training images a class; 0 for all.")] = "10,50,0",
     seeds: Annotated[int, typer.Option(min=1, help="With --study: how often each is repeated.")] = 3,
     as_json: Annotated[bool, JSON] = False,
+    distribute: Annotated[str, DISTRIBUTE] = "none",
     options: Annotated[str | None, OPTIONS] = None,
     **chosen: Any,
 ) -> None:
@@ -93,8 +97,12 @@ def fine_tune(
                 as_json=as_json,
             )
         return console.print_json(found) if as_json else console.show(*tables.study(found, out))
-    results = runs.finetune(data, model, out, told, **source, resume=resume, overwrite=overwrite, as_json=as_json)
-    _finish(results, out, as_json)
+    with runs.distributed(distribute) as place:
+        goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief}
+        results = runs.finetune(data, model, out, told, **source, **goes_on, as_json=as_json)
+        place.meet()  # while the chief scores, no other may be gone
+    if results:
+        _finish(results, out, as_json)
 
 
 OF_STUDY = {"context", "model", "out", "weights", "size", "batch_size", "epochs"}
@@ -119,6 +127,7 @@ def _numbers(option: str, text: str) -> list[int]:
 @with_data
 @with_fields(TrainOptions)
 def train(
+    context: typer.Context,
     data: TrainingData,
     model: Annotated[str, MODEL],
     out: Annotated[str, OUT],
@@ -128,6 +137,8 @@ def train(
     resume: Annotated[bool, RESUME] = False,
     overwrite: Annotated[bool, OVERWRITE] = False,
     as_json: Annotated[bool, JSON] = False,
+    recipe: Annotated[str | None, RECIPE] = None,
+    distribute: Annotated[str, DISTRIBUTE] = "none",
     options: Annotated[str | None, OPTIONS] = None,
     **chosen: Any,
 ) -> None:
@@ -136,29 +147,55 @@ def train(
     from keras_cnn.models import registry
     from keras_cnn.training import state
 
-    told = TrainOptions.of(options, "train", **chosen)
-    state.check(out, resume, overwrite)
-    config = runs.sized(registry.get(model), size)
-    # Small images are seen whole: a crop would lose what little there is.
-    config = config.with_(preprocess=dataclasses.replace(config.preprocess, crop=1.0))
-    learner = runs.learner(data, config, told.batch_size, told.seed, model, aux=aux or None)
-    net = learner.network
-    import keras_cnn as kc
+    if recipe and options:
+        raise BadSpec("--recipe and --options both tell the options: give one of them.")
+    with runs.distributed(distribute) as place:
+        kind, build = TrainOptions.of(options, "train", **chosen), {}
+        if recipe:
+            kind, data, build = _of_recipe(context, recipe, data, chosen)
+        size = size or build.pop("input_shape", (0,))[0]
+        if place.chief:
+            state.check(out, resume, overwrite)
+        config = runs.sized(registry.get(model), size)
+        # Small images are seen whole: a crop would lose what little there is.
+        config = config.with_(preprocess=dataclasses.replace(config.preprocess, crop=1.0))
+        learner = runs.learner(data, config, kind.batch_size, kind.seed, model, **{"aux": aux or None, **build})
+        net = learner.network
+        import keras_cnn as kc
 
-    with runs.stoppable(out, resume), files.holding(out):
-        history = kc.train(
-            net,
-            *learner.examples,
-            options=told,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            half=half,
-            verbose=console.verbosity(as_json),
-            provenance={"command": runs.command(), "data": commands.last_name(data.data)},
-        )
-        results = runs.score(net, learner.data, history.history, out)
-    _finish(results, out, as_json)
+        with runs.stoppable(out, resume), files.holding(out) if place.chief else contextlib.nullcontext():
+            history = kc.train(
+                net,
+                *learner.examples,
+                options=kind,
+                out=out,
+                resume=resume,
+                overwrite=overwrite,
+                half=half,
+                verbose=console.verbosity(as_json) if place.chief else 0,
+                provenance={"command": runs.command(), "data": commands.last_name(data.data)},
+            )
+            results = runs.score(net, learner.data, history.history, out) if place.chief else None
+        place.meet()  # while the chief scores, no other may be gone
+    if results:
+        _finish(results, out, as_json)
+
+
+def _of_recipe(
+    context: typer.Context, name: str, data: TrainingData, chosen: dict[str, Any]
+) -> tuple[TrainOptions, TrainingData, dict[str, Any]]:
+    """(options of `train`, the data, options of `build`) as a recipe has them; what was typed wins."""
+    from keras_cnn.training.recipe import Recipe
+
+    recipe = Recipe.of(name)
+    of_data = {key: value for key, value in recipe.data.items() if key != "augment"}
+    if "augment" in recipe.data and not str(context.get_parameter_source("augment")).endswith("COMMANDLINE"):
+        data = dataclasses.replace(data, augment=str(recipe.data["augment"]))
+    if recipe.precision:
+        import keras
+
+        keras.config.set_dtype_policy(recipe.precision)
+    return TrainOptions.of(recipe.train, "train", **{**of_data, **chosen}), data, dict(recipe.build)
 
 
 @with_data

@@ -2,27 +2,78 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import keras
 from keras import ops
 
+from keras_cnn.errors import BadSpec
 from keras_cnn.models.naming import on_top
 from keras_cnn.training import distribution
+from keras_cnn.training.options import TrainOptions
 from keras_cnn.training.phases import Phase
-from keras_cnn.training.schedules import OneCycle
+from keras_cnn.training.schedules import OneCycle, WarmUp
 from keras_cnn.transfer.freeze import stages
 
 CLIPNORM = 1.0  # of all gradients together: with batch norm in inference mode nothing else tames a large step
 SPARED = ["gamma", "beta", "bias"]  # variables that do not decay
 
 
-def sgd(learning_rate: Any, weight_decay: float = 5e-3) -> keras.optimizers.Optimizer:
-    """Nesterov SGD. Keras' decay is decoupled: 5e-3 here pulls as hard as torch's 5e-4 under momentum 0.9."""
-    optimizer = keras.optimizers.SGD(learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=SPARED)
+# What Keras' optimisers are called, and which of our options each has, by its own name for them. Keras' decay is
+# decoupled: for SGD with momentum 0.9, ten times torch's pulls as hard.
+KINDS: dict[str, tuple[str, dict[str, str]]] = {
+    "sgd": ("SGD", {"momentum": "momentum"}),
+    "adamw": ("AdamW", {"epsilon": "epsilon"}),
+    "lamb": ("Lamb", {"epsilon": "epsilon"}),
+    "lion": ("Lion", {}),
+    "muon": ("Muon", {"momentum": "momentum", "epsilon": "epsilon"}),
+    "rmsprop": ("RMSprop", {"momentum": "momentum", "epsilon": "epsilon"}),
+}
+
+
+def of(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:
+    """The optimiser of a training that takes so many batches an epoch."""
+    name, own = KINDS[options.optimizer]
+    told: dict[str, Any] = {keras_name: getattr(options, option) for option, keras_name in own.items()}
+    told |= {"weight_decay": options.weight_decay or None}
+    if options.optimizer == "sgd":
+        told |= {"nesterov": True}
+    if options.optimizer == "muon":
+        told |= {"adam_weight_decay": options.weight_decay}  # of biases, norms and all that is no matrix
+    if options.ema:
+        told |= {"use_ema": True, "ema_momentum": options.ema}
+    if options.accumulate > 1:
+        told |= {"gradient_accumulation_steps": options.accumulate}
+    several = distribution.place().replicas > 1
+    if several and options.accumulate > 1:
+        raise BadSpec("accumulate and several devices do not go together: raise batch_size, which they share.")
+    if options.clipnorm and not several:
+        told |= {"global_clipnorm": options.clipnorm}
+    optimizer = getattr(keras.optimizers, name)(rate(options, math.ceil(steps / options.accumulate)), **told)
+    if options.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=SPARED)
+    if options.clipnorm and several:
+        return ClippedOptimizers(keras.optimizers.OptimizerMap(optimizer, {}), options.clipnorm)
     return optimizer
+
+
+def rate(options: TrainOptions, steps: int) -> Any:
+    """The course of the learning rate, of a training with so many steps an epoch."""
+    peak, whole = cast(float, options.learning_rate), options.epochs * steps
+    rise = round(options.warmup * whole)
+    rest = max(whole - rise, 1)
+    if options.annealing == "cosine":
+        return OneCycle(peak, whole, options.warmup)
+    after: Any = {
+        "linear": lambda: keras.optimizers.schedules.PolynomialDecay(peak, rest, 0.0),
+        "exponential": lambda: keras.optimizers.schedules.ExponentialDecay(
+            peak, round(options.decay_epochs * steps) or 1, options.decay_rate, staircase=True
+        ),
+        "constant": lambda: peak,
+    }[options.annealing]()
+    return WarmUp(after, peak, rise) if rise else after
 
 
 def adamw(
@@ -48,14 +99,21 @@ def clipped(gradients: Sequence[Any], norm: float = CLIPNORM) -> list[Any]:
 
 @keras.saving.register_keras_serializable("keras_cnn")
 class ClippedOptimizers(keras.optimizers.MultiOptimizer):
-    """Optimisers by variable; the norm of all their gradients together is held to 1.
+    """Optimisers by variable; the norm of all their gradients together is held to `norm`.
 
     Clipped by each of them for itself, the gradient would change its direction; and so it would by each device. All
     gradients are summed over the devices before, and divided by their number, since each optimiser sums them again.
     """
 
+    def __init__(self, optimizer_map: Any, norm: float = CLIPNORM, **options: Any) -> None:
+        super().__init__(optimizer_map, **options)
+        self.norm = norm
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "norm": self.norm}
+
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        whole, replicas = clipped(distribution.summed(grads)), distribution.place().replicas
+        whole, replicas = clipped(distribution.summed(grads), self.norm), distribution.place().replicas
         super().apply([one if one is None else one / replicas for one in whole], trainable_variables)
 
 

@@ -24,6 +24,16 @@ if TYPE_CHECKING:
 
 SCHEDULES = ("two-phase", "gradual", "all", "head")
 BATCHNORM = ("frozen", "train", "recalibrate")
+# Optimisers, each with a learning rate and a weight decay that train from scratch, for batches of 128.
+OPTIMIZERS = {
+    "sgd": (0.2, 5e-3),
+    "adamw": (2e-3, 0.05),
+    "lamb": (5e-3, 0.02),
+    "lion": (3e-4, 0.2),
+    "muon": (2e-3, 0.05),
+    "rmsprop": (5e-3, 1e-5),
+}
+ANNEALING = ("cosine", "linear", "exponential", "constant")
 MOST = 0.9999  # of shares that may not be the whole
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -57,7 +67,7 @@ class Options:
         elif isinstance(given, Mapping) or given is None:
             given, place = given or {}, caller
         else:
-            given, place = _read(Path(given)), str(given)
+            given, place = read_toml(Path(given)), str(given)
         known = [field.name for field in dataclasses.fields(cls)]
         for name in {**given, **more}:
             if name not in known:
@@ -75,7 +85,8 @@ def _check(name: str, value: Any, told: str, least: float, most: float, choices:
         raise BadSpec(f"{name}={value!r}: give {least:g} or more{at_most}.")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a file of options says; BadSpec where it cannot be read."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -148,7 +159,32 @@ class TrainOptions(LossOptions):
     """Options of `train`."""
 
     epochs: int = option(10, "passes over the training images", 1)
-    learning_rate: float = option(0.2, "peak learning rate, for batches of 128; scale it with the batch", 0)
-    weight_decay: float = option(5e-3, "pull of the weights towards zero, but of biases and norms", 0)
+    optimizer: str = option("sgd", f"which optimiser: {', '.join(OPTIMIZERS)}", choices=tuple(OPTIMIZERS))
+    learning_rate: float | None = option(
+        None, "peak learning rate; by default one for the optimiser and batches of 128: scale it with the batch", 0
+    )
+    warmup: float = option(0.2, "share of the steps in which the learning rate rises", 0, 1)
+    annealing: str = option(
+        "cosine",
+        "how it falls then, to zero: cosine or linear; or by decay_rate: exponential; constant",
+        choices=ANNEALING,
+    )
+    decay_rate: float = option(0.1, "factor by which exponential annealing lowers the rate at once", 0, 1)
+    decay_epochs: float = option(30.0, "epochs between two such steps", 1e-3)
+    momentum: float = option(0.9, "of SGD (Nesterov's), RMSprop and Muon", 0, MOST)
+    epsilon: float = option(1e-7, "what is added to the root of the mean square of gradients; not of SGD and Lion", 0)
+    weight_decay: float | None = option(
+        None, "pull of the weights towards zero, but of biases and norms; by default one for the optimiser", 0
+    )
+    clipnorm: float = option(0.0, "the most that the norm of all gradients together may be; 0 for no limit", 0)
+    accumulate: int = option(1, "batches whose gradients make one step", 1)
+    ema: float = option(0.0, "momentum of a running mean of the weights, which is what is kept; 0 for none", 0, MOST)
     batch_size: int = option(128, "images a step", 1)
     seed: int = option(0, "a number from which the order of training images follows")
+
+    def for_task(self, task: Task) -> Self:
+        """The same with the defaults of the task and of the optimiser."""
+        rate, decay = OPTIMIZERS[self.optimizer]
+        rate = rate if self.learning_rate is None else self.learning_rate
+        decay = decay if self.weight_decay is None else self.weight_decay
+        return dataclasses.replace(super().for_task(task), learning_rate=rate, weight_decay=decay)

@@ -29,3 +29,22 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "steps": self.steps, "warmup": self.warmup, "start": self.start}
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up to `peak` (1706.02677, section 2.2), then another schedule from its beginning, or one rate.
+
+    after: what follows. steps: of the rise.
+    """
+
+    def __init__(self, after: Any, peak: float, steps: int) -> None:
+        self.after, self.peak, self.steps = after, peak, steps
+
+    def __call__(self, step: Any) -> Any:
+        step = cast(Any, ops.cast(step, "float32"))
+        later = self.after(ops.maximum(step - self.steps, 0.0)) if callable(self.after) else self.after
+        return ops.where(step < self.steps, self.peak * (step + 1) / self.steps, later)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"after": self.after, "peak": self.peak, "steps": self.steps}

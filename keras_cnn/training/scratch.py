@@ -18,12 +18,10 @@ from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import RunWarning
 from keras_cnn.models.fields import known_options
 from keras_cnn.tasks import Task, labelled
-from keras_cnn.training import distribution, loop, state
+from keras_cnn.training import distribution, loop, optimizers, state
 from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Record, Seek, StopOnNaN, into
-from keras_cnn.training.optimizers import sgd
 from keras_cnn.training.options import TrainOptions, takes
-from keras_cnn.training.schedules import OneCycle
 
 
 @known_options
@@ -84,17 +82,16 @@ def train(
             meet=here.meet,
         ) as run,
     ):
-        rate = OneCycle(chosen.learning_rate, chosen.epochs * given.steps)
-        loop.compile_(model, sgd(rate, chosen.weight_decay), chosen.label_smoothing, loss=chosen.loss)
+        loop.compile_(model, optimizers.of(chosen, given.steps), chosen.label_smoothing, loss=chosen.loss)
         best = Best(model, task.monitor, task.mode, out, into(out if here.chief else None, model, half, provenance))
-        return _complete(run, model, task, given, best, chosen.epochs, verbose)
+        return _complete(run, model, task, given, best, chosen, verbose)
 
 
 def _complete(
-    run: state.Run, model: Any, task: Task, given: TrainingSet, best: Best, epochs: int, verbose: int | str
+    run: state.Run, model: Any, task: Task, given: TrainingSet, best: Best, options: TrainOptions, verbose: int | str
 ) -> keras.callbacks.History:
     """Train a compiled model for what is left of its epochs."""
-    history, at = LongHistory(model), (0, 0)
+    history, at, epochs = LongHistory(model), (0, 0), options.epochs
     facts = run.end or (run.state[1] if run.state else {})
     history.add(*facts.get("history", ()))
     if run.end:
@@ -130,6 +127,7 @@ def _complete(
         batch_size=given.batch_size,
         callbacks=[
             StopOnNaN(best.out),
+            *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if options.ema else []),
             *loop.judges(task, model, given.val),
             keep,
             Record(history, model, run),

@@ -1,0 +1,158 @@
+"""Recipes, optimisers and their rates, and runs that a signal stops in the middle of an epoch."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from test_runs import contents
+
+import keras_cnn as kc
+from keras_cnn.data.augment import AUGMENTS
+from keras_cnn.errors import BadSpec, RunWarning, UnknownOption
+from keras_cnn.training import optimizers, state
+from keras_cnn.training.options import OPTIMIZERS, TrainOptions
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", kc.Recipe.names())
+def test_recipes_tell_only_what_build_and_data_know(name):
+    recipe = kc.Recipe.of(name)
+    family = {"efficientnet": "efficientnet_b0", "inception_v3": "inception_v3"}.get(name, "resnet18")
+    config = kc.config_of(kc.build(family, classes=3, **recipe.build))
+    assert config.backbone.drop_path_rate == recipe.build.get("drop_path_rate", 0.0)
+    assert recipe.data["augment"] in AUGMENTS and recipe.data["batch_size"] > 0
+    optimizer = optimizers.of(recipe.train, steps=10)
+    assert type(optimizer).__name__.lower() == recipe.train.optimizer
+
+
+def test_a_recipe_is_a_file_and_what_is_given_beside_it_wins(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('precision = "float32"\n[build]\ndropout = 0.1\n[data]\naugment = "light"\n[train]\nepochs = 3\n')
+    recipe = kc.Recipe.of(file, learning_rate=0.5)
+    assert (recipe.train.epochs, recipe.train.learning_rate, recipe.build) == (3, 0.5, {"dropout": 0.1})
+    assert kc.Recipe.of("small_images", epochs=2).train.epochs == 2
+    for text, sentence in (
+        ("[train]\nepoch = 3\n", "'epoch': did you mean 'epochs'"),
+        ("[data]\naugmnt = 'light'\n", "no option 'augmnt': did you mean 'augment'"),
+        ("[trian]\nepochs = 3\n", "'trian': did you mean 'train'"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UnknownOption, match=sentence):
+            kc.Recipe.of(file)
+    with pytest.raises(BadSpec, match=r"there is no recipe 'small_image'.*did you mean 'small_images'"):
+        kc.Recipe.of("small_image")
+    with pytest.raises(BadSpec, match=r"gone\.toml: the file of options cannot be read"):
+        kc.Recipe.of(tmp_path / "gone.toml")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimiser_learns_from_its_defaults(name):
+    keras.utils.set_random_seed(0)
+    y = np.arange(64) % 2
+    x = (np.random.default_rng(0).integers(0, 60, (64, 8, 8, 3)) + 150 * y[:, None, None, None]).astype("uint8")
+    model = kc.build("resnet20", depths=(1,), widths=(8,), strides=(1,), classes=2, input_shape=(8, 8, 3))
+    history = kc.train(model, (x, y), epochs=8, batch_size=8, optimizer=name, ema=0.5, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+def test_the_rate_rises_and_falls_as_it_is_told():
+    def rates(**told):
+        options = TrainOptions(epochs=4, learning_rate=1.0, **told)
+        course = optimizers.rate(options, steps=5)
+        return [float(course(step)) if callable(course) else course for step in range(20)]
+
+    assert rates(warmup=0.0, annealing="constant") == [1.0] * 20
+    np.testing.assert_allclose(rates(warmup=0.2, annealing="linear")[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
+    np.testing.assert_allclose(rates(warmup=0.0, annealing="linear"), 1 - np.arange(20) / 20, rtol=1e-5)
+    stairs = rates(warmup=0.0, annealing="exponential", decay_rate=0.5, decay_epochs=2)
+    np.testing.assert_allclose(stairs, [1.0] * 10 + [0.5] * 10)
+    cosine = rates(warmup=0.2)
+    assert max(cosine) == 1.0 and cosine[-1] < 0.02
+
+
+def test_gradients_are_accumulated_over_batches():
+    """Two batches of 8 with one step are a batch of 16, but for the statistics of batch norm, which is left out."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (16, 8, 8, 3)).astype("uint8"), np.arange(16) % 2
+    ends = []
+    for batch, accumulate in ((16, 1), (8, 2)):
+        keras.utils.set_random_seed(0)
+        told = {"depths": (1,), "widths": (8,), "strides": (1,), "norm": "none"}
+        model = kc.build("resnet20", classes=2, input_shape=(8, 8, 3), **told)
+        rate = {"learning_rate": 0.01, "annealing": "constant", "warmup": 0.0, "epochs": 3}
+        kc.train(model, (x, y), batch_size=batch, accumulate=accumulate, verbose=0, **rate)
+        ends.append(model.get_weights())
+    for one, two in zip(*ends, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
+
+
+# --- in the middle of an epoch --------------------------------------------------------------------------------------
+
+RUN = """
+import json, sys, time
+import keras, numpy as np, tensorflow as tf
+import keras_cnn as kc
+from keras_cnn.training import callbacks
+
+tf.config.experimental.enable_op_determinism()
+keras.utils.set_random_seed(int(sys.argv[2]))
+y = np.arange(64) % 2
+x = (np.random.default_rng(0).integers(0, 200, (64, 16, 16, 3)) + 50 * y[:, None, None, None]).astype("uint8")
+model = kc.build("resnet20", depths=(1, 1, 1), head=kc.Head(classes=2, dropout=0.3), input_shape=(16, 16, 3))
+data = kc.load_data({"train": (x[:48], y[:48]), "val": (x[48:], y[48:])}, model, batch_size=8, augment="light")
+end = callbacks.KeepState.on_train_batch_end
+def slowly(self, batch, logs=None):
+    print("step", flush=True)
+    time.sleep(0.1)
+    end(self, batch, logs)
+callbacks.KeepState.on_train_batch_end = slowly
+kc.train(model, data, out=sys.argv[1], epochs=3, ema=0.5, learning_rate=0.02, resume=True, verbose=0)
+"""
+
+
+def run(out: Path, seed: int = 0) -> subprocess.Popen:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", RUN, str(out), str(seed)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def test_a_signal_stops_a_run_amid_an_epoch_which_ends_as_if_nothing_had_happened(tmp_path):
+    whole, broken = run(tmp_path / "whole"), run(tmp_path / "broken")
+    for _ in range(9):  # of 6 steps an epoch
+        assert broken.stdout.readline() == "step\n"
+    broken.send_signal(signal.SIGTERM)
+    _, err = broken.communicate(timeout=120)
+    assert broken.returncode == 128 + signal.SIGTERM and "keeps what is done; resume=True (--resume) goes on" in err
+    _, facts = state.read(tmp_path / "broken" / state.STATE)
+    assert facts["epoch"] == 1 and 3 <= facts["step"] < 6
+    again = run(tmp_path / "broken", 2)
+    steps = again.communicate(timeout=120)[0].count("step")
+    assert steps == 18 - 6 - facts["step"]
+    whole.communicate(timeout=120)
+    assert (whole.returncode, again.returncode) == (0, 0)
+    ends = [
+        {name: (tmp_path / place / name).read_bytes() for name in ("model.safetensors", "log.csv", "config.json")}
+        for place in ("whole", "broken")
+    ]
+    assert ends[0] == ends[1]
+
+
+def test_a_damaged_state_is_replaced_by_the_one_before_it(tmp_path):
+    with state.Run(tmp_path, {}) as kept:
+        kept.keep(lambda: ({"a": np.zeros(3)}, {"epoch": 1}), now=True)
+        kept.keep(lambda: ({"a": np.ones(3)}, {"epoch": 2}), now=True)
+    with state.Run(tmp_path, {}, resume=True) as kept:
+        assert kept.state[1]["epoch"] == 2
+    file = tmp_path / state.STATE
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    before = contents(tmp_path)
+    told = pytest.warns(RunWarning, match="is damaged: the run goes on from the state before it")
+    with told, state.Run(tmp_path, {}, resume=True) as kept:
+        assert kept.state[1]["epoch"] == 1
+    assert contents(tmp_path) == before
