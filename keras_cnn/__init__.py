@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import Table, load_data, load_image
+    from keras_cnn.data.packing import pack
     from keras_cnn.data.sequences import load_sequences
     from keras_cnn.deploy.benchmarking import benchmark
     from keras_cnn.deploy.explaining import explain
@@ -79,6 +80,7 @@ __all__ = [
     "load_image",
     "load_sequences",
     "lr_find",
+    "pack",
     "predict_tiles",
     "predictor",
     "probe",
@@ -102,6 +104,7 @@ _HOME = {
     "building": ["build"],
     "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["Table", "load_data", "load_image"],
+    "data.packing": ["pack"],
     "data.sequences": ["load_sequences"],
     "deploy.benchmarking": ["benchmark"],
     "deploy.exporting": ["export"],

@@ -357,7 +357,11 @@ def load_data(
         depth = channels or len(preprocess.mean)
         if depth not in MODES:
             raise BadSpec(f"channels={depth!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
-        splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed, wish=wish)
+        splits = (
+            data
+            if isinstance(data, Splits)
+            else index(data, val_split=val_split, seed=seed, wish=wish, skip_bad=skip_bad)
+        )
         sources = next((split for name, split in splits.items() if name in decode), splits.items()[0][1]).sources
         look = survey.look(sources)
         preprocess = replace(preprocess, window=window or survey.window(look, sources, preprocess.window))
