@@ -192,7 +192,7 @@ def test_what_is_there_is_refused_or_replaced(photos, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     for overwrite in (False, True):  # other people's files never go
-        with pytest.raises(RunExists, match="notes.txt"):
+        with pytest.raises(RunExists, match=r"notes\.txt"):
             kc.pack(photos, tmp_path / "mine", overwrite=overwrite)
     assert os.listdir(tmp_path / "mine") == ["notes.txt"]
 
@@ -391,7 +391,7 @@ def test_corrupt_and_empty_shards_are_named_and_counted(tmp_path):
     tar(tmp_path / "train-5.tar", {"a.jpg": jpeg(0), "a.cls": b"cat"})
     tar(tmp_path / "train-6.tar", {"readme.md": b"hello"})
     with pytest.raises(
-        BadData, match="6 shards are damaged or empty.*train-1.*train-2.*train-3.*train-4.*train-5.*train-6"
+        BadData, match=r"6 shards are damaged or empty.*train-1.*train-2.*train-3.*train-4.*train-5.*train-6"
     ):
         index(tmp_path)
     loaded = data.load_data(tmp_path, SMALL, skip_bad=True)

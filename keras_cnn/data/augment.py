@@ -101,10 +101,9 @@ def augmenter(
 
     @tf.autograph.experimental.do_not_convert
     def augment(images: Any, labels: Any, epoch: Any, step: Any, stretch: Any = None) -> tuple[Any, Any]:
-        key = tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
+        key = key_of(seed, epoch, step)
         if crop:
-            start = tf.random.experimental.stateless_fold_in(key, 0)  # `_draws` begins at 1
-            images, cut = crop(images, labels if masked else None, stretch, start)
+            images, cut = crop(images, labels if masked else None, stretch, key_of_parts(key))
             labels = cut if masked else labels
         seen = (images, labels) if masked else images
         seen = move(seen, key, shift=level.shift and not crop, flip=level.flip and not chiral)
@@ -117,6 +116,17 @@ def augmenter(
         return seen if masked else (seen, labels)
 
     return augment
+
+
+def key_of(seed: int, epoch: Any, step: Any) -> Any:
+    """What all randomness of a batch follows from, int64 (2,)."""
+    tf = tensorflow()
+    return tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
+
+
+def key_of_parts(key: Any) -> Any:
+    """That by which random parts of photos are drawn."""
+    return tensorflow().random.experimental.stateless_fold_in(key, 0)  # `_draws` begins at 1
 
 
 def move(seen: Any, key: Any, *, shift: bool, flip: bool) -> Any:

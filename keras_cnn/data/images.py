@@ -132,7 +132,7 @@ def decode(
     """What `read_image` gives, of the bytes that `read` gives."""
 
     def see(image: Image.Image) -> np.ndarray:
-        return _pixels(image, MODES[channels], window)
+        return pixels_of(image, MODES[channels], window)
 
     return decoded_by(see, read, name)
 
@@ -229,7 +229,7 @@ class _Room:
 _room = _Room(max(Image.MAX_IMAGE_PIXELS or 0, (os.cpu_count() or 1) << 24))
 
 
-def _pixels(image: Image.Image, mode: str, window: tuple[float, float] | None) -> np.ndarray:
+def pixels_of(image: Image.Image, mode: str, window: tuple[float, float] | None) -> np.ndarray:
     """uint8 (height, width, channels) of a decoded image, band by band, so that a large one is held twice at most."""
     height, width = image.height, image.width
     rows = max(1, BAND // max(width, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -129,7 +130,8 @@ def _items(name: str, split: Split, task: str) -> list[Item]:
     order = list(range(len(rows)))
     if name == "train":
         order.sort(key=lambda i: draw(0, f"packed/{split.sources[i].key}"))  # in another order than val is drawn by
-    return [Item(n, split.sources[i], rows[i], split.masks and split.masks[i]) for n, i in enumerate(order)]
+    masks = split.masks or [None] * len(rows)
+    return [Item(n, split.sources[i], rows[i], masks[i]) for n, i in enumerate(order)]
 
 
 def _digest(splits: Splits, items: dict[str, list[Item]]) -> str:
@@ -170,41 +172,32 @@ def _shards(
     out: Path, split: str, items: Sequence[Item], make: Any, splits: Splits, most: int
 ) -> Iterator[dict[str, Any]]:
     """What the index says of each shard of a split; written now where it is not there yet."""
-    begun = 0
-    shard: dict[str, Any]
-    for number in range(len(items) + 1):
-        known = out / PARTS / f"{split}-{number:06}.json"
-        if not known.exists():
-            break
+    begun = done = 0
+    while (known := out / PARTS / f"{split}-{done:06}.json").exists():
         shard = json.loads(known.read_text(encoding="utf-8"))
-        begun = shard.pop("stop")
+        begun, done = shard.pop("stop"), done + 1
         yield shard
-    else:
-        return
-    left = progress(in_order(make, items[begun:], ahead=64), f"packing {split}", len(items) - begun)
-    made = iter(left)
-    pending = next(made, None)
-    while pending is not None:
+    made = iter(progress(in_order(make, items[begun:], ahead=64), f"packing {split}", len(items) - begun))
+    for number, first in zip(itertools.count(done), made, strict=False):
         name = f"{split}-{number:06}.tar"
         shard = {"file": name, "keys": [], "offsets": [], "lengths": [], "checks": [], "labels": [], "skipped": []}
-        if splits.task == "segmentation":
-            shard["masks"] = []
-
-        def write(path: str) -> None:
-            nonlocal pending
-            with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-                while pending is not None and (archive.offset < most or not shard["keys"]):
-                    _add(archive, shard, *pending, splits)  # noqa: B023  called before the next turn
-                    pending = next(made, None)
-
-        files.write_beside(out / name, write)
+        shard |= {"masks": []} if splits.task == "segmentation" else {}
+        files.write_beside(out / name, partial(_write, itertools.chain([first], made), shard, splits, most))
         with (out / name).open("rb") as file:
             shard["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
             shard["bytes"] = file.seek(0, os.SEEK_END)
         begun += len(shard["keys"]) + len(shard["skipped"])
         files.write_text(out / PARTS / f"{split}-{number:06}.json", json.dumps({**shard, "stop": begun}))
         yield shard
-        number += 1
+
+
+def _write(made: Iterator[tuple[Item, Any]], shard: dict[str, Any], splits: Splits, most: int, path: str) -> None:
+    """Write images to a tar until it has so many bytes, or there are no more."""
+    with open(path, "wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for item, encoded in made:
+            _add(archive, shard, item, encoded, splits)
+            if archive.offset >= most:
+                return
 
 
 def _add(archive: tarfile.TarFile, shard: dict[str, Any], item: Item, made: Any, splits: Splits) -> None:

@@ -38,9 +38,11 @@ ROWS = {"classification": "int32", "multilabel": "uint8", "regression": "float32
 
 @dataclass(frozen=True)
 class Record(Source):
-    """An image in a shard. place: among all records, as they lie on the disk; size: bytes of the encoded image."""
+    """An image in a shard. place: among all records, as they lie on the disk; start, size: its bytes in the file."""
 
     place: int = 0
+    path: str = ""
+    start: int = 0
     size: int = 0
 
 
@@ -95,8 +97,9 @@ def read(path: Path, wish: Wish, *, skip_bad: bool = False, **options: Any) -> S
         parts = zip(shard["keys"], shard["offsets"], shard["lengths"], shard["checks"], strict=True)
         for key, start, size, check in parts:
             name = f"{printable(file)}/{printable(key)}"
-            reader = partial(read_at, os.fspath(file), start, size, check)
-            sources.append(Record(key, name, reader, len(sources), size))
+            path_of = os.fspath(file)
+            reader = partial(read_at, path_of, start, size, check)
+            sources.append(Record(key, name, reader, len(sources), path_of, start, size))
         for key, (start, size, check) in zip(shard["keys"], shard.get("masks", ()), strict=False):
             name = f"{printable(file)}/{printable(key)} (mask)"
             masks.append(Source(key, name, partial(read_at, os.fspath(file), start, size, check)))
@@ -218,11 +221,10 @@ def _records(open_file: Any, name: str) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     end = 0
     with open_file() as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        size = file.seek(0, os.SEEK_END)
         for member in archive:
             if not member.isfile():
                 continue
-            end = member.offset_data + member.size
+            end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             folder, _, last = member.name.rpartition("/")
             stem, _, kind = last.partition(".")
             record = found.setdefault(f"{folder}/{stem}" if folder else stem, {"columns": {}})
@@ -231,11 +233,12 @@ def _records(open_file: Any, name: str) -> list[dict[str, Any]]:
             if kind in MASKS:
                 record["columns"]["mask"] = Source(member.name, f"{name}/{member.name}", reader)
             elif f".{kind}" in SUFFIXES:
-                record["image"] = Record("", f"{name}/{member.name}", reader, 0, member.size)
+                record["image"] = Record("", f"{name}/{member.name}", reader, 0, *reader.args)
             elif kind in ("cls", "txt", "json") and member.size <= MOST_TEXT:
                 record["columns"] |= _label(kind, reader().read(), member.name)
-    if end + tarfile.BLOCKSIZE > size:  # what ends a tar, tarfile does not miss
-        raise ValueError("cut off")
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # which ends a tar; tarfile does not miss it
+            raise ValueError("cut off")
     return [{**record, "key": key} for key, record in found.items()]
 
 
