@@ -140,6 +140,11 @@ def move(seen: Any, key: Any, *, shift: bool, flip: bool) -> Any:
     images = _parts(seen)[0]
     height, width = images.shape[1:3]
     mirror, down, right = tf.unstack(tf.random.stateless_uniform([3, tf.shape(images)[0]], key))
+    if not shift:  # the same, several times as fast
+        turned = lambda part: tf.where(
+            tf.reshape(mirror < 0.5, [-1, *[1] * (part.shape.rank - 1)]), part[:, :, ::-1], part
+        )  # noqa: E731
+        return tf.nest.map_structure(turned, seen)
 
     def moved(size: int, chance: Any) -> Any:
         most = size // 10 if shift else 0
