@@ -140,10 +140,13 @@ def move(seen: Any, key: Any, *, shift: bool, flip: bool) -> Any:
     images = _parts(seen)[0]
     height, width = images.shape[1:3]
     mirror, down, right = tf.unstack(tf.random.stateless_uniform([3, tf.shape(images)[0]], key))
-    if not shift:  # the same, several times as fast
-        turned = lambda part: tf.where(
-            tf.reshape(mirror < 0.5, [-1, *[1] * (part.shape.rank - 1)]), part[:, :, ::-1], part
-        )  # noqa: E731
+    if not shift:  # whole rows turn in less than half of the time that their pixels take one by one
+        places = tf.dynamic_partition(tf.range(tf.shape(images)[0]), tf.cast(mirror < 0.5, tf.int32), 2)
+
+        def turned(part: Any) -> Any:
+            stay, turn = (tf.gather(part, some) for some in places)
+            return tf.ensure_shape(tf.dynamic_stitch(places, [stay, tf.reverse(turn, [2])]), part.shape)
+
         return tf.nest.map_structure(turned, seen)
 
     def moved(size: int, chance: Any) -> Any:
