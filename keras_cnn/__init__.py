@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.training.finetune import fine_tune
     from keras_cnn.training.lr_range import lr_find
     from keras_cnn.training.scratch import train
+    from keras_cnn.training.speeds import throughput
     from keras_cnn.training.study import study
     from keras_cnn.transfer import (
         features,
@@ -94,6 +95,7 @@ __all__ = [
     "service",
     "stages",
     "study",
+    "throughput",
     "train",
     "trainable_table",
     "unfreeze",
@@ -126,6 +128,7 @@ _HOME = {
     "training.finetune": ["fine_tune"],
     "training.lr_range": ["lr_find"],
     "training.scratch": ["train"],
+    "training.speeds": ["throughput"],
     "training.study": ["study"],
     "transfer": [
         "features",

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,8 +21,9 @@ from keras_cnn.data.decoding import held as in_memory
 from keras_cnn.data.images import MODES
 from keras_cnn.data.index import index
 from keras_cnn.data.labels import TASKS, Wish, sides
-from keras_cnn.data.orders import ReadAhead, blocks_of, shuffled
+from keras_cnn.data.orders import blocks_of, shuffled
 from keras_cnn.data.parts import Parts
+from keras_cnn.data.reader import reader
 from keras_cnn.data.splits import Split, Splits
 from keras_cnn.data.stream import in_order
 from keras_cnn.data.tables import Table
@@ -255,7 +256,7 @@ class Data:
                 )
                 batches = batches.map(lambda e, x, y: (e, x, tf.ones_like(x[:, 0, 0, 0], tf.float32), y))
             else:
-                read = self._reader(split)
+                read = reader(split, self.preprocess, self.channels, self.skip_bad, self._left_out)
                 batches = picks.map(lambda e, i: (e, *read(i, truth)), **parallel)
                 batches = batches.filter(lambda e, readable, *_: readable) if self.skip_bad else batches
                 batches = batches.batch(size)
@@ -279,27 +280,6 @@ class Data:
             if known:
                 batches = batches.apply(tf.data.experimental.assert_cardinality(steps - step))
             return batches.prefetch(tf.data.AUTOTUNE)
-
-    def _reader(self, split: Split) -> Callable[[Any, Any], tuple[Any, ...]]:
-        """Graph function from an index and all labels to (readable, image as at evaluation, label or mask)."""
-        tf = tensorflow()
-        sides, masked = self.preprocess.size, split.masks is not None
-        see, ahead = functools.partial(as_seen, preprocess=self.preprocess), ReadAhead(split)
-
-        def read(i: int) -> tuple[bool, np.ndarray, np.ndarray]:
-            ahead([int(i)])
-            made = load(split, i, self.preprocess, self.channels, self.skip_bad, see)
-            if made is None:
-                self._left_out(split.sources[i].name)
-            image, mask = made or (np.zeros((*sides, self.channels), np.uint8), None)
-            return made is not None, image, np.zeros(sides, np.uint8) if mask is None else mask
-
-        def op(i: Any, labels: Any) -> tuple[Any, ...]:
-            readable, image, mask = tf.numpy_function(read, [i], [tf.bool, tf.uint8, tf.uint8])
-            label = tf.ensure_shape(mask, sides) if masked else tf.gather(labels, i)
-            return tf.ensure_shape(readable, ()), tf.ensure_shape(image, (*sides, self.channels)), label
-
-        return op
 
     def _left_out(self, name: str, error: BadImage | None = None) -> bool:
         """Whether training goes on without an unreadable image, which is noted then."""
