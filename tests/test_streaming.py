@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import logging
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from test_masks import write as write_masks
 import keras_cnn as kc
 from keras_cnn import data
 from keras_cnn.data import orders, shards
-from keras_cnn.errors import BadImage
+from keras_cnn.errors import BadImage, BadSpec
 from keras_cnn.models.config import Preprocess
 
 tf = pytest.importorskip("tensorflow")
@@ -242,6 +243,29 @@ def test_a_network_learns_from_it(photos):
     model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 20, 3))
     history = kc.train(model, load(photos), epochs=1, verbose=0)
     assert np.isfinite(history.history["loss"]).all()
+
+
+# --- how fast ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_bottleneck_of_training_is_told(photos, run):
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 20, 3))
+    weights = [w.copy() for w in model.get_weights()]
+    loaded = load(photos)
+    first = one_pass(loaded.train)
+    found = kc.throughput(model, loaded, seconds=0.2)
+    assert min(found.pipeline, found.step, found.both) > 0 and found.batch_size == 4
+    assert found.bottleneck == ("pipeline" if found.pipeline < found.step else "step")
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(one_pass(loaded.train)[0][0], first[0][0])  # passes begin anew
+    with pytest.raises(BadSpec, match="seconds"):
+        kc.throughput(model, loaded, seconds=0)
+    code, out, err = run("benchmark", "--data", photos, "-m", "resnet20", "--size", 16, "--seconds", 0.1, "--json")
+    assert code == 0 and json.loads(out)["bottleneck"] in ("pipeline", "step"), err
+    for wrong in ((), ("resnet20", "--data", photos), ("--data", photos, "--engine", "onnx")):
+        code, _, err = run("benchmark", *wrong)
+        assert code == 2 and "--data" in err
 
 
 # --- order -----------------------------------------------------------------------------------------------------------
