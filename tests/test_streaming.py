@@ -239,6 +239,23 @@ def test_the_summary_says_which_images_are_read_anew(photos):
     assert load(photos, cache_bytes=4 << 30).summary.endswith("held decoded, 0.1 MiB")
 
 
+def test_a_run_does_not_go_on_with_photos_that_are_held_instead(photos):
+    """Either way shows the same parts, but not to the last bit."""
+    from keras_cnn.data.training_set import training_set
+
+    anew, held = (training_set(load(photos, cache_bytes=room)).facts for room in (0, 4 << 30))
+    assert anew != held and {**anew, "photos": None} == {**held, "photos": None}
+
+
+def test_a_pass_begins_at_any_batch(photos):
+    loaded = load(photos, val_split=0)
+    whole = one_pass(loaded.train)
+    loaded.seek(0)
+    for (x, y), (z, w) in zip(whole[2:], one_pass(loaded.rest(2)), strict=True):
+        np.testing.assert_array_equal(x, z)
+        np.testing.assert_array_equal(y, w)
+
+
 def test_a_network_learns_from_it(photos):
     model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 20, 3))
     history = kc.train(model, load(photos), epochs=1, verbose=0)

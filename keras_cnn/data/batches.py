@@ -310,8 +310,8 @@ def load_data(
 ) -> Data:
     """Index a data set and decode it, each image once, to uint8 of preprocess.size.
 
-    data: a folder, zip, table, TFDS or data set of the Hub, see `index`; a `Table`, where columns must be named; or
-        what `index` found.
+    data: a folder, zip, table, shards, TFDS or data set of the Hub, see `index`; a `Table`, where columns must be
+        named; or what `index` found.
         Or arrays: a pair (images, labels) or {"image": images, "label": labels}, or such pairs by split, as {"train":
         (x, y), "val": (x, y)}. Images (n, height, width, channels) of preprocess.size, uint8 or whole numbers of
         0..255, are taken as they are. Labels are whole numbers from 0 (n,); 0 or 1 of each class (n, classes); floats
@@ -333,7 +333,8 @@ def load_data(
         "light": half of the images mirrored (see mirror);
         "crop": as "light", but where photos are larger than preprocess.size by a quarter at least (and no glyphs), not
         shifted: a random part of each, of 35 % of its area or more (1409.4842, section 6). Whole photos are held for
-        it at twice that size, or at their own if smaller;
+        it at twice that size, or at their own if smaller; where there is no room, the same parts are read from the
+        files, of JPEGs no more than the part, at a half, a quarter or an eighth where that is enough;
         "medium": two operations of RandAugment (1909.13719) on each image, a gray rectangle over a quarter of them
         (Random Erasing, 1708.04896);
         "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels
@@ -346,7 +347,8 @@ def load_data(
     skip_bad: leave unreadable images out, log them and list them in `Data.skipped`, instead of raising BadImage.
     decode: the splits to decode now, in memory of at most cache_bytes, the smallest first, whole photos after what is
     seen at evaluation; others are decoded anew for each pass (there, BadImage surfaces as the
-    tf.errors.InvalidArgumentError that quotes it).
+    tf.errors.InvalidArgumentError that quotes it), and `Data.summary` says which. Evaluation sees the same pixels
+    either way; the order of a pass follows from (seed, pass), see `orders.shuffled`.
     """
     if task is not None:
         one_of("task", task, TASKS)

@@ -21,7 +21,6 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,13 @@ def write(root: Path, width: int, height: int, count: int) -> Path:
     return root
 
 
-def measured(stream: Iterator[Any], count: int) -> tuple[float, float]:
-    """(seconds, the processor's seconds) of so many images; what was prefetched is used up before."""
+def measured(way: Any, count: int) -> tuple[float, float]:
+    """(seconds, the processor's seconds) of each of so many images, without the beginning of the stream.
+
+    The stream has no end, so that no pass begins meanwhile, and is its own in each turn: what one goes on to prefetch
+    would be counted to the next.
+    """
+    stream = iter(way.repeat())
     for _ in range(4):
         next(stream)
     seen, begun, used = 0, time.perf_counter(), time.process_time()
@@ -85,12 +89,10 @@ def compare(width: int, height: int, side: int, files: int, count: int, rounds: 
         "packed": data.load_data(packed, preprocess, **anew, val_split=0).train,
         "held": data.load_data(root, preprocess, **told, val_split=0).train,
     }
-    # Without an end, so that no pass begins while it is measured; each is asked on in its own turn only.
-    streams = {name: iter(way.repeat()) for name, way in ways.items()}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, stream in streams.items():
-            taken[name].append(measured(stream, count))
+        for name, way in ways.items():
+            taken[name].append(measured(way, count))
     size = sum(file.stat().st_size for file in root.rglob("*.jpg")) / files
     print(f"\n{width}x{height}, {size / 1024:,.0f} KiB each, seen at {side}x{side}, {rounds} rounds of {count} images")
     print(f"{'':12}{'images/s':>10}{'times Keras':>13}{'ms of processor':>17}{'times Keras':>13}")
@@ -144,7 +146,7 @@ def main() -> None:
         for size in told.sizes:
             width, height = map(int, size.split("x"))
             large = width * height > 1e6
-            files, count = (BATCH, 2 * BATCH) if large else (16 * BATCH, 32 * BATCH)
+            files, count = (BATCH, 8 * BATCH) if large else (16 * BATCH, 32 * BATCH)
             compare(width, height, told.side, files, count, told.rounds, Path(folder))
 
 
