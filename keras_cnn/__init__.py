@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.building import build
     from keras_cnn.checkpoints.directory import config_of, save_pretrained
     from keras_cnn.data import Table, load_data, load_image
+    from keras_cnn.data.packing import pack
     from keras_cnn.data.sequences import load_sequences
     from keras_cnn.deploy.benchmarking import benchmark
     from keras_cnn.deploy.explaining import explain
@@ -38,6 +39,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.training.lr_range import lr_find
     from keras_cnn.training.recipe import Recipe
     from keras_cnn.training.scratch import train
+    from keras_cnn.training.speeds import throughput
     from keras_cnn.training.study import study
     from keras_cnn.transfer import (
         features,
@@ -82,6 +84,7 @@ __all__ = [
     "load_image",
     "load_sequences",
     "lr_find",
+    "pack",
     "predict_tiles",
     "predictor",
     "probe",
@@ -95,6 +98,7 @@ __all__ = [
     "service",
     "stages",
     "study",
+    "throughput",
     "train",
     "trainable_table",
     "unfreeze",
@@ -105,6 +109,7 @@ _HOME = {
     "building": ["build"],
     "checkpoints.directory": ["config_of", "save_pretrained"],
     "data": ["Table", "load_data", "load_image"],
+    "data.packing": ["pack"],
     "data.sequences": ["load_sequences"],
     "deploy.benchmarking": ["benchmark"],
     "deploy.exporting": ["export"],
@@ -127,6 +132,7 @@ _HOME = {
     "training.lr_range": ["lr_find"],
     "training.recipe": ["Recipe"],
     "training.scratch": ["train"],
+    "training.speeds": ["throughput"],
     "training.study": ["study"],
     "transfer": [
         "features",

@@ -141,7 +141,7 @@ class Journal:
         self.rows += json.loads(json.dumps(list(rows)))
         if self.path is not None:
             kept = {"options": self.options, "rows": self.rows}
-            write_text(self.path, json.dumps({"sha256": _checksum(kept), **kept}, indent=1) + "\n")
+            write_text(self.path, json.dumps({"sha256": checksum(kept), **kept}, indent=1) + "\n")
 
     def _read(self, path: Path) -> list[Any]:
         mend = "give another name, or delete it"
@@ -150,14 +150,14 @@ class Journal:
             told, before = kept.pop("sha256"), kept["options"]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CorruptFile(f"{path} is no journal that this version could go on with: {mend}.") from None
-        if told != _checksum(kept):
+        if told != checksum(kept):
             raise CorruptFile(f"{path} is damaged: {mend}.")
         if other := differences(before, self.options):
             raise BadSpec(f"{path} is of other work: {other}. Repeat it as it began, or {mend}.")
         return kept["rows"]
 
 
-def _checksum(value: Any) -> str:
+def checksum(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

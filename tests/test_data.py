@@ -377,6 +377,34 @@ def test_tfds_prepared(tfds_home):
     np.testing.assert_array_equal(seen, noise(9, 9, seed=9))
 
 
+def test_array_records_are_read_at_their_places(tfds_home):
+    import tensorflow_datasets as tfds
+
+    pytest.importorskip("array_record")
+
+    class Places(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = tfds_home
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=["z", "a"])
+            image = tfds.features.Image(shape=(9, 9, 3))
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict({"image": image, "label": label}))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from ((i, {"image": np.full((9, 9, 3), i, np.uint8), "label": i % 2}) for i in range(6))
+
+    Places(data_dir=tfds_home, file_format="array_record").download_and_prepare()
+    train = data.index("tfds:places", val_split=0).train
+    for source, label in zip(train.sources, train.labels, strict=True):
+        pixels = data.read_image(source.read())
+        assert (pixels == pixels[0, 0, 0]).all() and pixels[0, 0, 0] % 2 == label
+    assert {data.read_image(source.read())[0, 0, 0] for source in reversed(train.sources)} == set(range(6))
+
+
 # --- loading --------------------------------------------------------------------------------------------------------
 
 

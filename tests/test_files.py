@@ -200,7 +200,7 @@ def test_summary_says_what_was_found(tmp_path):
     loaded = data.load_data(root, Preprocess(size=(8, 16), crop=1.0), skip_bad=True)
     assert loaded.summary == (
         "21 training and 2 validation images of 7 classes (a 3, b 3, c 3, d 3, e 3, ...); "
-        "images of about 40x31 pixels are seen at 16x8; 1 unreadable ones left out"
+        "images of about 40x31 pixels are seen at 16x8; 1 unreadable ones left out; held decoded, 0.0 MiB"
     )
     assert repr(loaded) == f"<Data: {loaded.summary}>"
 
@@ -212,8 +212,11 @@ def test_summary_counts_every_split_and_knows_upright_sizes(tmp_path):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "1.jpg").write_bytes(encode(noise(20, 30), "JPEG", exif=exif))
     assert data.load_data(tmp_path, SMALL).summary == (
-        "2 training, 1 validation and 1 test images of 2 classes (a 1, b 1); images of 20x30 pixels are seen at 8x8"
+        "2 training, 1 validation and 1 test images of 2 classes (a 1, b 1); images of 20x30 pixels are seen at 8x8; "
+        "held decoded, 0.0 MiB"
     )
+    streamed = data.load_data(tmp_path, SMALL, cache_bytes=200)  # one image
+    assert streamed.summary.endswith("held decoded, 0.0 MiB, train and test decoded anew for each pass")
 
 
 # --- bounds ----------------------------------------------------------------------------------------------------------

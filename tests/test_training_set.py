@@ -111,7 +111,8 @@ def test_arrays_become_data():
     )
     assert (
         loaded.summary
-        == "16 training and 4 validation images of 2 classes (0 8, 1 8); images of 8x8 pixels are seen at 8x8"
+        == "16 training and 4 validation images of 2 classes (0 8, 1 8); images of 8x8 pixels are seen at 8x8; "
+        "held decoded, 0.0 MiB"
     )
     pixels = {image.tobytes(): label for image, label in zip(IMAGES, LABELS, strict=True)}
     found = [(image.tobytes(), label) for name in ("train", "val") for _, image, label in loaded.each(name)]

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from keras_cnn.checkpoints.commands import PROGRAM
-from keras_cnn.cli import answers, console, deploying, hub, machine, networks, training
+from keras_cnn.cli import answers, console, deploying, hub, machine, networks, packing, training
 from keras_cnn.cli.options import with_options_of_all
 from keras_cnn.errors import LostWorker
 from keras_cnn.models.hints import RENAMED
@@ -23,6 +23,7 @@ VERBS = {
     "list": networks.list_,
     "info": networks.info,
     "lint": networks.lint,
+    "pack": packing.pack,
     "demo": training.demo,
     "fine-tune": training.fine_tune,
     "train": training.train,

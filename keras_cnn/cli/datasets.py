@@ -119,7 +119,7 @@ def _images(asked: TrainingData, config: Config, batch_size: int, seed: int) -> 
 
     if Path(asked.data).suffix.lower() == ".npz":
         raise BadData(f"{asked.data} holds sequences, and {config.name} reads images: give a network such as tcn.")
-    splits = index(asked.source, seed=seed, wish=wish(asked.task, config))
+    splits = index(asked.source, seed=seed, wish=wish(asked.task, config), skip_bad=asked.skip_bad)
     if asked.task not in (None, splits.task) and set(map(str.lower, splits.class_names)) == {"images", "masks"}:
         raise BadData(f"{asked.data} has images and masks, and --task {asked.task} learns from classes of images.")
     task = _task(asked, config, splits.task)
@@ -192,7 +192,7 @@ def to_measure(asked: Dataset, config: Config) -> tuple[Any, list[str]]:
         return found, list(found.sizes)
     from keras_cnn.data import index
 
-    found = index(asked.source, val_split=0.0, training=False, wish=wish(None, config))
+    found = index(asked.source, val_split=0.0, training=False, wish=wish(None, config), skip_bad=asked.skip_bad)
     tell_ignored(found.ignored)
     return found, [name for name, _ in found.items()]
 

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from keras_cnn.cli import console, runs, tables
-from keras_cnn.cli.options import BATCH, JSON, MODEL, SIZE, WEIGHTS
+from keras_cnn.cli import console, datasets, runs, tables
+from keras_cnn.cli.options import AUGMENT, BATCH, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS
+from keras_cnn.errors import KerasCnnError
 
 
 def export(
@@ -66,19 +67,38 @@ def serve(
 
 
 def benchmark(
-    models: Annotated[list[str], typer.Argument(help="Architectures, tags, or weights directories.")],
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Architectures, tags, or weights directories; none with --data.")
+    ] = None,
     engine: Annotated[
         list[str] | None, typer.Option(help="keras, tensorflow, openvino, onnx, litert; again for several.")
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Images at once; again for several.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of measuring, for each.")] = 3.0,
     bfloat16: Annotated[bool, typer.Option(help="Measure openvino in bfloat16 too.")] = True,
+    data: Annotated[str | None, typer.Option(help="Measure training on this data instead.")] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="With --data: the network that learns.")] = "resnet50",
+    size: Annotated[int, SIZE] = 0,
+    augment: Annotated[str, AUGMENT] = "crop",
+    skip_bad: Annotated[bool, SKIP_BAD] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Measure how fast networks answer here, by each engine that is installed."""
+    """Measure how fast networks answer here, by each engine; or, with --data, how fast one learns, and what it waits
+    for."""
+    if (data is None) == (not models):
+        raise KerasCnnError("give networks to measure as they answer, or --data DATA to measure training on.")
+    if data is not None:
+        if engine or len(batch or ()) > 1:
+            raise KerasCnnError("--data measures training, by Keras alone: give no --engine, and one --batch at most.")
+        given = datasets.TrainingData(data=data, augment=augment, skip_bad=skip_bad)
+        learner = runs.pretrained(given, model, None, size, 0, batch[0] if batch else 32)
+        import keras_cnn as kc
+
+        found = kc.throughput(learner.network, learner.data, seconds=3 * seconds)
+        return console.print_json(found._asdict()) if as_json else console.show(*tables.throughput(found))
     kc = console.framework(training=False)
     told = {"batches": tuple(batch or (1, 32)), "seconds": seconds, "bfloat16": bfloat16}
-    found = kc.benchmark(models, engine=engine or (), **told)
+    rows = kc.benchmark(models, engine=engine or (), **told)
     if as_json:
-        return console.print_json([row._asdict() for row in found])
-    console.show(*tables.speeds(found))
+        return console.print_json([row._asdict() for row in rows])
+    console.show(*tables.speeds(rows))

@@ -280,6 +280,19 @@ def _costs(row: Facts) -> list[str]:
     return [show(row[key]) for key, show in COSTS.items()]
 
 
+def throughput(found: Any) -> list[str | Table]:
+    """How fast a network learns, and what it waits for."""
+    table = Table(("training", "images/s", f"ms for {found.batch_size}"))
+    parts = {"pipeline alone": found.pipeline, "step alone": found.step, "both": found.both}
+    for what, rate in parts.items():
+        table.add(what, f"{rate:.1f}", f"{1e3 * found.batch_size / rate:.1f}")
+    told = {
+        "pipeline": "The pipeline is the bottleneck: `keras-cnn pack DATA OUT --size N` makes reading cheaper.",
+        "step": "The step is the bottleneck: the data comes faster than the network learns.",
+    }
+    return [table, told[found.bottleneck]]
+
+
 def speeds(rows: Sequence[Any]) -> list[str | Table]:
     """How fast networks answer, a table for each network and number of images at once."""
     shown: list[str | Table] = []

@@ -101,10 +101,9 @@ def augmenter(
 
     @tf.autograph.experimental.do_not_convert
     def augment(images: Any, labels: Any, epoch: Any, step: Any, stretch: Any = None) -> tuple[Any, Any]:
-        key = tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
+        key = key_of(seed, epoch, step)
         if crop:
-            start = tf.random.experimental.stateless_fold_in(key, 0)  # `_draws` begins at 1
-            images, cut = crop(images, labels if masked else None, stretch, start)
+            images, cut = crop(images, labels if masked else None, stretch, key_of_parts(key))
             labels = cut if masked else labels
         seen = (images, labels) if masked else images
         seen = move(seen, key, shift=level.shift and not crop, flip=level.flip and not chiral)
@@ -119,6 +118,17 @@ def augmenter(
     return augment
 
 
+def key_of(seed: int, epoch: Any, step: Any) -> Any:
+    """What all randomness of a batch follows from, int64 (2,)."""
+    tf = tensorflow()
+    return tf.stack([tf.constant(seed, tf.int64), tf.bitwise.left_shift(epoch, 32) + step])
+
+
+def key_of_parts(key: Any) -> Any:
+    """That by which random parts of photos are drawn."""
+    return tensorflow().random.experimental.stateless_fold_in(key, 0)  # `_draws` begins at 1
+
+
 def move(seen: Any, key: Any, *, shift: bool, flip: bool) -> Any:
     """Whole-pixel flips and shifts, as a choice of rows, then of columns, for each image: exact, and always uint8.
 
@@ -130,6 +140,14 @@ def move(seen: Any, key: Any, *, shift: bool, flip: bool) -> Any:
     images = _parts(seen)[0]
     height, width = images.shape[1:3]
     mirror, down, right = tf.unstack(tf.random.stateless_uniform([3, tf.shape(images)[0]], key))
+    if not shift:  # whole rows turn in less than half of the time that their pixels take one by one
+        places = tf.dynamic_partition(tf.range(tf.shape(images)[0]), tf.cast(mirror < 0.5, tf.int32), 2)
+
+        def turned(part: Any) -> Any:
+            stay, turn = (tf.gather(part, some) for some in places)
+            return tf.ensure_shape(tf.dynamic_stitch(places, [stay, tf.reverse(turn, [2])]), part.shape)
+
+        return tf.nest.map_structure(turned, seen)
 
     def moved(size: int, chance: Any) -> Any:
         most = size // 10 if shift else 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,17 +15,23 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.data import crops, pairs, survey
-from keras_cnn.data.augment import AUGMENTS, augmenter, tensorflow
-from keras_cnn.data.decoding import Arrays, arrays, as_photo, as_seen, load
+from keras_cnn.data.augment import AUGMENTS, augmenter, key_of, key_of_parts, tensorflow
+from keras_cnn.data.decoding import Arrays, arrays, as_seen, load
+from keras_cnn.data.decoding import held as in_memory
 from keras_cnn.data.images import MODES
 from keras_cnn.data.index import index
 from keras_cnn.data.labels import TASKS, Wish, sides
+from keras_cnn.data.orders import blocks_of, shuffled
+from keras_cnn.data.parts import Parts
+from keras_cnn.data.reader import reader
 from keras_cnn.data.splits import Split, Splits
 from keras_cnn.data.stream import in_order
 from keras_cnn.data.tables import Table
-from keras_cnn.errors import BadData, BadSpec, DataWarning
+from keras_cnn.errors import BadData, BadImage, BadSpec, DataWarning
 from keras_cnn.models.config import Preprocess, check_window, record_of
 from keras_cnn.models.fields import known_options, one_of, several
+
+log = logging.getLogger("keras_cnn")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -80,6 +87,12 @@ class Data:
         return self.splits.class_names
 
     @property
+    def streams(self) -> bool:
+        """Whether training images are read anew for each pass: they, or the whole photos of them, are not held."""
+        held = self.held.get("train")
+        return held is None or (self.canvas is not None and held.photos is None)
+
+    @property
     def ignored(self) -> tuple[str, ...]:
         return self.splits.ignored
 
@@ -130,6 +143,11 @@ class Data:
             raise BadData(f"the data has no split {name!r}; it has {', '.join(self.sizes)}.")
         return split
 
+    def _readable(self, name: str) -> Split:
+        """A split without the images that are known to be unreadable."""
+        split, bad = self._split(name), set(self.held[name].skipped) if name in self.held else ()
+        return split.some([i for i, source in enumerate(split.sources) if source.name not in bad]) if bad else split
+
     @cached_property
     def train(self) -> Any:
         return self._batches("train", self._pass) if self.splits.train else None
@@ -164,11 +182,10 @@ class Data:
         """
         if per_class < 1:
             raise BadSpec(f"per_class={per_class!r}: give 1 or more.")
-        images, split = self.held.get("train"), self.splits.train
-        if split is None:
+        images = self.held.get("train")
+        if self.splits.train is None:
             raise BadData("there are no training images to take a subset of.")
-        bad = set(images.skipped if images else ())
-        split = split.some([i for i, source in enumerate(split.sources) if source.name not in bad])
+        split = self._readable("train")
         groups, most = [np.arange(len(split.sources))], per_class
         if self.task == "classification":
             groups = [np.flatnonzero(split.labels == c) for c in range(len(self.class_names))]
@@ -191,13 +208,14 @@ class Data:
     def _batches(self, name: str, counter: Any = None, step: int = 0) -> Any:
         """Batches of a split. counter: the pass, where it is trained on; step: the batch that the pass begins with."""
         tf = tensorflow()
-        split, held = getattr(self.splits, name), self.held.get(name)
+        split, held = self._readable(name), self.held.get(name)
         (worker, workers), full = (self.share, self.full) if counter is not None else ((0, 1), False)
         count, size = len(self._labels(name)), self.batch_size // workers
         steps = (math.floor if full else math.ceil)(count / self.batch_size)
         known = name in self.held or not self.skip_bad  # which images there will be
+        seed = self.seed + (worker << 32)  # else all workers would draw alike
         whole = self.canvas if counter is not None else None
-        if whole and held and held.photos is None:  # too many whole photos to be held
+        if whole and self.streams:
             held = None
         labels = held.labels if held else split.labels
         parallel = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
@@ -206,11 +224,11 @@ class Data:
             # A permutation from (seed, epoch) alone: tf.data's own shuffle also hangs on the global seed.
             every = tf.range(len(labels), dtype=tf.int64)
             key = tf.stack([tf.constant(self.seed, tf.int64), epoch])
-            every = every if counter is None else tf.random.experimental.stateless_shuffle(every, key)
+            every = every if counter is None else shuffled(len(labels), key, blocks_of(split))
             if full:
                 parts = tf.reshape(every[: steps * self.batch_size], (steps, workers, size))
                 every = tf.reshape(parts[:, worker], [-1])
-            every = every[step * size :] if known else every
+            every = every[step * size :] if known or whole else every
             return tf.data.Dataset.from_tensor_slices((tf.fill(tf.shape(every), epoch), every))
 
         with tf.device("CPU:0"):  # a data set of gigabytes does not belong on the accelerator
@@ -227,56 +245,49 @@ class Data:
                 batches = picks.batch(size).map(
                     lambda e, i: (e[0], *(tf.gather(every, i) for every in (images, stretch, truth))), **parallel
                 )
+            elif whole:  # parts of the photos themselves
+                read = Parts(split, self.preprocess, self.channels, self._left_out).batch
+                batches = picks.batch(size).enumerate(step)
+                key = lambda step, e: key_of_parts(key_of(seed, e[0], step))  # noqa: E731
+                batches = batches.map(
+                    lambda step, pick: (pick[0][0], *read(pick[1], key(step, pick[0]), truth)),
+                    num_parallel_calls=2,
+                    deterministic=True,
+                )
+                batches = batches.map(lambda e, x, y: (e, x, tf.ones_like(x[:, 0, 0, 0], tf.float32), y))
             else:
-                read = self._reader(split, whole)
+                read = reader(split, self.preprocess, self.channels, self.skip_bad, self._left_out)
                 batches = picks.map(lambda e, i: (e, *read(i, truth)), **parallel)
                 batches = batches.filter(lambda e, readable, *_: readable) if self.skip_bad else batches
-                batches = batches.batch(size).map(lambda e, _, x, stretch, y: (e[0], x, stretch, y))
+                batches = batches.batch(size)
+                batches = batches.map(lambda e, _, x, y: (e[0], x, tf.ones_like(e, tf.float32), y))
                 batches = batches if known else batches.skip(step)
+            level = AUGMENTS[self.augment if counter is not None else None]
             augment = augmenter(
-                AUGMENTS[self.augment if counter is not None else None],
+                replace(level, shift=False) if whole else level,
                 channels=self.channels,
                 classes=len(self.class_names),
-                seed=self.seed + (worker << 32),  # else all workers would draw alike
+                seed=seed,
                 chiral=self.splits.chiral,
                 task=self.task,
-                crop=crops.cropper(self.preprocess) if whole else None,
+                crop=crops.cropper(self.preprocess) if whole and held else None,
             )
             batches = batches.enumerate(step).map(
                 lambda step, batch: augment(batch[1], batch[3], batch[0], step, batch[2]), **parallel
             )
+            if whole and not known:  # of some batches, every photo may be unreadable
+                batches = batches.filter(lambda x, y: tf.shape(x)[0] > 0)
             if known:
                 batches = batches.apply(tf.data.experimental.assert_cardinality(steps - step))
             return batches.prefetch(tf.data.AUTOTUNE)
 
-    def _reader(self, split: Split, canvas: tuple[int, int] | None) -> Callable[[Any, Any], tuple[Any, ...]]:
-        """Graph function from an index and all labels to (readable, image, stretch, label).
-
-        Where there is a canvas, the image is a whole photo. The label is the image's mask, where it has one.
-        """
-        tf = tensorflow()
-        sides, masked = canvas or self.preprocess.size, split.masks is not None
-
-        def see(image: np.ndarray, mask: np.ndarray | None, name: str) -> tuple[np.ndarray, np.ndarray | None, float]:
-            if canvas:
-                return as_photo(image, mask, canvas, self.preprocess)
-            return *as_seen(image, mask, name, self.preprocess), 1.0
-
-        def read(i: int) -> tuple[bool, np.ndarray, np.ndarray, np.float32]:
-            made = load(split, i, self.preprocess, self.channels, self.skip_bad, see)
-            if made is None and split.sources[i].name not in self.skipped:
-                self.skipped.append(split.sources[i].name)
-            image, mask, stretch = made or (np.zeros((*sides, self.channels), np.uint8), None, 1.0)
-            return made is not None, image, np.zeros(sides, np.uint8) if mask is None else mask, np.float32(stretch)
-
-        def op(i: Any, labels: Any) -> tuple[Any, ...]:
-            kinds = [tf.bool, tf.uint8, tf.uint8, tf.float32]
-            readable, image, mask, stretch = tf.numpy_function(read, [i], kinds)
-            label = tf.ensure_shape(mask, sides) if masked else tf.gather(labels, i)
-            image = tf.ensure_shape(image, (*sides, self.channels))
-            return tf.ensure_shape(readable, ()), image, tf.ensure_shape(stretch, ()), label
-
-        return op
+    def _left_out(self, name: str, error: BadImage | None = None) -> bool:
+        """Whether training goes on without an unreadable image, which is noted then."""
+        if self.skip_bad and name not in self.skipped:
+            self.skipped.append(name)
+            if error:
+                log.warning("skipped: %s", error)
+        return self.skip_bad
 
 
 @known_options
@@ -299,8 +310,8 @@ def load_data(
 ) -> Data:
     """Index a data set and decode it, each image once, to uint8 of preprocess.size.
 
-    data: a folder, zip, table, TFDS or data set of the Hub, see `index`; a `Table`, where columns must be named; or
-        what `index` found.
+    data: a folder, zip, table, shards, TFDS or data set of the Hub, see `index`; a `Table`, where columns must be
+        named; or what `index` found.
         Or arrays: a pair (images, labels) or {"image": images, "label": labels}, or such pairs by split, as {"train":
         (x, y), "val": (x, y)}. Images (n, height, width, channels) of preprocess.size, uint8 or whole numbers of
         0..255, are taken as they are. Labels are whole numbers from 0 (n,); 0 or 1 of each class (n, classes); floats
@@ -322,7 +333,8 @@ def load_data(
         "light": half of the images mirrored (see mirror);
         "crop": as "light", but where photos are larger than preprocess.size by a quarter at least (and no glyphs), not
         shifted: a random part of each, of 35 % of its area or more (1409.4842, section 6). Whole photos are held for
-        it at twice that size, or at their own if smaller;
+        it at twice that size, or at their own if smaller; where there is no room, the same parts are read from the
+        files, of JPEGs no more than the part, at a half, a quarter or an eighth where that is enough;
         "medium": two operations of RandAugment (1909.13719) on each image, a gray rectangle over a quarter of them
         (Random Erasing, 1708.04896);
         "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels
@@ -335,7 +347,8 @@ def load_data(
     skip_bad: leave unreadable images out, log them and list them in `Data.skipped`, instead of raising BadImage.
     decode: the splits to decode now, in memory of at most cache_bytes, the smallest first, whole photos after what is
     seen at evaluation; others are decoded anew for each pass (there, BadImage surfaces as the
-    tf.errors.InvalidArgumentError that quotes it).
+    tf.errors.InvalidArgumentError that quotes it), and `Data.summary` says which. Evaluation sees the same pixels
+    either way; the order of a pass follows from (seed, pass), see `orders.shuffled`.
     """
     if task is not None:
         one_of("task", task, TASKS)
@@ -357,13 +370,17 @@ def load_data(
         depth = channels or len(preprocess.mean)
         if depth not in MODES:
             raise BadSpec(f"channels={depth!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
-        splits = data if isinstance(data, Splits) else index(data, val_split=val_split, seed=seed, wish=wish)
+        splits = (
+            data
+            if isinstance(data, Splits)
+            else index(data, val_split=val_split, seed=seed, wish=wish, skip_bad=skip_bad)
+        )
         sources = next((split for name, split in splits.items() if name in decode), splits.items()[0][1]).sources
         look = survey.look(sources)
         preprocess = replace(preprocess, window=window or survey.window(look, sources, preprocess.window))
         if AUGMENTS[augment].crop and splits.train and not splits.chiral:  # a part of a glyph may be another one
             canvas = crops.canvas(look.sizes, preprocess)
-        held = _held(splits, decode, preprocess, canvas, cache_bytes, channels=depth, skip_bad=skip_bad)
+        held = in_memory(splits, decode, preprocess, canvas, cache_bytes, channels=depth, skip_bad=skip_bad)
     splits = _turned(splits, mirror, augment)
     return Data(
         splits=splits,
@@ -390,30 +407,3 @@ def _turned(splits: Splits, mirror: bool | None, augment: str | None) -> Splits:
         return replace(splits, chiral=not mirror)
     note = (f"never mirrored, since {side!r} speaks of sides",) if side else ()
     return replace(splits, chiral=splits.chiral or side is not None, notes=(*splits.notes, *note))
-
-
-def _held(
-    splits: Splits,
-    wanted: Collection[str],
-    preprocess: Preprocess,
-    canvas: tuple[int, int] | None,
-    room: int,
-    *,
-    channels: int,
-    skip_bad: bool,
-) -> dict[str, Arrays]:
-    """The splits that fit into so many bytes, decoded; the smallest first, whole photos last."""
-    held: dict[str, Arrays] = {}
-    for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
-        deep = channels + (split.masks is not None)
-        size, whole = (len(split.sources) * deep * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
-        if name in wanted and size <= room:
-            photos = canvas if name == "train" and size + whole <= room else None
-            room -= size + (whole if photos else 0)
-            held[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad, canvas=photos)
-            if name == "train" and splits.task in ("classification", "multilabel"):
-                for label, count in survey.counts(held[name].labels, splits.class_names).items():
-                    if not count:
-                        bad = held[name].skipped[0]
-                        raise BadData(f"every image of the class {label!r} is unreadable, such as {bad}.")
-    return held

@@ -43,7 +43,7 @@ def whole(image: np.ndarray, size: tuple[int, int], preprocess: Preprocess) -> t
     """
     height, width, channels = image.shape
     tall, wide = size
-    stretch = 1.0 if preprocess.mode == "squash" else (width / height) / (wide / tall)
+    stretch = stretch_of(width, height, replace(preprocess, size=size))
     if (height, width) != size:
         picture = Image.frombytes(PLAIN_MODES[channels], (width, height), np.ascontiguousarray(image).tobytes())
         image = np.array(picture.resize((wide, tall), FILTERS[preprocess.interpolation])).reshape(tall, wide, channels)
@@ -78,13 +78,23 @@ def boxes(stretch: Any, key: Any) -> Any:
     than the photo is shrunk to fit, so that its shape stays.
     """
     tf = tensorflow()
-    draws = tf.random.stateless_uniform([4, tf.shape(stretch)[0]], key)
+    return parts(stretch, tf.random.stateless_uniform([4, tf.shape(stretch)[0]], key), tf)
+
+
+def parts(stretch: Any, draws: Any, of: Any) -> Any:
+    """The same of draws, even between 0 and 1, (4, n). of: NumPy or TensorFlow, whichever made these arrays."""
     area = LEAST + (1 - LEAST) * draws[0]
-    shape = tf.exp(math.log(RATIO) * (2 * draws[1] - 1)) / stretch
-    height, width = tf.sqrt(area / shape), tf.sqrt(area * shape)
-    fit = tf.maximum(tf.maximum(height, width), 1.0)
+    shape = of.exp(math.log(RATIO) * (2 * draws[1] - 1)) / stretch
+    height, width = of.sqrt(area / shape), of.sqrt(area * shape)
+    fit = of.maximum(of.maximum(height, width), 1.0)
     height, width = height / fit, width / fit
-    return tf.stack([draws[2] * (1 - height), draws[3] * (1 - width), height, width], 1)
+    return of.stack([draws[2] * (1 - height), draws[3] * (1 - width), height, width], 1)
+
+
+def stretch_of(width: int, height: int, preprocess: Preprocess) -> float:
+    """How many times wider a photo is, for its height, than the network sees it; 1 where evaluation squashes, too."""
+    tall, wide = preprocess.size
+    return 1.0 if preprocess.mode == "squash" else (width / height) / (wide / tall)
 
 
 def cut(photos: Any, parts: Any, preprocess: Preprocess) -> Any:

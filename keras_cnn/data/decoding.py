@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
-from keras_cnn.data import crops, masks
+from keras_cnn.data import crops, masks, survey
 from keras_cnn.data.images import decode, resize_and_crop
-from keras_cnn.data.splits import Split
-from keras_cnn.errors import BadImage
+from keras_cnn.data.splits import Split, Splits
+from keras_cnn.errors import BadData, BadImage
 from keras_cnn.models.config import Preprocess
 from keras_cnn.terminal import progress
 
@@ -38,6 +39,12 @@ class Arrays:
     photos: np.ndarray | None = None
     stretch: np.ndarray | None = None
     photo_masks: np.ndarray | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory."""
+        parts = (self.images, self.labels, self.photos, self.photo_masks)
+        return sum(part.nbytes for part in parts if part is not None)
 
     def some(self, kept: np.ndarray) -> Arrays:
         """Some of the images, by an index or a mask of NumPy."""
@@ -96,6 +103,33 @@ def arrays(
     if readable.all():
         return found
     return replace(found.some(readable), skipped=tuple(split.sources[i].name for i in np.flatnonzero(~readable)))
+
+
+def held(
+    splits: Splits,
+    wanted: Collection[str],
+    preprocess: Preprocess,
+    canvas: tuple[int, int] | None,
+    room: int,
+    *,
+    channels: int,
+    skip_bad: bool,
+) -> dict[str, Arrays]:
+    """The splits that fit into so many bytes, decoded; the smallest first, whole photos last."""
+    found: dict[str, Arrays] = {}
+    for name, split in sorted(splits.items(), key=lambda item: len(item[1].sources)):
+        deep = channels + (split.masks is not None)
+        size, whole = (len(split.sources) * deep * math.prod(sides or (0,)) for sides in (preprocess.size, canvas))
+        if name in wanted and size <= room:
+            photos = canvas if name == "train" and size + whole <= room else None
+            room -= size + (whole if photos else 0)
+            found[name] = arrays(split, preprocess, channels=channels, skip_bad=skip_bad, canvas=photos)
+            if name == "train" and splits.task in ("classification", "multilabel"):
+                for label, count in survey.counts(found[name].labels, splits.class_names).items():
+                    if not count:
+                        bad = found[name].skipped[0]
+                        raise BadData(f"every image of the class {label!r} is unreadable, such as {bad}.")
+    return found
 
 
 def load(

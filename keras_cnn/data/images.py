@@ -132,13 +132,21 @@ def decode(
     """What `read_image` gives, of the bytes that `read` gives."""
 
     def see(image: Image.Image) -> np.ndarray:
-        return _pixels(image, MODES[channels], window)
+        return pixels_of(image, MODES[channels], window)
 
     return decoded_by(see, read, name)
 
 
-def decoded_by(see: Callable[[Image.Image], Seen], read: Callable[[], bytes], name: str) -> Seen:
-    """What `see` makes of Pillow's image, decoded and upright, of the bytes that `read` gives; bounded as all are."""
+def decoded_by(
+    see: Callable[[Image.Image], Seen],
+    read: Callable[[], bytes],
+    name: str,
+    opened: Callable[[Image.Image], Any] | None = None,
+) -> Seen:
+    """What `see` makes of Pillow's image, decoded and upright, of the bytes that `read` gives; bounded as all are.
+
+    opened: is shown the image before its pixels are decoded.
+    """
     try:
         blob = read()
     except (KerasCnnError, MemoryError):
@@ -149,6 +157,8 @@ def decoded_by(see: Callable[[Image.Image], Seen], read: Callable[[], bytes], na
         raise BadImage(f"{name}: the file is empty (0 bytes); replace or remove it.")
     try:
         with open_image(io.BytesIO(blob), name) as image, _room.for_pixels(image.width * image.height):
+            if opened:
+                opened(image)
             halved = not is_deep(image) and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
             image.load()
             if halved:
@@ -219,7 +229,7 @@ class _Room:
 _room = _Room(max(Image.MAX_IMAGE_PIXELS or 0, (os.cpu_count() or 1) << 24))
 
 
-def _pixels(image: Image.Image, mode: str, window: tuple[float, float] | None) -> np.ndarray:
+def pixels_of(image: Image.Image, mode: str, window: tuple[float, float] | None) -> np.ndarray:
     """uint8 (height, width, channels) of a decoded image, band by band, so that a large one is held twice at most."""
     height, width = image.height, image.width
     rows = max(1, BAND // max(width, 1))

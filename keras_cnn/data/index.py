@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_cnn.data import hub_sets, mask_folders, prepared, tables
+from keras_cnn.data import hub_sets, mask_folders, prepared, shards, tables
 from keras_cnn.data.files import Files, Parts, Source, files_of, regular
 from keras_cnn.data.images import as_png, printable
 from keras_cnn.data.labels import ANY, Wish
@@ -32,6 +32,7 @@ def index(
     seed: int = 0,
     training: bool = True,
     wish: Wish = ANY,
+    skip_bad: bool = False,
 ) -> Splits:
     """Find the images and labels of a data set, without decoding any.
 
@@ -42,6 +43,7 @@ def index(
         a line, by the number that masks have, or `name red green blue`. 255, and classes called unlabelled, void,
         ignore or unknown, do not count; without the file, classes are the values that occur;
         a table (`.csv`, `.tsv`, `.parquet`), or a `Table` that names its columns;
+        a folder that `pack` wrote; a `.tar`, or a folder of them, as WebDataset has them, see `shards.foreign`;
         a data set of the Hub in its usual layouts: a folder with `metadata.csv`, or of Parquet files with images in
         them; by name, "hf://datasets/OWNER/NAME", where the package `datasets` is installed;
         "tfds:NAME", a prepared TensorFlow data set; "digits", the 1797 handwritten digits of scikit-learn.
@@ -51,7 +53,7 @@ def index(
     the class has two; chosen by a hash of seed and file name, so that other files do not change a file's side much
     and a folder and its zip split alike. 0 leaves val None. Where an image has no single class, of all train images.
     training: False for images to evaluate on: there may be one class, and no train; nothing is split.
-    wish: what the labels are to be; see `Wish`.
+    wish: what the labels are to be; see `Wish`. skip_bad: leave damaged shards out, which a note counts.
     Raises BadData, naming the folder, the row or the class, for what cannot be trained on.
     """
     if not 0 <= val_split < 1:
@@ -66,7 +68,14 @@ def index(
         return replace(_of_classes(name, _digits(), wish, **options), chiral=True)
     if (path := Path(table.path)).suffix.lower() in tables.KINDS and not path.is_dir():
         return tables.read(table, wish, **options)
+    if shards.packed_at(path):
+        return shards.read(path, wish, skip_bad=skip_bad, **options)
+    if path.suffix.lower() == ".tar" and path.is_file():
+        lone = Source(path.name, name, partial(open, path, "rb"))
+        return shards.foreign(name, [((path.name,), lone)], Files(), table, wish, skip_bad=skip_bad, **options)
     found = files_of(path)
+    if path.is_dir() and (tars := shards.tars_in(found)):
+        return shards.foreign(name, tars, found, table, wish, skip_bad=skip_bad, **options)
     if metadata := hub_sets.metadata_in(found):
         return hub_sets.image_folder(name, found, metadata, table, wish, **options)
     if not (images := found.images) and (parquet := hub_sets.parquet_in(found)):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import IO, Any
+
+import numpy as np
 
 from keras_cnn.data.files import Source, Spool
 from keras_cnn.data.frames import Frame, pick
@@ -22,8 +26,8 @@ PREPARE = "import tensorflow_datasets as tfds; tfds.builder('{}').download_and_p
 def read(table: Table, wish: Wish, *, training: bool, **options: Any) -> Splits:
     """The data set "tfds:NAME" of a table's path: neither downloads nor runs the data set's own code.
 
-    Its files can be read in order only, so that the encoded images are laid down on disk. options: see
-    `splits.labelled`.
+    Images of ArrayRecord files are read at their places; other files can be read in order only, so that the encoded
+    images are laid down on disk. options: see `splits.labelled`.
     """
     name = str(table.path)
     try:
@@ -53,19 +57,36 @@ def read(table: Table, wish: Wish, *, training: bool, **options: Any) -> Splits:
     places: list[str] = []
     spool = Spool()
     for meaning, split in named.items():
-        for i, row in enumerate(builder.as_dataset(split=split, decoders=decoders).as_numpy_iterator()):
+        lying = _lying(builder, split, images)
+        rows = lying or builder.as_dataset(split=split, decoders=decoders).as_numpy_iterator()
+        for i, row in enumerate(rows):
             places.append(f"{name}[{split}][{i}]")
             words.append(meaning)
             for column in wanted:
                 cell = row[column]
-                cells[column].append(
-                    Source(f"{i:08}", places[-1], spool.add(cell)) if column in images else _plain(cell)
-                )
+                if column in images:
+                    opened = partial(_open, lying, i, column) if lying else spool.add(cell)
+                    cell = Source(f"{i:08}", places[-1], opened)
+                cells[column].append(_plain(cell))
     classes = {column: names for column in columns.labels if (names := _classes(features[column]))}
     frame = Frame(name, cells, places.__getitem__, classes)
     found = of_columns(frame, columns, lambda text: None, wish, table, words=words, training=training, **options)
     unused = tuple(f"{name}[{split}]" for split in builder.info.splits if split not in named.values())
     return replace(found, ignored=unused, chiral=name[5:].split("/")[0].split(":")[0] in CHIRAL)
+
+
+def _lying(builder: Any, split: str, decoders: Any) -> Sequence[Any] | None:
+    """The rows of a split, each of which can be read by itself; None where its files are for reading in order."""
+    if getattr(builder.info.file_format, "value", None) != "array_record":
+        return None
+    try:
+        return builder.as_data_source(split=split, decoders=decoders)
+    except ImportError as error:
+        raise MissingPackage(f"{builder.name} is of ArrayRecord files; pip install array-record.") from error
+
+
+def _open(rows: Sequence[Any], number: int, column: str) -> IO[bytes]:
+    return io.BytesIO(rows[number][column])
 
 
 def _kind(feature: Any) -> str | None:
@@ -91,4 +112,6 @@ def _classes(feature: Any) -> Sequence[str] | None:
 
 def _plain(cell: Any) -> Any:
     """A cell of NumPy as Python has it, texts decoded."""
-    return cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else cell.tolist()
+    if isinstance(cell, bytes):
+        return cell.decode("utf-8", "backslashreplace")
+    return cell.tolist() if isinstance(cell, np.ndarray | np.generic) else cell

@@ -107,7 +107,7 @@ def _flatten(classes: dict[str, list[Source]], names: tuple[str, ...]) -> Split:
 def _divide(classes: dict[str, list[Source]], val_split: float, seed: int) -> Tree:
     parts: Tree = {"train": {}, "val": {}}
     for name, sources in classes.items():
-        ranked = sorted(sources, key=lambda source: _draw(seed, source.key))
+        ranked = sorted(sources, key=lambda source: draw(seed, source.key))
         count = _share(len(ranked), val_split)
         parts["val"][name], parts["train"][name] = ranked[:count], ranked[count:]
     return parts
@@ -118,7 +118,7 @@ def _share(count: int, val_split: float) -> int:
     return min(max(round(count * val_split), 1), count - 1)
 
 
-def _draw(seed: int, key: str) -> bytes:
+def draw(seed: int, key: str) -> bytes:
     """A hash of a key, whatever bytes it holds."""
     return hashlib.sha256(f"{seed}/{key}".encode("utf-8", "surrogatepass")).digest()
 
@@ -183,7 +183,7 @@ def _hold_out(
     For that, the rarest class first, val gets an image of each, and none is taken that is the last of its class (after
     Sechidis et al. 2011, "On the stratification of multi-label data", section 3.1).
     """
-    ranked = sorted(places, key=lambda i: _draw(seed, sources[i].key))
+    ranked = sorted(places, key=lambda i: draw(seed, sources[i].key))
     count = _share(len(ranked), val_split)
     chosen = dict.fromkeys([] if labels.task == "multilabel" else ranked[:count])
     left = labels.rows[ranked].sum(0, dtype=np.int64)  # images of each class that train still has

@@ -103,7 +103,16 @@ def summary(data: Any) -> str:
         lines.append(f"gray values {in_words(data.preprocess.window)}")
     if data.skipped:
         lines.append(f"{len(data.skipped):,} unreadable ones left out")
+    lines.append(_kept(data))
     return "; ".join(lines)
+
+
+def _kept(data: Any) -> str:
+    """Which images are held decoded, in how much memory, and which are read anew for each pass."""
+    anew = [name for name in data.sizes if name not in data.held or (name == "train" and data.streams)]
+    size = sum(part.size for part in data.held.values())
+    held = f"held decoded, {size / 2**20:,.1f} MiB" if data.held else ""
+    return ", ".join(filter(None, [held, f"{' and '.join(anew)} decoded anew for each pass" if anew else ""]))
 
 
 def _of_labels(data: Any) -> str:

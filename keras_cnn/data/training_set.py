@@ -211,7 +211,9 @@ class OfData(TrainingSet):
 
     @property
     def facts(self) -> dict[str, Any]:
-        known = {"classes": list(self.train.class_names), "augment": self.train.augment}
+        known: dict[str, Any] = {"classes": list(self.train.class_names), "augment": self.train.augment}
+        if self.train.canvas and self.train.streams:  # parts of the files are not to the last bit those of held photos
+            known |= {"photos": "read anew"}
         return {**super().facts, **known, "data's seed": self.train.seed, "canvas": self.train.canvas}
 
     @property
