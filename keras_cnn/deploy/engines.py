@@ -20,7 +20,7 @@ import numpy as np
 
 from keras_cnn import files, runtime
 from keras_cnn.deploy import formats
-from keras_cnn.deploy.fold import fold
+from keras_cnn.deploy.fold import SIDE, fold
 from keras_cnn.deploy.formats import FORMATS, Runner
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.assemble import recursion
@@ -28,7 +28,6 @@ from keras_cnn.models.fields import one_of
 from keras_cnn.terminal import progress
 
 SECONDS = 1.0  # of measuring, for each engine
-SIDE = 97  # pixels that a network of any size is shown: odd, so that what is padded inside is seen
 CHOICES = "engines.json"
 PACKAGES = ("openvino", "onnxruntime")
 
