@@ -15,7 +15,7 @@ import typer
 
 from keras_cnn.cli import console, datasets, runs, tables
 from keras_cnn.cli.datasets import Dataset
-from keras_cnn.cli.options import BATCH, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS, with_data
+from keras_cnn.cli.options import BATCH, ENGINE, JSON, MODEL, PRECISION, RUNNABLE, SIZE, SKIP_BAD, WEIGHTS, with_data
 from keras_cnn.errors import BadData
 from keras_cnn.files import write_beside, write_text
 from keras_cnn.terminal import plain, progress
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 @with_data
 def evaluate(
     data: Dataset,
-    model: Annotated[str, MODEL],
+    model: Annotated[str, RUNNABLE],
     weights: Annotated[str | None, WEIGHTS] = None,
     split: Annotated[
         str | None, typer.Option(help="train, val or test; default test, else val, else all images.")
     ] = None,
     size: Annotated[int, SIZE] = 0,
     batch_size: Annotated[int, BATCH] = 128,
+    engine: Annotated[str, ENGINE] = "keras",
+    precision: Annotated[str, PRECISION] = "float32",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Directory for the picture that shows the result.")
     ] = None,
@@ -43,14 +45,13 @@ def evaluate(
 
     Images that a run was trained on, as its directory knows them, are left out and told apart.
     """
-    from keras_cnn.hub import resolve
-
-    known = resolve(model, weights)
+    known = runs.known(model, weights, size)
     found, splits = datasets.to_measure(data, known.config)
     split = split or splits[-1]
     net, kc = runs.network(known, model, weights, size)
     run = model if weights is None and Path(model).is_dir() else None
-    result = kc.evaluate(net, found, split=split, run=run, batch_size=batch_size, skip_bad=data.skip_bad)
+    told = {"batch_size": batch_size, "skip_bad": data.skip_bad, "engine": engine, "precision": precision}
+    result = kc.evaluate(net, found, split=split, run=run, **told)
     old = result.trained_on
     before: dict[str, Any] = _figures(old) if old else {"images": 0}
     facts = {"split": split, **_figures(result), "skipped": len(result.skipped), "trained_on": before}
@@ -80,7 +81,7 @@ def predict(
         list[str],
         typer.Argument(help="Image files, folders of them, .zip files; of sequences .npz files and tables."),
     ],
-    model: Annotated[str, MODEL],
+    model: Annotated[str, RUNNABLE],
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
@@ -89,10 +90,8 @@ def predict(
     tile: Annotated[
         int | None, typer.Option(min=1, help="Of networks for pixels: see photos at their own size, by such tiles.")
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="keras, tensorflow, openvino, onnx, litert; or auto, the fastest here.")
-    ] = "keras",
-    precision: Annotated[str, typer.Option(help="float32; of openvino also bfloat16.")] = "float32",
+    engine: Annotated[str, ENGINE] = "keras",
+    precision: Annotated[str, PRECISION] = "float32",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="File for the answers, .csv or .json; or a folder for masks and images."),
@@ -102,12 +101,11 @@ def predict(
     """Say what images show, or how sequences are or go on."""
     from keras_cnn.data import files
     from keras_cnn.data.index import find_images
-    from keras_cnn.hub import resolve
 
     drawn = out is not None and (out.is_dir() or not out.suffix)
     if out and not drawn and out.suffix.lower() not in WRITERS:
         raise BadData(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}.")
-    known = resolve(model, weights)
+    known = runs.known(model, weights, size)
     sequences = known.config.backbone.SIDES == 1
     sources = images if sequences else [source for path in images for source in find_images(path)]
     if drawn and not known.config.head.EVERYWHERE:

@@ -68,7 +68,7 @@ def fold(model: Any) -> Any:
 
 
 def unfolded(copy: Any) -> list[str]:
-    """The names of the batch norms that are left in a folded copy, because no linear map of their own is before them."""
+    """The names of the batch norms that are left in a folded copy: no linear map of their own is before them."""
     return [layer.name for layer in copy.layers if isinstance(layer, layers.BatchNormalization)]
 
 
@@ -111,8 +111,9 @@ class Graph:
             return None
         [given] = call.input_tensors
         made = self.made_by.get(id(given))
-        alone = made is not None and len(self.users[id(given)]) == 1 and id(given) not in self.ends
-        return made if alone and made.operation.name in self.once else None
+        if made is None or len(self.users[id(given)]) > 1 or id(given) in self.ends:
+            return None
+        return made if made.operation.name in self.once else None
 
 
 def _plan(flat: Any) -> Plan:
@@ -201,7 +202,7 @@ def _affine(layer: Any) -> tuple[np.ndarray, np.ndarray] | None:
     elif type(layer) is layers.Normalization and not layer.invert and layer.mean is not None:
         spread = np.maximum(np.sqrt(_number(layer.variance)), keras.config.epsilon())
         found = (1 / spread).reshape(-1), (-_number(layer.mean) / spread).reshape(-1)
-        if layer.axis not in ((-1,), (len(layer.input.shape) - 1,)):
+        if not {*layer.axis} <= {-1, np.ndim(layer.mean) - 1}:
             return None
     else:
         return None

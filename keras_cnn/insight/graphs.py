@@ -72,7 +72,8 @@ def run(
 
     outputs: the model's symbolic tensors that are wanted; by default all its outputs. seen: is told the first output of
     every call. instead: tensors in the place of the first output of calls; what only these needed is not computed.
-    linear: the call whose activation is left out. of: what is called in the place of an operation. outer: the call by which the model stands in another one.
+    linear: the call whose activation is left out. of: what is called in the place of an operation. outer: the call by
+    which the model stands in another one.
     """
     graph, instead = graph_of(model), instead or {}
     wanted: Sequence[Any] = graph.outputs if outputs is None else outputs
