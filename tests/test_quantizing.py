@@ -89,7 +89,7 @@ def test_an_exported_file_is_used_like_a_network(net, photos, file):
     rows = kc.benchmark(str(file), engine="keras", batches=(1,), seconds=0.05)
     kinds = {(row.engine, row.precision) for row in rows}
     assert kinds == {("model.predict", "float32"), ("keras", "float32"), (opened(file).format, "int8 file")}
-    with pytest.raises(BadSpec, match="is run by .*, not by tensorflow"):
+    with pytest.raises(BadSpec, match=r"is run by .*, not by tensorflow"):
         kc.predictor(file, engine="tensorflow")
 
 
@@ -122,7 +122,7 @@ def test_exported_folders_and_files_are_opened_whole_or_not_at_all(net, tmp_path
     made.about.unlink()
     with pytest.raises(BadSpec, match="json is not there"):
         kc.predictor(made.path)
-    with pytest.raises(BadSpec, match="other.onnx is not there"):
+    with pytest.raises(BadSpec, match=r"other\.onnx is not there"):
         kc.evaluate(tmp_path / "other.onnx", (images, np.arange(2)))
 
 
