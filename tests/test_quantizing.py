@@ -16,7 +16,7 @@ from keras_cnn.deploy import formats, quantizing
 from keras_cnn.deploy.engines import for_prediction
 from keras_cnn.deploy.opened import opened
 from keras_cnn.deploy.sensitivity import sensitivities
-from keras_cnn.errors import BadData, BadImage, BadSpec, CannotWrite, CorruptFile, MissingPackage
+from keras_cnn.errors import BadData, BadImage, BadSpec, CannotWrite, CorruptFile, KerasCnnError, MissingPackage
 
 CLASSES = ("blue", "green", "red")
 SUFFIXES = {"openvino": ".xml", "onnx": ".onnx", "litert": ".tflite"}
@@ -122,6 +122,9 @@ def test_exported_folders_and_files_are_opened_whole_or_not_at_all(net, tmp_path
     made.about.unlink()
     with pytest.raises(BadSpec, match="json is not there"):
         kc.predictor(made.path)
+    if name == "litert":
+        with pytest.raises(KerasCnnError, match="is an exported network: predict, evaluate, benchmark and serve"):
+            kc.build(made.path)
     with pytest.raises(BadSpec, match=r"other\.onnx is not there"):
         kc.evaluate(tmp_path / "other.onnx", (images, np.arange(2)))
 

@@ -202,7 +202,7 @@ def _affine(layer: Any) -> tuple[np.ndarray, np.ndarray] | None:
     elif type(layer) is layers.Normalization and not layer.invert and layer.mean is not None:
         spread = np.maximum(np.sqrt(_number(layer.variance)), keras.config.epsilon())
         found = (1 / spread).reshape(-1), (-_number(layer.mean) / spread).reshape(-1)
-        if not {*layer.axis} <= {-1, np.ndim(layer.mean) - 1}:
+        if not {*layer.axis} <= {-1, len(layer.mean.shape) - 1}:
             return None
     else:
         return None
