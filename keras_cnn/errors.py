@@ -128,6 +128,10 @@ class LicenceWarning(UserWarning):
     """The licence of the weights rules out commercial use."""
 
 
+class MemoryWarning(UserWarning):
+    """Memory does not hold a batch; smaller ones are tried."""
+
+
 class RunWarning(UserWarning):
     """A run goes on, but not exactly as it would have."""
 

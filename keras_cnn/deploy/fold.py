@@ -200,9 +200,9 @@ def _affine(layer: Any) -> tuple[np.ndarray, np.ndarray] | None:
     if type(layer) is layers.Rescaling:
         found = np.asarray(layer.scale, "float64"), np.asarray(layer.offset, "float64")
     elif type(layer) is layers.Normalization and not layer.invert and layer.mean is not None:
-        spread = np.maximum(np.sqrt(_number(layer.variance)), keras.config.epsilon())
-        found = (1 / spread).reshape(-1), (-_number(layer.mean) / spread).reshape(-1)
-        if not {*layer.axis} <= {-1, len(layer.mean.shape) - 1}:
+        mean, spread = _number(layer.mean), np.maximum(np.sqrt(_number(layer.variance)), keras.config.epsilon())
+        found = (1 / spread).reshape(-1), (-mean / spread).reshape(-1)
+        if not {*layer.axis} <= {-1, mean.ndim - 1}:
             return None
     else:
         return None
