@@ -80,6 +80,21 @@ def test_a_file_of_few_bits_answers_nearly_the_same(net, photos, tmp_path, name,
     assert {f.name for f in tmp_path.iterdir() if f.stem != "whole"} >= {made.path.name, made.about.name}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SUFFIXES)
+@pytest.mark.parametrize("network, size", [("efficientnet_b0", 64), ("inception_v3", 96), ("resnetv2_18", 64)])
+def test_every_family_is_quantized(photos, tmp_path, name, network, size):
+    """Depthwise maps, swish, concatenations, pools behind padding that no ReLU is before."""
+    needs(name)
+    model = kc.build(network, classes=CLASSES, input_shape=(size, size, 3))
+    path = tmp_path / f"net{SUFFIXES[name]}"
+    if (network, name) == ("resnetv2_18", "litert"):
+        with pytest.raises(BadSpec, match="stage1_pad, which pads with minus infinity"):
+            kc.quantize(model, photos, path, most=None)
+    else:
+        assert kc.quantize(model, photos, path, most=None).path == path
+
+
 def test_an_exported_file_is_used_like_a_network(net, photos, file):
     answers = kc.predictor(file)(photos / "val")
     assert [answer.label for answer in answers] == [name for name in CLASSES for _ in range(6)]

@@ -129,6 +129,12 @@ def quantize(
         network = engines.for_prediction(net)
         shapes = network.inputs[0].shape, network.outputs[0].shape
         tool = TOOLS[name]
+        endless = [layer.name for layer in network.layers if getattr(layer, "value", "") == "lowest"]
+        if endless and precision == "int8" and not tool.endless:
+            raise BadSpec(
+                f"{name} has no 8 bits for {endless[0]}, which pads with minus infinity, and its runtime would crash: "
+                "give a file that ends in .xml."
+            )
         try:
             whole = work / f"network{FORMATS[tool.source].suffix}"
             formats.write(network, whole, tool.source)
@@ -139,7 +145,7 @@ def quantize(
         except KerasCnnError:
             raise
         except Exception as error:  # each tool has its own
-            why = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            why = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
             raise BadSpec(f"{name} cannot make {precision} of {net.name}: {why} Nothing was written.") from error
         figure, lost = next(iter(before.metrics)), _lost(task, before, after)
         layers = tuple(sensitivities(network, seen[:LOOKED_AT])) if sensitivity else ()
@@ -211,7 +217,9 @@ def _openvino(source: Path, out: Path, images: np.ndarray, precision: str) -> No
         data = nncf.Dataset([image[None] for image in images])
         # MIXED: activations that are not symmetric, such as swish, keep all 8 bits.
         preset = nncf.QuantizationPreset.MIXED
-        network = nncf.quantize(network, data, subset_size=len(images), preset=preset)
+        # Depthwise kernels stay float32: OpenVINO takes no scales along the axis that their filters lie in.
+        apart = nncf.IgnoredScope(types=["GroupConvolution"], validate=False)
+        network = nncf.quantize(network, data, subset_size=len(images), preset=preset, ignored_scope=apart)
     openvino.save_model(network, str(out), compress_to_fp16=precision == "float16")
 
 
@@ -279,18 +287,20 @@ def _litert(source: Path, out: Path, images: np.ndarray, precision: str) -> None
 class Tool:
     """How a format gets 8 bits. write: from a float32 file, a target, images (n, ...) float32 and a precision.
 
-    source: the format of that file. modules: that it needs beside those of the format.
+    source: the format of that file. modules: that it needs beside those of the format. endless: whether maps with minus
+    infinity in them do not spoil the others.
     """
 
     write: Callable[[Path, Path, np.ndarray, str], None]
     source: str
     modules: tuple[str, ...] = ()
+    endless: bool = True
 
 
 TOOLS: Mapping[str, Tool] = {
     "openvino": Tool(_openvino, "openvino", ("nncf",)),
     "onnx": Tool(_onnx, "onnx"),
-    "litert": Tool(_litert, "savedmodel"),
+    "litert": Tool(_litert, "savedmodel", endless=False),
 }
 
 
