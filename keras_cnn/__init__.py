@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.deploy.explaining import explain
     from keras_cnn.deploy.exporting import export
     from keras_cnn.deploy.predictor import predictor
+    from keras_cnn.deploy.quantizing import quantize
     from keras_cnn.deploy.serving import Limits, service
     from keras_cnn.deploy.tiles import predict_tiles
     from keras_cnn.hub import publish, pull
@@ -91,6 +92,7 @@ __all__ = [
     "profile",
     "publish",
     "pull",
+    "quantize",
     "recalibrate_batchnorm",
     "replace_head",
     "save_pretrained",
@@ -115,6 +117,7 @@ _HOME = {
     "deploy.exporting": ["export"],
     "deploy.explaining": ["explain"],
     "deploy.predictor": ["predictor"],
+    "deploy.quantizing": ["quantize"],
     "deploy.serving": ["Limits", "service"],
     "deploy.tiles": ["predict_tiles"],
     "hub": ["publish", "pull"],

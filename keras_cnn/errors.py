@@ -120,12 +120,20 @@ class CacheWarning(UserWarning):
     """A cache cannot be used; the work goes on without it."""
 
 
+class FoldWarning(UserWarning):
+    """A network is used as it is, since its folded copy answers otherwise."""
+
+
 class HubWarning(UserWarning):
     """The hub cannot be reached or does not answer as one, and a cached revision stands in for it."""
 
 
 class LicenceWarning(UserWarning):
     """The licence of the weights rules out commercial use."""
+
+
+class MemoryWarning(UserWarning):
+    """Memory does not hold a batch; smaller ones are tried."""
 
 
 class RunWarning(UserWarning):

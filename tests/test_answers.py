@@ -6,6 +6,7 @@ import io
 import warnings
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -17,7 +18,8 @@ from images import encode, folder, noise, zipped
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
 from keras_cnn.data import seen
-from keras_cnn.errors import BadData, BadImage, BadSpec, PixelWarning, UnknownOption, WeightsWarning
+from keras_cnn.deploy.outputs import outputs_of
+from keras_cnn.errors import BadData, BadImage, BadSpec, MemoryWarning, PixelWarning, UnknownOption, WeightsWarning
 
 SIZE = (16, 16, 3)
 
@@ -361,3 +363,27 @@ def test_real_photographs(shared, tmp_path):
 def test_a_name_without_weights_is_told():
     with pytest.warns(WeightsWarning, match="resnet20 has random weights, so that its answers mean nothing"):
         kc.predictor("resnet20")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])
+def test_smaller_batches_are_tried_where_memory_does_not_hold_one(error):
+    """Three images at once are too many; answers and their order are those of a machine with room for all."""
+    tried = []
+
+    def answer(images):
+        tried.append(len(images))
+        if len(images) > 2:
+            raise error
+        return images.mean((1, 2))
+
+    images = [(str(i), np.full((2, 2, 1), i, "uint8")) for i in range(11)]
+    with pytest.warns(MemoryWarning, match="batches of 2 are tried"):
+        found = [*outputs_of(SimpleNamespace(predict_on_batch=answer), images, 5)]
+    assert [(name, row[0]) for name, _, row in found] == [(str(i), i) for i in range(11)]
+    assert tried == [5, 2, 2, 1, 2, 2, 1, 1]  # once too many, never again
+
+    def full(images):
+        raise error
+
+    with pytest.raises(type(error)), pytest.warns(MemoryWarning):
+        [*outputs_of(SimpleNamespace(predict_on_batch=full), images, 4)]

@@ -159,7 +159,7 @@ def test_nothing_is_written_over(run, net, streets, tmp_path):
     code, _, err = run("predict", tmp_path / "a", tmp_path / "b", "-m", run_, "--out", tmp_path / "c")
     assert (code, "would both be" in err, (tmp_path / "c").exists()) == (2, True, False)
     code, _, err = run("predict", tmp_path / "a", "-m", net, "--out", tmp_path / "c")
-    assert (code, "answers in figures: give a file that ends in .csv or .json" in err) == (2, True)
+    assert (code, "answers in figures: give a file that ends in one of .csv" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ VERBS = {
     "pull": hub.pull,
     "publish": hub.publish,
     "export": deploying.export,
+    "quantize": deploying.quantize,
     "serve": deploying.serve,
     "benchmark": deploying.benchmark,
     "doctor": machine.doctor,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -15,7 +12,7 @@ import typer
 
 from keras_cnn.cli import console, datasets, runs, tables
 from keras_cnn.cli.datasets import Dataset
-from keras_cnn.cli.options import BATCH, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS, with_data
+from keras_cnn.cli.options import BATCH, ENGINE, JSON, MODEL, PRECISION, RUNNABLE, SIZE, SKIP_BAD, WEIGHTS, with_data
 from keras_cnn.errors import BadData
 from keras_cnn.files import write_beside, write_text
 from keras_cnn.terminal import plain, progress
@@ -27,13 +24,15 @@ if TYPE_CHECKING:
 @with_data
 def evaluate(
     data: Dataset,
-    model: Annotated[str, MODEL],
+    model: Annotated[str, RUNNABLE],
     weights: Annotated[str | None, WEIGHTS] = None,
     split: Annotated[
         str | None, typer.Option(help="train, val or test; default test, else val, else all images.")
     ] = None,
     size: Annotated[int, SIZE] = 0,
     batch_size: Annotated[int, BATCH] = 128,
+    engine: Annotated[str, ENGINE] = "keras",
+    precision: Annotated[str, PRECISION] = "float32",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Directory for the picture that shows the result.")
     ] = None,
@@ -43,14 +42,13 @@ def evaluate(
 
     Images that a run was trained on, as its directory knows them, are left out and told apart.
     """
-    from keras_cnn.hub import resolve
-
-    known = resolve(model, weights)
+    known = runs.known(model, weights, size)
     found, splits = datasets.to_measure(data, known.config)
     split = split or splits[-1]
     net, kc = runs.network(known, model, weights, size)
     run = model if weights is None and Path(model).is_dir() else None
-    result = kc.evaluate(net, found, split=split, run=run, batch_size=batch_size, skip_bad=data.skip_bad)
+    told = {"batch_size": batch_size, "skip_bad": data.skip_bad, "engine": engine, "precision": precision}
+    result = kc.evaluate(net, found, split=split, run=run, **told)
     old = result.trained_on
     before: dict[str, Any] = _figures(old) if old else {"images": 0}
     facts = {"split": split, **_figures(result), "skipped": len(result.skipped), "trained_on": before}
@@ -80,7 +78,7 @@ def predict(
         list[str],
         typer.Argument(help="Image files, folders of them, .zip files; of sequences .npz files and tables."),
     ],
-    model: Annotated[str, MODEL],
+    model: Annotated[str, RUNNABLE],
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
@@ -89,44 +87,47 @@ def predict(
     tile: Annotated[
         int | None, typer.Option(min=1, help="Of networks for pixels: see photos at their own size, by such tiles.")
     ] = None,
-    engine: Annotated[
-        str, typer.Option(help="keras, tensorflow, openvino, onnx, litert; or auto, the fastest here.")
-    ] = "keras",
-    precision: Annotated[str, typer.Option(help="float32; of openvino also bfloat16.")] = "float32",
+    engine: Annotated[str, ENGINE] = "keras",
+    precision: Annotated[str, PRECISION] = "float32",
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="File for the answers, .csv or .json; or a folder for masks and images."),
+        typer.Option("--out", "-o", help="File, .csv, .parquet, .jsonl or .json; or a folder for masks and images."),
     ] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
-    """Say what images show, or how sequences are or go on."""
+    """Say what images show, or how sequences are or go on.
+
+    Answers in a file are kept as they come: the same command goes on with those of a run that was stopped or killed.
+    There, an unreadable image has a line that says why, and the exit code is 2 unless --skip-bad.
+    """
     from keras_cnn.data import files
     from keras_cnn.data.index import find_images
-    from keras_cnn.hub import resolve
+    from keras_cnn.deploy import answer_files
 
     drawn = out is not None and (out.is_dir() or not out.suffix)
-    if out and not drawn and out.suffix.lower() not in WRITERS:
-        raise BadData(f"--out {out}: give a file that ends in {' or '.join(WRITERS)}.")
-    known = resolve(model, weights)
+    endings = ", ".join(answer_files.WRITERS)
+    if out and not drawn and out.suffix.lower() not in answer_files.WRITERS:
+        raise BadData(f"--out {out}: give a file that ends in one of {endings}.")
+    known = runs.known(model, weights, size)
     sequences = known.config.backbone.SIDES == 1
     sources = images if sequences else [source for path in images for source in find_images(path)]
     if drawn and not known.config.head.EVERYWHERE:
-        raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in {' or '.join(WRITERS)}.")
+        raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in one of {endings}.")
     places = files.places(out, cast(Any, sources)) if out and drawn else []
     net, kc = runs.network(known, model, weights, size)
     answer = kc.predictor(net, batch_size=batch_size, tile=tile, engine=engine, precision=precision)
+    if out and not drawn:
+        work = {"top": top, "tile": tile, "precision": precision}
+        return _keep(out, answer, net, sources, work, sequences=sequences, skip_bad=skip_bad, as_json=as_json)
     read, bad = list[str](), list[str]()
     answers: Iterable[Any] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), read, bad)
     if out or as_json or not sys.stdout.isatty():  # elsewhere the answers themselves show how far it is
         answers = progress(answers, "predicting", None if sequences else len(sources))
+    what = "sequences" if sequences else "images"
     if out:
         if drawn:
             _draw(out, places, answers, known.config.class_names)
-        else:
-            with _unwritten(out):
-                write_beside(out, lambda path: WRITERS[out.suffix.lower()](path, answers))
         told = {"out": str(out), "images": len(read), "skipped": bad}
-        what = "sequences" if sequences else "images"
         holds = f"what was made of {{:,}} {what}, as PNG files" if drawn else f"the answers for {{:,}} {what}"
         if as_json:
             console.print_json(told)
@@ -185,6 +186,46 @@ def explain(
         console.note(f"{len(bad):,} of {len(sources):,} images could not be read and are left out.")
 
 
+def _keep(
+    out: Path,
+    predictor: Any,
+    net: Any,
+    sources: list[Any],
+    work: dict[str, Any],
+    *,
+    sequences: bool,
+    skip_bad: bool,
+    as_json: bool,
+) -> None:
+    """Write answers to a file, and go on with those that are there; noted on Ctrl-C."""
+    from keras_cnn.deploy import answer_files
+
+    network = [answer_files.identity(net), list(net.input_shape)]
+    what = "sequences" if sequences else "images"
+    # A file has many sequences, which are not known before it is read: they are begun anew.
+    with answer_files.partial(out, {"network": network, **work}, resume=not sequences) as kept:
+        left = sources if sequences else kept.left(sources)
+        if done := kept.answered:
+            console.note(f"{done:,} of {done + len(left):,} {what} were answered before.")
+        answers = _told(predictor.stream(left, top=work["top"], skip_bad=not sequences or skip_bad), [], [])
+        try:
+            kept.extend(progress(answers, "predicting", None if sequences else len(left)), predictor.batch_size)
+        except KeyboardInterrupt as stop:
+            how = "begins anew" if sequences else f"goes on behind the first {kept.answered:,}"
+            stop.add_note(f"{console.quoted(out)} was not written: the same command {how}")
+            raise
+        kept.finish(out)
+    bad, read = kept.bad, kept.answered - len(kept.bad)
+    if as_json:
+        console.print_json({"out": str(out), "images": read, "skipped": bad})
+    else:
+        console.show(f"{console.quoted(out)} holds the answers for {read:,} {what}.")
+    if bad:
+        console.note(f"{len(bad):,} of {read + len(bad):,} images could not be read; their lines in it say why.")
+        if not skip_bad:
+            raise typer.Exit(2)
+
+
 def _draw(out: Path, places: Sequence[Path], answers: Iterable[Any], names: Sequence[str]) -> None:
     """Write the pictures of answers, and beside them what the numbers of masks mean; noted on Ctrl-C."""
     done = 0
@@ -212,46 +253,3 @@ def _told(answers: Iterable[Any], read: list[str], bad: list[str]) -> Iterator[A
 def _facts(answer: Any) -> dict[str, Any]:
     """An answer as JSON has it; for an image that cannot be read, why."""
     return {"image": answer.name, "error": answer.error} if answer.error else answer.facts()
-
-
-def _csv(path: str, answers: Iterable[Any]) -> None:
-    """A line an image, with the columns of the first one that can be read; for one that cannot, why."""
-    bad: list[dict[str, Any]] = []
-    writer: Any = None
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        for answer in answers:
-            line = {"image": answer.name, **({} if answer.error else answer.columns()), "error": answer.error}
-            if answer.error and writer is None:  # the columns are not known yet
-                bad.append(line)
-                continue
-            if writer is None:
-                writer = csv.DictWriter(file, list(line))
-                writer.writeheader()
-            for one in (*bad, line):
-                writer.writerow({title: tables.cell(value) for title, value in one.items()})
-            bad = []
-        if bad:
-            writer = csv.DictWriter(file, list(bad[0]))
-            writer.writeheader()
-            writer.writerows({title: tables.cell(value) for title, value in one.items()} for one in bad)
-
-
-def _json(path: str, answers: Iterable[Any]) -> None:
-    """What --json prints; an answer a line."""
-    with open(path, "w", encoding="utf-8") as file:
-        for i, answer in enumerate(answers):
-            file.write((",\n" if i else "[\n") + json.dumps(_facts(answer)))
-        file.write("\n]\n")
-
-
-WRITERS: dict[str, Callable[[str, Iterable[Any]], None]] = {".csv": _csv, ".json": _json}
-
-
-@contextlib.contextmanager
-def _unwritten(out: Path) -> Iterator[None]:
-    """On Ctrl-C, note that nothing was written."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        stop.add_note(f"{console.quoted(out)} was not written")
-        raise

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from keras_cnn.cli import console, datasets, runs, tables
-from keras_cnn.cli.options import AUGMENT, BATCH, JSON, MODEL, SIZE, SKIP_BAD, WEIGHTS
+from keras_cnn.cli.datasets import Dataset
+from keras_cnn.cli.options import (
+    AUGMENT,
+    BATCH,
+    ENGINE,
+    JSON,
+    MODEL,
+    PRECISION,
+    SIZE,
+    SKIP_BAD,
+    WEIGHTS,
+    with_data,
+)
 from keras_cnn.errors import KerasCnnError
 
 
@@ -43,13 +55,47 @@ def export(
     )
 
 
+@with_data
+def quantize(
+    data: Dataset,
+    model: Annotated[str, MODEL],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File: .xml (OpenVINO), .onnx or .tflite (LiteRT).")],
+    weights: Annotated[str | None, WEIGHTS] = None,
+    size: Annotated[int, SIZE] = 0,
+    precision: Annotated[str, typer.Option(help="int8; or float16, of weights alone.")] = "int8",
+    images: Annotated[int, typer.Option(min=1, help="For calibration, evenly by class.")] = 300,
+    split: Annotated[str | None, typer.Option(help="To measure on; default test, else val, else all others.")] = None,
+    most: Annotated[float, typer.Option(help="Points that may be lost; what loses more is not written.")] = 1.0,
+    sensitivity: Annotated[bool, typer.Option("--sensitivity", help="Tell what each layer costs alone.")] = False,
+    batch_size: Annotated[int, BATCH] = 128,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: Annotated[bool, JSON] = False,
+) -> None:
+    """Write a network in 8 bits for another runtime, and tell what that costs.
+
+    It is fitted to training images of DATA and measured before and after on the others.
+    """
+    net, kc = runs.network(runs.known(model, weights, size), model, weights, size)
+    told = {"precision": precision, "images": images, "split": split, "most": most, "sensitivity": sensitivity}
+    more = {"batch_size": batch_size, "skip_bad": data.skip_bad, "overwrite": overwrite}
+    made = kc.quantize(net, data.source, out, **told, **more)
+    if as_json:
+        facts = {"out": str(made.path), "about": str(made.about), "format": made.format, "precision": made.precision}
+        facts |= {"bytes": made.size, "calibration": made.calibration, "lost": made.lost}
+        results = {"before": made.before.metrics, "after": made.after.metrics}
+        return console.print_json({**facts, **results, "layers": [vars(layer) for layer in made.layers]})
+    console.show(*tables.quantized(made))
+
+
 def serve(
-    models: Annotated[list[str], typer.Argument(help="Weights directories, or tags; each answers under its name.")],
+    models: Annotated[
+        list[str], typer.Argument(help="Weights directories, tags, exported files; each answers under its name.")
+    ],
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets other machines ask.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
     batch_size: Annotated[int, BATCH] = 32,
-    engine: Annotated[str, typer.Option(help="keras, tensorflow, openvino, onnx, litert; or auto.")] = "keras",
-    precision: Annotated[str, typer.Option(help="float32; of openvino also bfloat16.")] = "float32",
+    engine: Annotated[str, ENGINE] = "keras",
+    precision: Annotated[str, PRECISION] = "float32",
     megabytes: Annotated[float, typer.Option(help="That one image may have.")] = 10.0,
     waiting: Annotated[int, typer.Option(help="Images that may wait; others are turned away.")] = 256,
     rate: Annotated[float, typer.Option(help="Requests a second that one address may make; 0 for any number.")] = 0.0,
@@ -68,7 +114,8 @@ def serve(
 
 def benchmark(
     models: Annotated[
-        list[str] | None, typer.Argument(help="Architectures, tags, or weights directories; none with --data.")
+        list[str] | None,
+        typer.Argument(help="Architectures, tags, weights directories, or exported files; none with --data."),
     ] = None,
     engine: Annotated[
         list[str] | None, typer.Option(help="keras, tensorflow, openvino, onnx, litert; again for several.")

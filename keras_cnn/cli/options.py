@@ -22,10 +22,13 @@ DATA = typer.Argument(
     "one; a table (.csv, .tsv, .parquet); tfds:NAME; digits; of sequences an .npz or a table."
 )
 MODEL = typer.Option("--model", "-m", help="Architecture, tag, or weights directory.")
+RUNNABLE = typer.Option("--model", "-m", help="Architecture, tag, weights directory, or exported file.")
 WEIGHTS = typer.Option(help="Checkpoint for the architecture: .safetensors, .pth, .th, .h5.")
 SIZE = typer.Option(min=0, help="Side of the square images in pixels; 0 is what the weights say.")
 OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures and log.")
 BATCH = typer.Option(min=1)
+ENGINE = typer.Option(help="keras, tensorflow, openvino, onnx, litert; or auto, the fastest here.")
+PRECISION = typer.Option(help="float32; of openvino also bfloat16.")
 AUGMENT = typer.Option(help="Of training images: none, shift, light, crop, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out; each is named, and they are counted.")
 RESUME = typer.Option("--resume", help="Go on with a run that was killed.")

@@ -26,8 +26,26 @@ if TYPE_CHECKING:
 STATES = (state.STATE, "study.json")  # what a run, or a study, goes on from
 
 
+def known(name: str, weights: str | None, size: int = 0) -> Source:
+    """What a name and weights mean: as `resolve` says; or an exported file, which has both in it."""
+    from keras_cnn.checkpoints.directory import Source, config_of
+    from keras_cnn.deploy.opened import is_exported, opened
+    from keras_cnn.hub import resolve
+
+    if not is_exported(name):
+        return resolve(name, weights)
+    if weights is not None or size:
+        raise BadSpec(f"{name} is an exported network with weights and size in it: leave out --weights and --size.")
+    file = opened(name)
+    return Source(config_of(file), lambda: file)  # pyright: ignore[reportArgumentType]
+
+
 def network(found: Source, name: str, weights: str | None, size: int) -> tuple[Any, Any]:
-    """(network, the package) at a size. found: what the name and the weights mean, as `resolve` says."""
+    """(network, the package) at a size. found: what the name and the weights mean, as `known` says."""
+    from keras_cnn.deploy.opened import is_exported, opened
+
+    if is_exported(name):
+        return opened(name), console.framework(training=False)
     if found.load is None:
         console.note(
             f"note: {name} has random weights, so its answers mean nothing: a tag or directory brings trained ones."

@@ -306,3 +306,21 @@ def speeds(rows: Sequence[Any]) -> list[str | Table]:
                 table.add(row.engine, row.precision, *times, f"{row.share:.0%}", f"{row.ready:.1f}")
         shown.append(table)
     return shown
+
+
+def quantized(made: Any) -> list[str | Table]:
+    """What `kc.quantize` wrote and what it costs; of its layers the most sensitive."""
+    path = shlex.quote(str(made.path))
+    told = f"{path} holds the network as {made.precision}, {made.size / 2**20:.1f} MiB, for {made.format}."
+    rows = Table((f"{len(made.after):,} images", "float32", made.precision))
+    for key, value in made.before.metrics.items():
+        rows.add(key, number(value), number(made.after.metrics[key]))
+    rows.caption = f"{made.lost:.2f} lost of {made.figure}, fitted to {made.calibration:,} other images."
+    if not made.layers:
+        return [told, rows]
+    layers = Table(("what rounding one layer costs", "", "parameters", "error", "changed"), texts=2)
+    for layer in made.layers[:MOST_CLASSES]:
+        layers.add(layer.layer, layer.kind, count(layer.parameters), f"{layer.error:.2%}", f"{layer.changed:.1%}")
+    if len(made.layers) > MOST_CLASSES:
+        layers.caption = f"the {MOST_CLASSES} most sensitive; --json has all {len(made.layers):,}"
+    return [told, rows, layers]

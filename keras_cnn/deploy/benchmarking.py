@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from keras_cnn.building import build
 from keras_cnn.deploy import engines
 from keras_cnn.deploy.formats import FORMATS, PRECISIONS, Runner
+from keras_cnn.deploy.opened import is_exported, opened
 from keras_cnn.errors import BadSpec
 from keras_cnn.insight.costs import profile
 from keras_cnn.models import shapes
@@ -54,7 +56,8 @@ def benchmark(
     """Measure how fast networks answer on this machine: `kc.benchmark(["resnet50", "runs/photos"])`.
 
     models: one or several: names, weights directories, or any functional Keras models of one input. Random weights
-        are as fast as trained ones. Where a network takes any size, it sees 97 pixels.
+        are as fast as trained ones. Where a network takes any size, it sees 97 pixels. A file that `export` or
+        `quantize` wrote is measured beside the network that it is of, under the file's precision.
     engine: which to measure; by default all that are installed. Keras' model.predict is measured with them.
     batches: numbers of images at once. seconds: of measuring for each, in three turns.
     bfloat16: measure OpenVINO in bfloat16 too, whose answers are not the same to the digit.
@@ -71,14 +74,20 @@ def benchmark(
 
 def _measured(model: Any, names: list[str], batches: Sequence[int], seconds: float, bfloat16: bool) -> list[Speed]:
     name = os.fspath(model) if isinstance(model, str | os.PathLike) else model.name
-    model = build(model) if isinstance(model, str | os.PathLike) else model
+    file = opened(model) if is_exported(model) else None
+    model = file.blank if file else build(model) if isinstance(model, str | os.PathLike) else model
     shape = tuple(side or engines.SIDE for side in model.inputs[0].shape[1:])
     macs = shapes.macs([row for stage in profile(model, shape).values() for row in stage])
     noise = np.random.default_rng(0).integers(0, 256, (max(batches), *shape)).astype("float32")
     runners, ready = {}, {}
-    for one in progress([*_ways(names, bfloat16)], f"preparing {name}"):
+    ways: dict[tuple[str, str], Callable[[], Runner]] = {
+        one: partial(_runner, model, *one) for one in _ways(names, bfloat16)
+    }
+    if file:
+        ways[file.format, f"{file.kind} file"] = lambda: file.run().predict_on_batch
+    for one, make in progress(ways.items(), f"preparing {name}"):
         start = time.perf_counter()
-        runners[one] = _runner(model, *one)
+        runners[one] = make()
         runners[one](noise[: min(batches)])
         ready[one] = time.perf_counter() - start
     times: dict[tuple[str, str, int], list[float]] = {}

@@ -9,7 +9,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,15 +19,15 @@ import numpy as np
 
 from keras_cnn import files, runtime
 from keras_cnn.deploy import formats
-from keras_cnn.deploy.fold import fold
-from keras_cnn.deploy.formats import FORMATS, Runner
+from keras_cnn.deploy.fold import SIDE, fold
+from keras_cnn.deploy.formats import FORMATS, Runner, Running
+from keras_cnn.deploy.opened import File
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import one_of
 from keras_cnn.terminal import progress
 
 SECONDS = 1.0  # of measuring, for each engine
-SIDE = 97  # pixels that a network of any size is shown: odd, so that what is padded inside is seen
 CHOICES = "engines.json"
 PACKAGES = ("openvino", "onnxruntime")
 
@@ -42,29 +41,20 @@ def for_prediction(model: Any) -> Any:
     return fold(main)
 
 
-@dataclass(frozen=True)
-class Running:
-    """A network that an engine runs, with as much of a Keras model's interface as prediction needs."""
-
-    name: str
-    input_shape: tuple[Any, ...]
-    output_shape: tuple[Any, ...]
-    predict_on_batch: Runner
-    engine: str
-    precision: str
-
-
 def running(
     model: Any, engine: str = "keras", precision: str = "float32", threads: int | None = None, batch: int = 32
 ) -> Running:
     """A functional model as an engine runs it: its first output, folded, computed apart from the model itself.
 
+    An exported file is run by its own runtime.
     engine: one of `ENGINES`, or "auto": the `fastest`, in batches of `batch`. precision: of the arithmetic, which
     OpenVINO alone can lower. threads: of those engines that are not TensorFlow; by default one for each core.
     Raises MissingPackage where the engine is not installed.
     """
     one_of("engine", engine, ("auto", *ENGINES))
     one_of("precision", precision, formats.PRECISIONS)
+    if isinstance(model, File):
+        return model.run(engine, precision, threads)
     network = for_prediction(model)
     if engine == "auto":
         engine = "openvino" if precision != "float32" else fastest(network, batch)

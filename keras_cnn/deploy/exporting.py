@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,9 @@ import numpy as np
 from keras_cnn import files
 from keras_cnn.building import build
 from keras_cnn.deploy import engines, formats
+from keras_cnn.deploy.fold import unfolded
 from keras_cnn.deploy.formats import FORMATS
+from keras_cnn.deploy.opened import SUFFIXES, about_of
 from keras_cnn.errors import BadSpec, CannotWrite, KerasCnnError
 from keras_cnn.models.config import record_of
 from keras_cnn.models.fields import known_options, one_of
@@ -65,11 +66,7 @@ def export(
     ('litert', 'small.tflite', 'small.tflite.json', True)
     """
     path = Path(path)
-    name = _format(path, format)
-    about = path.with_name(path.name + ".json")
-    wanted = {path.name, about.name, *([path.with_suffix(".bin").name] if name == "openvino" else [])}
-    if not overwrite and (there := [one for one in sorted(wanted) if os.path.lexists(path.parent / one)]):
-        raise CannotWrite(f"{path.parent / there[0]} is already there: overwrite=True replaces it.")
+    name = target(path, format, overwrite)
     model = build(model) if isinstance(model, str | os.PathLike) else model
     network = engines.for_prediction(model)
     images = _samples(network, samples)
@@ -90,24 +87,41 @@ def export(
                 f"{name} answers otherwise than {network.name}: its outputs differ by {difference:.2g} of the largest, "
                 f"where rounding explains {TOLERANCE:g}; nothing was written. Try another format."
             )
-        facts = {**_facts(model, network), "format": name, "difference": difference}
-        text = json.dumps({**facts, "sha256": _hashed(folder)}, indent=1)
-        files.write_text(folder / about.name, text + "\n")
-        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name != about.name)
-        for made in sorted(folder.iterdir(), key=lambda one: one.name == path.name):  # what is asked for comes last
-            _put(made, path.parent / made.name)
-    return Exported(path, about, name, size, difference)
+        size = put(folder, path, {**facts_of(model, network), "format": name, "difference": difference})
+    return Exported(path, about_of(path), name, size, difference)
+
+
+def target(path: Path, format: str | None, overwrite: bool) -> str:
+    """The format of a file to be written; BadSpec where the path does not fit it, CannotWrite where it is taken.
+
+    format: what was asked for, None for what the path ends in.
+    """
+    name = _format(path, format)
+    wanted = {path.name, about_of(path).name, *([path.with_suffix(".bin").name] if name == "openvino" else [])}
+    if not overwrite and (there := [one for one in sorted(wanted) if os.path.lexists(path.parent / one)]):
+        raise CannotWrite(f"{path.parent / there[0]} is already there: overwrite=True replaces it.")
+    return name
+
+
+def put(folder: Path, path: Path, facts: dict[str, Any]) -> int:
+    """Move the files of a folder to where `path` is, with what is known of them beside; their size in bytes."""
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    size = sum((folder / name).stat().st_size for name in names)
+    text = json.dumps({**facts, "sha256": formats.hashed(folder, names)}, indent=1)
+    files.write_text(folder / about_of(path).name, text + "\n")
+    for made in sorted(folder.iterdir(), key=lambda one: one.name == path.name):  # what is asked for comes last
+        _put(made, path.parent / made.name)
+    return size
 
 
 def _format(path: Path, format: str | None) -> str:
-    suffixes = {kind.suffix: name for name, kind in FORMATS.items() if kind.suffix}
-    name = format or suffixes.get(path.suffix.lower(), "savedmodel")
+    name = format or SUFFIXES.get(path.suffix.lower(), "savedmodel")
     one_of("format", name, tuple(FORMATS))
-    if path.suffix.lower() != FORMATS[name].suffix and (FORMATS[name].suffix or path.suffix.lower() in suffixes):
+    if path.suffix.lower() != FORMATS[name].suffix and (FORMATS[name].suffix or path.suffix.lower() in SUFFIXES):
         raise BadSpec(f"{path}: files of {name} end in {FORMATS[name].suffix or 'nothing: it is a folder'}.")
     if not FORMATS[name].suffix and path.suffix and not format:
         raise BadSpec(
-            f"{path}: give a file that ends in {', '.join(suffixes)}, or format='savedmodel' for a folder of this name."
+            f"{path}: give a file that ends in {', '.join(SUFFIXES)}, or format='savedmodel' for a folder of this name."
         )
     return name
 
@@ -132,7 +146,7 @@ def _difference(network: Any, runner: formats.Runner, images: np.ndarray) -> flo
     return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), np.finfo("float32").tiny))
 
 
-def _facts(model: Any, network: Any) -> dict[str, Any]:
+def facts_of(model: Any, network: Any) -> dict[str, Any]:
     """What who runs the file needs to know: of any model its shapes, of ours all that it remembers."""
     [given], [made] = network.inputs, network.outputs
     try:
@@ -143,17 +157,8 @@ def _facts(model: Any, network: Any) -> dict[str, Any]:
         "input": {"name": "input", "shape": list(given.shape), "dtype": "float32"},
         "output": {"shape": list(made.shape), "dtype": "float32"},
         "network": record,
+        "unfolded": unfolded(network),
     }
-
-
-def _hashed(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file, by its path below the folder."""
-    hashes = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as content:
-                hashes[file.relative_to(folder).as_posix()] = hashlib.file_digest(content, "sha256").hexdigest()
-    return hashes
 
 
 def _put(made: Path, place: Path) -> None:

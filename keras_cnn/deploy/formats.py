@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import logging
@@ -9,7 +10,7 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,18 @@ from keras_cnn.models.fields import one_of
 
 Runner = Callable[[np.ndarray], np.ndarray]  # images (n, ...) in, the network's first output (n, ...) out, float32
 PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A network that an engine runs, with as much of a Keras model's interface as prediction needs."""
+
+    name: str
+    input_shape: tuple[Any, ...]
+    output_shape: tuple[Any, ...]
+    predict_on_batch: Runner
+    engine: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +80,7 @@ def write(network: Any, path: str | os.PathLike[str], name: str) -> None:
     signature = [InputSpec(shape=given.shape, dtype="float32", name="input")]
     with quiet():
         if name == "openvino":
-            _import_openvino()
+            untold("openvino")
         network.export(str(path), format=kind.keras, verbose=False, input_signature=signature)
 
 
@@ -81,6 +94,15 @@ def run(path: str | os.PathLike[str], name: str, precision: str = "float32", thr
         raise BadSpec(f"precision={precision!r}: {name} computes in {' or '.join(kind.precisions)}.")
     with quiet():
         return kind.run(Path(path), threads or runtime.cores(), precision)
+
+
+def hashed(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of files, by their paths below a folder."""
+    hashes = {}
+    for name in names:
+        with (folder / name).open("rb") as content:
+            hashes[name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return hashes
 
 
 @contextmanager
@@ -118,7 +140,7 @@ def _onnx(path: Path, threads: int, precision: str) -> Runner:
 
 
 def _openvino(path: Path, threads: int, precision: str) -> Runner:
-    openvino = _import_openvino()
+    openvino = untold("openvino")
     told = {
         "PERFORMANCE_HINT": "LATENCY",  # all cores work at one batch
         "INFERENCE_NUM_THREADS": threads,
@@ -135,14 +157,14 @@ def _openvino(path: Path, threads: int, precision: str) -> Runner:
     return runner
 
 
-def _import_openvino() -> Any:
-    """OpenVINO, without the package by which it would report each import and conversion to its makers."""
+def untold(module: str) -> Any:
+    """OpenVINO, or NNCF, without the package by which it would report imports and conversions to its makers."""
     name = "openvino_telemetry"
     missing = object()
     before = sys.modules.get(name, missing)
-    sys.modules[name] = cast(Any, None)  # whoever imports it finds that it is not there, which OpenVINO allows for
+    sys.modules[name] = cast(Any, None)  # whoever imports it finds that it is not there, which both allow for
     try:
-        return importlib.import_module("openvino")
+        return importlib.import_module(module)
     finally:
         del sys.modules[name]
         if before is not missing:

@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from keras_cnn.data.stream import in_batches
+from keras_cnn.errors import MemoryWarning
 from keras_cnn.tasks.base import scores
+
+# What says that there is no room for a batch: the names of errors of TensorFlow and torch, and what jax' own says.
+NO_ROOM = ("ResourceExhaustedError", "OutOfMemoryError")
+EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 
 def outputs_of(
     model: Any, images: Iterable[tuple[Any, Any]], batch_size: int
 ) -> Iterator[tuple[Any, Any, np.ndarray | None]]:
-    """(name, image, output) of pairs (name, image); None for what is no array, such as a BadImage."""
+    """(name, image, output) of pairs (name, image); None for what is no array, such as a BadImage.
+
+    Where memory does not hold a batch, half of it is tried, and so on; MemoryWarning says so.
+    """
+    most = batch_size
     for batch in in_batches(images, batch_size):
         readable = [image for _, image in batch if isinstance(image, np.ndarray)]
-        of_one_size = (np.stack([*some]) for _, some in itertools.groupby(readable, np.shape))
-        rows = iter([row for some in of_one_size for row in scores(model, some)])
+        rows: list[np.ndarray] = []
+        for _, same in itertools.groupby(readable, np.shape):
+            some = np.stack([*same])
+            while len(some):
+                try:
+                    rows += [*scores(model, some[:most])]
+                except Exception as error:
+                    if not _no_room(error) or min(most, len(some)) == 1:
+                        raise
+                    most = min(most, len(some)) // 2
+                    text = f"memory does not hold so many images at once: batches of {most} are tried."
+                    warnings.warn(text, MemoryWarning, stacklevel=2)
+                else:
+                    some = some[most:]
+        found = iter(rows)
         for name, image in batch:
-            yield name, image, next(rows) if isinstance(image, np.ndarray) else None
+            yield name, image, next(found) if isinstance(image, np.ndarray) else None
+
+
+def _no_room(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ in NO_ROOM or EXHAUSTED in str(error)

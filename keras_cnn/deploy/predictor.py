@@ -20,6 +20,7 @@ from keras_cnn.data.files import Source
 from keras_cnn.data.index import find_images
 from keras_cnn.data.stream import Photo, decoded
 from keras_cnn.deploy.engines import running
+from keras_cnn.deploy.opened import File, is_exported, opened
 from keras_cnn.deploy.outputs import outputs_of
 from keras_cnn.deploy.tiles import predict_tiles
 from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
@@ -39,7 +40,8 @@ def predictor(
     size of the photo's file, as it is seen upright; those of arrays have theirs.
 
     model: a network of ours, or whatever `build` takes: a weights directory, a tag, an address. It is copied for
-    prediction, batch norms folded into convolutions; later training does not reach the copy.
+    prediction, batch norms folded into convolutions; later training does not reach the copy. Or a file that `export` or
+    `quantize` wrote, which its own runtime runs.
     batch_size: images that the network sees at once. Files are decoded as they are needed, so that any number of them
     takes the memory of a few batches.
     tile: of a network that answers every pixel: the side of the tiles, in pixels, by which it sees photos at their own
@@ -66,7 +68,9 @@ def predictor(
 
 
 def built(model: Any) -> Any:
-    """A model, built where it is named; WeightsWarning where the name brings no weights."""
+    """A model, built where it is named, an exported one opened; WeightsWarning where the name brings no weights."""
+    if is_exported(model):
+        return opened(model)
     if isinstance(model, str | os.PathLike):
         name, model = os.fspath(model), build(model)
         if not config_of(model).provenance:  # a model that is given may have learnt since it was built
@@ -99,6 +103,8 @@ class Predictor:
         self.config, self.batch_size, self.tile, self.task = config_of(model), batch_size, tile, tasks.of(model)
         if tile is not None and not self.config.head.EVERYWHERE:
             raise BadSpec(f"tile={tile}: {self.config.name} answers for an image as a whole, which tiles would cut.")
+        if tile is not None and isinstance(model, File):
+            raise BadSpec(f"tile={tile}: {model.path} takes images of one size: give the network that it is of.")
         self.task.check_answers(self.config)
         self.logits = self.config.head.activation in (None, "linear")
         self.network = running(model if tile is None else _of_any_size(model), engine, precision, batch=batch_size)

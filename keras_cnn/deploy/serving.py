@@ -21,6 +21,7 @@ from typing import Any
 
 from keras_cnn.data.files import Source
 from keras_cnn.deploy.explaining import explanations
+from keras_cnn.deploy.opened import File
 from keras_cnn.deploy.predictor import Predictor, built
 from keras_cnn.errors import BadImage, BadSpec, KerasCnnError, MissingPackage
 from keras_cnn.models.fields import known_options, within
@@ -156,7 +157,8 @@ def service(
     POST /explain/NAME a PNG of what speaks for it. GET /models says what there is, GET /health that it lives, GET
     /metrics counts and seconds for Prometheus, GET /openapi.json the interface for programs.
 
-    models: names, weights directories, or networks of ours; one, several, or a mapping by the name that they get.
+    models: names, weights directories, exported files, or networks of ours; one, several, or a mapping by the name
+        that they get.
     batch_size, engine, precision: as of `predictor`. limits: what is taken from strangers.
     Raises MissingPackage without FastAPI and prometheus-client: pip install "keras-cnn[serve]".
     """
@@ -249,6 +251,8 @@ def service(
         """A picture, PNG, of what speaks for the answer."""
         if name not in nets:
             raise NoSuchModel(f"there is no model {name!r}: there is {', '.join(nets)}.")
+        if isinstance(nets[name], File):
+            raise BadSpec(f"{name} is an exported file, which does not tell why: serve the network that it is of.")
         source = await _body(request, limits)
         picture = await asyncio.to_thread(_drawn, nets[name], source, drawing)
         return Response(picture, media_type="image/png")

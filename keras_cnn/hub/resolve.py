@@ -19,6 +19,7 @@ from keras_cnn.models.backbone import Backbone
 from keras_cnn.models.config import Config
 from keras_cnn.models.heads import Head
 
+EXPORTED = (".onnx", ".xml", ".tflite")  # what `export` writes
 NAME = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
 # A revision is a path below refs/ in the cache, which it must not leave.
 ADDRESS = re.compile(rf"hf://(?P<repo>{NAME}/{NAME})(?:@(?P<revision>[\w.+-]+(?:/[\w.+-]+)*))?", re.ASCII)
@@ -79,6 +80,11 @@ def source_at(found: Folder | RemoteFile | Path, name: str) -> Source:
         return warned(Source(config, lambda: directory.finite(*convert.read(found.file(), config))), name)
     if isinstance(found, Path) and keras_file.is_one(found):
         return warned(keras_file.read(found), name)
+    if Path(name).suffix.lower() in EXPORTED:
+        raise KerasCnnError(
+            f"{name} is an exported network: predict, evaluate, benchmark and serve take it as it is; for all else "
+            "give the network that it is of."
+        )
     raise KerasCnnError(
         f"{name} is a file of arrays: name its architecture too, as in build('resnet50', weights={name!r})."
     )

@@ -65,13 +65,15 @@ def run(
     seen: Callable[[Place, Any], None] = lambda place, tensor: None,
     instead: Mapping[Place, Any] | None = None,
     linear: Place | None = None,
+    of: Callable[[Any], Any] = lambda operation: operation,
     outer: Place = (),
 ) -> list[Any]:
     """What a functional model makes of its inputs, as at prediction, on any backend; layers are called one by one.
 
     outputs: the model's symbolic tensors that are wanted; by default all its outputs. seen: is told the first output of
     every call. instead: tensors in the place of the first output of calls; what only these needed is not computed.
-    linear: the call whose activation is left out. outer: the call by which the model stands in another one.
+    linear: the call whose activation is left out. of: what is called in the place of an operation. outer: the call by
+    which the model stands in another one.
     """
     graph, instead = graph_of(model), instead or {}
     wanted: Sequence[Any] = graph.outputs if outputs is None else outputs
@@ -83,8 +85,9 @@ def run(
         args, kwargs = node.arguments.fill_in(values)
         if graph_of(operation) is not None:
             taken = [values[id(tensor)] for tensor in node.input_tensors]
-            results = run(operation, taken, seen=seen, instead=instead, linear=linear, outer=place)
+            results = run(operation, taken, seen=seen, instead=instead, linear=linear, of=of, outer=place)
         else:
+            operation = of(operation)
             results = _flat((without_activation(operation) if place == linear else operation)(*args, **kwargs))
         values |= {id(symbol): tensor for symbol, tensor in zip(node.outputs, results, strict=True)}
         seen(place, results[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,18 +13,18 @@ import numpy as np
 
 from keras_cnn import tasks
 from keras_cnn.building import build
-from keras_cnn.data import Data, Splits, index, load_data, seen
-from keras_cnn.data.labels import Wish
+from keras_cnn.data import Data, Splits, seen
 from keras_cnn.data.sequences import Sequences
 from keras_cnn.data.tables import Table
-from keras_cnn.deploy.outputs import outputs_of
+from keras_cnn.deploy import scoring
+from keras_cnn.deploy.engines import running
+from keras_cnn.deploy.opened import File, is_exported, opened
+from keras_cnn.deploy.scoring import Labelled
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.fields import known_options
 from keras_cnn.tasks import Result, labelled
 from keras_cnn.tasks.base import Task, class_names
 from keras_cnn.terminal import progress
-
-Labelled = tuple[str, np.ndarray | None, Any]  # name, image (None where it is left out), label
 
 
 @known_options
@@ -36,10 +36,12 @@ def evaluate(
     run: str | os.PathLike[str] | None = None,
     batch_size: int = 128,
     skip_bad: bool = False,
+    engine: str = "keras",
+    precision: str = "float32",
 ) -> Result:
     """Measure a network on labelled images.
 
-    model: a network; or what `build` takes, such as the directory of a run.
+    model: a network; what `build` takes, such as the directory of a run; or a file that `export` or `quantize` wrote.
     data: a folder, zip or table, as `load_data` takes it, whose images are seen as the network's weights expect, and
         whose labels are what it is for; classes are matched by name, so that it need not have all of them; `Data`, or
         `Sequences`, matched likewise; one of its splits or any data set of batches (images, labels); or a pair of
@@ -51,6 +53,7 @@ def evaluate(
     batch_size: images that the network sees at once. Files are decoded as they are needed.
     skip_bad: leave unreadable files out, log them and name them in `Result.skipped`, instead of raising BadImage. (Of
         `Data`, what it was loaded with.)
+    engine, precision: what computes, as of `predictor`: "openvino" with "bfloat16" tells what that costs.
     Returns the `Result` of the network's task. Raises BadSpec for a network without a head for it, BadData for labels
     or images that it cannot be measured on.
 
@@ -66,13 +69,15 @@ def evaluate(
         raise BadData(f"run={str(run)!r}: there is no such directory.")
     named = isinstance(model, str | os.PathLike)
     run = model if named and run is None and Path(model).is_dir() else run
-    net = build(model) if named else model
+    model = opened(model) if is_exported(model) else build(model) if named else model
+    net = model.blank if isinstance(model, File) else model
     task = tasks.of(net)
     outputs, names = task.outputs(net), class_names(net)
     if isinstance(data, str | os.PathLike | Table | Splits):
-        data, split = _loaded(net, data, split, batch_size, skip_bad)
+        splits, split = scoring.found(net, data, split)
+        data = scoring.loaded(net, splits, split, batch_size, skip_bad)
     if isinstance(data, Data):
-        images, count = _of_data(net, task, data, _chosen(data, split), names, outputs)
+        images, count = scoring.images_of(net, task, data, _chosen(data, split), names, outputs)
         names = names or data.class_names
     elif isinstance(data, Sequences):
         x, y = _of_sequences(task, data, _chosen(data, split), names, outputs)
@@ -83,37 +88,11 @@ def evaluate(
     else:
         images, count = _of_batches(net, task, data, outputs), None
     known = seen.read(run) if run is not None else None
+    asked = isinstance(model, File) or (engine, precision) != ("keras", "float32")
+    runner = running(model, engine, precision, batch=batch_size) if asked else net
     with BadImage.surfacing():
-        return _measured(net, task, progress(images, "evaluating", count), names, known, batch_size)
-
-
-def _measured(
-    net: Any, task: Task, images: Iterable[Labelled], names: tuple[str, ...], known: set[str] | None, batch_size: int
-) -> Result:
-    """The result of images, apart from those whose hashes are known."""
-    logits, skipped = task.logits(net)[0], list[str]()
-    unseen, old = (task.gather(net.outputs[0].shape[1:], names) for _ in range(2))
-    for (name, label), image, row in outputs_of(
-        net, (((name, label), image) for name, image, label in images), batch_size
-    ):
-        if row is None:
-            skipped.append(name)
-            continue
-        trained_on = bool(known) and seen.of(image[None])[0] in known
-        (old if trained_on else unseen).add(name, image, label, task.finish(row, logits))
-    if not len(unseen) and not len(old):
-        raise BadData("not one of the images can be read." if skipped else "there are no images to evaluate on.")
-    return unseen.result(skipped=tuple(skipped), trained_on=old.result() if known is not None else None)
-
-
-def _loaded(net: Any, data: Any, split: str | None, batch_size: int, skip_bad: bool) -> tuple[Data, str]:
-    """(data of a folder, none of it decoded yet; the split to evaluate on)."""
-    wish = Wish(likely=tasks.of(net).name)
-    splits = data if isinstance(data, Splits) else index(data, val_split=0.0, training=False, wish=wish)
-    split = split or splits.items()[-1][0]
-    channels = net.input_shape[-1]
-    told = {"batch_size": batch_size, "skip_bad": skip_bad, "channels": channels}
-    return load_data(splits, net, decode=(split,), cache_bytes=0, **told), split
+        images = progress(images, "evaluating", count)
+        return scoring.measured(net, images, names, batch_size, runner=runner, known=known)
 
 
 def _of_sequences(
@@ -133,16 +112,6 @@ def _chosen(data: Data | Sequences, split: str | None) -> str:
     if split is None and not held_out:
         raise BadData("the data has training images only: give split='train' to evaluate on them.")
     return split or held_out[-1]
-
-
-def _of_data(
-    net: Any, task: Task, data: Data, split: str, names: tuple[str, ...], outputs: int
-) -> tuple[Iterator[Labelled], int]:
-    """(images and their labels as the network numbers classes, how many)."""
-    images, place = data.each(split), task.places(data, names, outputs)
-    labelled.warn_of_crop(net, data)
-    labelled.check_shape(np.empty((0, *data.preprocess.size, data.channels), "uint8"), net, split)
-    return ((name, image, task.renumbered(label, place)) for name, image, label in images), data.sizes[split]
 
 
 def _of_batches(net: Any, task: Task, data: Any, outputs: int) -> Iterator[Labelled]:

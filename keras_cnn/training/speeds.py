@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
+
 from keras_cnn import tasks
 from keras_cnn.building import build
 from keras_cnn.checkpoints.directory import config_of
@@ -15,7 +17,7 @@ from keras_cnn.data import Data
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.fields import known_options
 from keras_cnn.terminal import progress
-from keras_cnn.training import loop, optimizers, targets
+from keras_cnn.training import loop, targets
 
 ROUNDS = 3  # turns that the three take, so that a slow spell of the machine hits them all
 WARM = 3  # batches before the first turn: graphs are traced, threads begin
@@ -51,7 +53,7 @@ def throughput(model: Any, data: Data, *, seconds: float = 9.0) -> Throughput:
     copy, task = build(config_of(model)), tasks.of(model)
     for layer, original in zip(copy.layers, model.layers, strict=True):
         layer.trainable = original.trainable
-    loop.compile_(copy, optimizers.sgd(1e-3, 0.0))
+    loop.compile_(copy, keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True))
     stream = iter(targets.targets(copy, data.train.repeat(), task))
     batch = next(stream)
     ways: dict[str, Callable[[], int]] = {
