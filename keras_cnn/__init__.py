@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.training.lr_range import lr_find
     from keras_cnn.training.recipe import Recipe
     from keras_cnn.training.scratch import train
+    from keras_cnn.training.soups import average
     from keras_cnn.training.speeds import throughput
     from keras_cnn.training.study import study
     from keras_cnn.transfer import (
@@ -66,6 +67,7 @@ __all__ = [
     "SequenceHead",
     "Table",
     "UNet",
+    "average",
     "benchmark",
     "build",
     "compound_scale",
@@ -135,6 +137,7 @@ _HOME = {
     "training.lr_range": ["lr_find"],
     "training.recipe": ["Recipe"],
     "training.scratch": ["train"],
+    "training.soups": ["average"],
     "training.speeds": ["throughput"],
     "training.study": ["study"],
     "transfer": [

@@ -49,7 +49,7 @@ def test_no_public_name_swallows_a_keyword(name):
         ("fine_tune", "epoch", "did you mean 'epochs'?"),
         ("train", "rate", "write learning_rate="),
         ("train", "smoothing", "write label_smoothing="),
-        ("train", "optimiser", "Nesterov SGD"),
+        ("train", "optimiser", "did you mean 'optimizer'"),
         ("build", "include_top", "classes=0"),
         ("build", "pooling", "kc.Head(classes=0, pooling='max')"),
         ("build", "num_classes", "write classes="),
