@@ -209,3 +209,28 @@ def test_one_device_is_no_distribution(monkeypatch):
     for how in ("auto", "none"):
         with kc.distribute(how) as place:
             assert (place.worker, place.workers, place.replicas, place.chief) == (0, 1, 1, True)
+
+
+def test_the_files_for_clusters_say_what_the_command_takes(monkeypatch):
+    """The shell line of the pods makes a TF_CONFIG that is understood, and the commands know their options."""
+    import yaml
+    from typer.main import get_command
+
+    from keras_cnn.cli import app
+    from keras_cnn.training import distribution
+
+    folder = ROOT / "examples" / "cluster"
+    *_, job = yaml.safe_load_all((folder / "kubernetes.yaml").read_text())
+    pod = job["spec"]["template"]["spec"]["containers"][0]["args"][0]
+    lines = pod[: pod.index("exec")] + 'echo "$TF_CONFIG"'
+    env = {**os.environ, "JOB_COMPLETION_INDEX": "3"}
+    made = subprocess.run(["bash", "-c", lines], env=env, capture_output=True, text=True, check=True).stdout
+    monkeypatch.setenv("TF_CONFIG", made)
+    found = distribution.of_environment()
+    assert found and found.index == 3 and len(found.addresses) == job["spec"]["completions"] == 4
+    options = {name for parameter in get_command(app).commands["train"].params for name in parameter.opts}
+    for text in (pod, (folder / "slurm.sbatch").read_text()):
+        command = text[text.index("keras-cnn train") :]
+        command = command[: command.index("--resume") + len("--resume")]
+        assert set(re.findall(r"--[a-z-]+", command)) <= options
+        assert kc.Recipe.of(re.search(r"--recipe (\w+)", command)[1])

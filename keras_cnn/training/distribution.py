@@ -78,7 +78,7 @@ def distribute(how: str = "auto", *, wait: float = 600.0) -> Iterator[Place]:
         return
     import tensorflow as tf
 
-    cluster = None if how in ("none", "mirrored") else _cluster()
+    cluster = None if how in ("none", "mirrored") else of_environment()
     if how == "multiworker" and cluster is None:
         raise BadSpec(
             "how='multiworker' needs to know the other workers: set TF_CONFIG, as TensorFlow's guide to multi-worker "
@@ -151,7 +151,7 @@ def _workers(jobs: dict[str, list[str]]) -> dict[tuple[str, int], str]:
 
 
 @dataclass(frozen=True)
-class _Cluster:
+class Cluster:
     """Who trains together: addresses by job, and which of them this process is."""
 
     jobs: dict[str, list[str]]
@@ -199,7 +199,7 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _cluster() -> _Cluster | None:
+def of_environment() -> Cluster | None:
     """What TF_CONFIG or Slurm say; None where they say nothing."""
     text = os.environ.get("TF_CONFIG", "")
     if not text and int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
@@ -207,13 +207,13 @@ def _cluster() -> _Cluster | None:
 
         slurm = tf.distribute.cluster_resolver.SlurmClusterResolver()
         jobs = slurm.cluster_spec().as_dict()
-        return _Cluster(jobs, slurm.task_type, slurm.task_id)
+        return Cluster(jobs, slurm.task_type, slurm.task_id)
     if not text:
         return None
     try:
         told = json.loads(text)
         jobs = {job: list(told["cluster"][job]) for job in told["cluster"] if job in JOBS}
-        found = _Cluster(jobs, told["task"]["type"], int(told["task"]["index"]))
+        found = Cluster(jobs, told["task"]["type"], int(told["task"]["index"]))
         every = found.addresses
         ports = [int(address.rpartition(":")[2]) for address in every.values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -229,7 +229,7 @@ def _cluster() -> _Cluster | None:
 
 
 @contextlib.contextmanager
-def _telling_who_is_gone(cluster: _Cluster | None) -> Iterator[None]:
+def _telling_who_is_gone(cluster: Cluster | None) -> Iterator[None]:
     """LostWorker in place of what TensorFlow says where a worker is gone."""
     import tensorflow as tf
 
