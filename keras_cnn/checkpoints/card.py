@@ -20,6 +20,7 @@ from keras_cnn.models.config import Config, Preprocess
 # A card with this line is written anew whenever its directory is saved or published; without it, it is a person's.
 GENERATED = "<!-- Written by keras_cnn. Remove this line to keep what you edit. -->"
 TEXTS = {"source": "Weights from", "data": "Data", "limits": "Limits", "base_limits": "Limits of the base"}
+REPORT = "report.html"  # of a run: it shows images, and is never published
 FIGURES = {
     "curves.png": "Learning curves",
     "confusion.png": "Confusion matrix",

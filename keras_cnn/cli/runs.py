@@ -222,7 +222,7 @@ def score(
     from keras_cnn import tasks
     from keras_cnn.checkpoints import directory
     from keras_cnn.checkpoints.directory import save_pretrained
-    from keras_cnn.insight import plots
+    from keras_cnn.insight import plots, report
     from keras_cnn.training import evaluation
 
     scores = {name: evaluation.evaluate(net, loaded, split=name) for name in loaded.sizes if name != "train"}
@@ -236,6 +236,17 @@ def score(
     # The run wrote these weights and their origin already; the card learns what they scored.
     written = directory.read(out).config.provenance
     save_pretrained(net, out, half=_stored_half(out), provenance={**written, "metrics": metrics})
+    report.write(
+        out,
+        title=f"{net.name}: {len(history['loss'])} epochs",
+        scores=metrics,
+        pictures=["curves.png", *drawn],
+        mistakes=_mistakes(last, loaded, "test" if "test" in scores else "val"),
+        facts={
+            **{key: written.get(key) for key in ("command", "data")},
+            "images": ", ".join(f"{name} {count:,}" for name, count in loaded.sizes.items()),
+        },
+    )
     frozen = [
         v for v, phase in zip(history.get(monitor, []), history.get("phase", []), strict=False) if phase == "head"
     ]
@@ -245,10 +256,24 @@ def score(
         **metrics,
         "figure": figure,
         "pictures": ["curves.png", *drawn],
+        "report": report.REPORT,
         "images": loaded.sizes,
         "skipped": len(getattr(loaded, "skipped", ())),  # of sequences none can be
         "out": out,
     }
+
+
+def _mistakes(result: Any, loaded: Any, split: str) -> Iterator[tuple[str, Any]]:
+    """What is said of each of the worst mistakes, with its image where the data has it at hand."""
+    worst = result.worst(12) if hasattr(result, "worst") else []
+    named = {row.get("image") for row in worst}
+    known = {}
+    if worst and hasattr(loaded, "each"):
+        every = enumerate(loaded.each(split))
+        known = {key: image for i, (name, image, _) in every for key in (name, f"images[{i}]") if key in named}
+    short = lambda value: f"{value:.3g}" if isinstance(value, float) else str(value)  # noqa: E731
+    for row in worst:
+        yield ", ".join(f"{key}: {short(value)}" for key, value in row.items()), known.get(row.get("image"))
 
 
 def _stored_half(out: str) -> bool:

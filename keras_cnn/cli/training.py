@@ -237,7 +237,7 @@ def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
     if results["skipped"]:
         console.show(f"unreadable images left out: {results['skipped']}")
     place = console.quoted(out)
-    *some, last = "the weights", "a model card", *results["pictures"]
+    *some, last = "the weights", "a model card", *results["pictures"], results["report"]
     of_images = directory.read(out).config.backbone.SIDES == 2
     use = f": keras-cnn predict IMAGE --model {place}" if of_images else ""
     console.show(f"{place} holds {', '.join(some)} and {last}{use}")
