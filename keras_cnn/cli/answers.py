@@ -12,7 +12,19 @@ import typer
 
 from keras_cnn.cli import console, datasets, runs, tables
 from keras_cnn.cli.datasets import Dataset
-from keras_cnn.cli.options import BATCH, ENGINE, JSON, MODEL, PRECISION, RUNNABLE, SIZE, SKIP_BAD, WEIGHTS, with_data
+from keras_cnn.cli.options import (
+    BATCH,
+    ENGINE,
+    JSON,
+    MODEL,
+    PRECISION,
+    RUNNABLE,
+    SIZE,
+    SKIP_BAD,
+    VIEWS,
+    WEIGHTS,
+    with_data,
+)
 from keras_cnn.errors import BadData
 from keras_cnn.files import write_beside, write_text
 from keras_cnn.terminal import plain, progress
@@ -31,6 +43,7 @@ def evaluate(
     ] = None,
     size: Annotated[int, SIZE] = 0,
     batch_size: Annotated[int, BATCH] = 128,
+    views: Annotated[str | None, VIEWS] = None,
     engine: Annotated[str, ENGINE] = "keras",
     precision: Annotated[str, PRECISION] = "float32",
     out: Annotated[
@@ -47,7 +60,13 @@ def evaluate(
     split = split or splits[-1]
     net, kc = runs.network(known, model, weights, size)
     run = model if weights is None and Path(model).is_dir() else None
-    told = {"batch_size": batch_size, "skip_bad": data.skip_bad, "engine": engine, "precision": precision}
+    told = {
+        "batch_size": batch_size,
+        "skip_bad": data.skip_bad,
+        "engine": engine,
+        "precision": precision,
+        "views": views,
+    }
     result = kc.evaluate(net, found, split=split, run=run, **told)
     old = result.trained_on
     before: dict[str, Any] = _figures(old) if old else {"images": 0}
@@ -87,6 +106,7 @@ def predict(
     tile: Annotated[
         int | None, typer.Option(min=1, help="Of networks for pixels: see photos at their own size, by such tiles.")
     ] = None,
+    views: Annotated[str | None, VIEWS] = None,
     engine: Annotated[str, ENGINE] = "keras",
     precision: Annotated[str, PRECISION] = "float32",
     out: Annotated[
@@ -115,9 +135,9 @@ def predict(
         raise BadData(f"--out {out}: {model} answers in figures: give a file that ends in one of {endings}.")
     places = files.places(out, cast(Any, sources)) if out and drawn else []
     net, kc = runs.network(known, model, weights, size)
-    answer = kc.predictor(net, batch_size=batch_size, tile=tile, engine=engine, precision=precision)
+    answer = kc.predictor(net, batch_size=batch_size, tile=tile, engine=engine, precision=precision, views=views)
     if out and not drawn:
-        work = {"top": top, "tile": tile, "precision": precision}
+        work = {"top": top, "tile": tile, "precision": precision, "views": views}
         return _keep(out, answer, net, sources, work, sequences=sequences, skip_bad=skip_bad, as_json=as_json)
     read, bad = list[str](), list[str]()
     answers: Iterable[Any] = _told(answer.stream(sources, top=top, skip_bad=skip_bad), read, bad)

@@ -10,12 +10,41 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.data.stream import in_batches
-from keras_cnn.errors import MemoryWarning
+from keras_cnn.errors import BadSpec, MemoryWarning
+from keras_cnn.models.fields import one_of
 from keras_cnn.tasks.base import scores
 
 # What says that there is no room for a batch: the names of errors of TensorFlow and torch, and what jax' own says.
 NO_ROOM = ("ResourceExhaustedError", "OutOfMemoryError")
 EXHAUSTED = "RESOURCE_EXHAUSTED"
+
+
+VIEWS = (None, "mirror")
+
+
+class Mirrored:
+    """A network of images whose output is the mean of those of an image and of its mirror image.
+
+    Maps are mirrored back before. runner: what answers a batch.
+    """
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runner, name)
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        one, other = (scores(self.runner, some) for some in (images, np.ascontiguousarray(images[:, :, ::-1])))
+        return (one + (other[:, :, ::-1] if other.ndim == 4 else other)) / 2
+
+
+def of_views(runner: Any, views: str | None, sides: int) -> Any:
+    """What answers a batch by these views. sides: those of the network's input, 2 of images."""
+    one_of("views", views, VIEWS)
+    if views and sides != 2:
+        raise BadSpec(f"views={views!r} are of images, and this network reads sequences: leave it out.")
+    return Mirrored(runner) if views else runner
 
 
 def outputs_of(

@@ -21,7 +21,7 @@ from keras_cnn.data.index import find_images
 from keras_cnn.data.stream import Photo, decoded
 from keras_cnn.deploy.engines import running
 from keras_cnn.deploy.opened import File, is_exported, opened
-from keras_cnn.deploy.outputs import outputs_of
+from keras_cnn.deploy.outputs import of_views, outputs_of
 from keras_cnn.deploy.tiles import predict_tiles
 from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
 from keras_cnn.models.fields import known_options
@@ -32,7 +32,13 @@ Seen = tuple[str, tuple[int, int] | None]  # name, and size of its file
 
 @known_options
 def predictor(
-    model: Any, *, batch_size: int = 32, tile: int | None = None, engine: str = "keras", precision: str = "float32"
+    model: Any,
+    *,
+    batch_size: int = 32,
+    tile: int | None = None,
+    engine: str = "keras",
+    precision: str = "float32",
+    views: str | None = None,
 ) -> Predictor:
     """A function of images that answers what they show: `kc.predictor("runs/photos")("photo.jpg")`.
 
@@ -50,6 +56,7 @@ def predictor(
     seconds to get ready; or "auto", the fastest of those that are installed: they are measured the first time, on this
     machine and for this network, and the choice is kept. precision:
     "float32"; of openvino also "bfloat16", which is faster on processors that have it and changes answers a little.
+    views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
     Raises MissingPackage where the engine is not installed;
     BadSpec for a model that is not of ours, or that has no classifier, and for tiles of one that answers for an
     image as a whole. WeightsWarning where a name brings none.
@@ -64,7 +71,7 @@ def predictor(
         raise BadSpec(f"batch_size={batch_size!r}: give 1 or more.")
     if tile is not None and tile < 1:
         raise BadSpec(f"tile={tile!r}: give the side of the tiles in pixels, 1 or more.")
-    return Predictor(built(model), batch_size, tile, engine, precision)
+    return Predictor(built(model), batch_size, tile, engine, precision, views)
 
 
 def built(model: Any) -> Any:
@@ -99,6 +106,7 @@ class Predictor:
         tile: int | None = None,
         engine: str = "keras",
         precision: str = "float32",
+        views: str | None = None,
     ) -> None:
         self.config, self.batch_size, self.tile, self.task = config_of(model), batch_size, tile, tasks.of(model)
         if tile is not None and not self.config.head.EVERYWHERE:
@@ -107,7 +115,10 @@ class Predictor:
             raise BadSpec(f"tile={tile}: {model.path} takes images of one size: give the network that it is of.")
         self.task.check_answers(self.config)
         self.logits = self.config.head.activation in (None, "linear")
-        self.network = running(model if tile is None else _of_any_size(model), engine, precision, batch=batch_size)
+        if tile is not None and views:
+            raise BadSpec(f"tile={tile} and views={views!r} do not go together: give one of them.")
+        network = running(model if tile is None else _of_any_size(model), engine, precision, batch=batch_size)
+        self.network = of_views(network, views, self.config.backbone.SIDES)
 
     def __call__(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> list[Any]:
         """An answer for each image, of the task: for classes an `Answer`, for masks a `Mask`, and so on.

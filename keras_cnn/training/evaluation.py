@@ -19,6 +19,7 @@ from keras_cnn.data.tables import Table
 from keras_cnn.deploy import scoring
 from keras_cnn.deploy.engines import running
 from keras_cnn.deploy.opened import File, is_exported, opened
+from keras_cnn.deploy.outputs import of_views
 from keras_cnn.deploy.scoring import Labelled
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.fields import known_options
@@ -38,6 +39,7 @@ def evaluate(
     skip_bad: bool = False,
     engine: str = "keras",
     precision: str = "float32",
+    views: str | None = None,
 ) -> Result:
     """Measure a network on labelled images.
 
@@ -54,6 +56,7 @@ def evaluate(
     skip_bad: leave unreadable files out, log them and name them in `Result.skipped`, instead of raising BadImage. (Of
         `Data`, what it was loaded with.)
     engine, precision: what computes, as of `predictor`: "openvino" with "bfloat16" tells what that costs.
+    views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
     Returns the `Result` of the network's task. Raises BadSpec for a network without a head for it, BadData for labels
     or images that it cannot be measured on.
 
@@ -90,6 +93,7 @@ def evaluate(
     known = seen.read(run) if run is not None else None
     asked = isinstance(model, File) or (engine, precision) != ("keras", "float32")
     runner = running(model, engine, precision, batch=batch_size) if asked else net
+    runner = of_views(runner, views, len(net.input_shape) - 2)
     with BadImage.surfacing():
         images = progress(images, "evaluating", count)
         return scoring.measured(net, images, names, batch_size, runner=runner, known=known)
