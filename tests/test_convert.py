@@ -600,7 +600,7 @@ SLOW = pytest.mark.slow
     ("name", "make", "module"),
     [
         ("tf_efficientnet_b0", "EfficientNetB0", "efficientnet"),
-        ("inception_v3", "InceptionV3", "inception_v3"),
+        pytest.param("inception_v3", "InceptionV3", "inception_v3", marks=SLOW),
         pytest.param("tf_efficientnetv2_b0", "EfficientNetV2B0", "efficientnet_v2", marks=SLOW),
         pytest.param("tf_efficientnetv2_s", "EfficientNetV2S", "efficientnet_v2", marks=SLOW),
         pytest.param("inception_resnet_v2", "InceptionResNetV2", "inception_resnet_v2", marks=SLOW),
@@ -813,7 +813,7 @@ def test_what_keras_does_not_store_is_its_constant_and_nothing_else():
     assert found.keys() == values.keys() and all(np.array_equal(found[k], values[k]) for k in values)
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_b0", "inception_v3"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_b0", pytest.param("inception_v3", marks=SLOW)])
 def test_files_with_and_without_a_top(tmp_path, name):
     """The number of classes is the file's: none without a top; another one starts a new head."""
     with_top = keras_file(tmp_path / "top.h5", name, classes=21)

@@ -119,6 +119,7 @@ def test_several_labels(tmp_path, run):
     assert (out / "precision_recall.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_autoencoder(tmp_path, run):
     data, out = scenes(tmp_path / "scenes", 40, 10), tmp_path / "out"
     printed = run("autoencoder.py", data, out, *SMALL, "--epochs", 4)
@@ -170,6 +171,7 @@ def test_fine_tuning_step_by_step(shared, tmp_path, run):
     assert kc.config_of(kc.build(tmp_path / "out")).provenance["data"] == str(photos)
 
 
+@pytest.mark.slow
 def test_what_to_expect(tmp_path, run):
     small = digits(tmp_path / "digits", 20, 10)
     run(

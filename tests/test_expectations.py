@@ -33,7 +33,7 @@ def data(tmp_path):
 
 def build(pretrained):
     keras.utils.set_random_seed(int(pretrained))
-    return kc.build("resnet20", input_shape=(16, 16, 3), classes=["a", "b"])
+    return kc.build("resnet20", depths=(1, 1, 1), input_shape=(16, 16, 3), classes=["a", "b"])
 
 
 def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tmp_path, monkeypatch):

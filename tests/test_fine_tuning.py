@@ -642,7 +642,7 @@ def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
 
     monkeypatch.setattr(state, "EVERY", 0.0)
     precision("mixed_float16")
-    model = kc.build("resnet20", classes=2, input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 16, 3))
     told = {"head_epochs": 2, "epochs": 1, "above": "stage2", "probe": False, "out": tmp_path, **QUIET}
     with pytest.raises(InterruptedError):
         kc.fine_tune(model, pair(16), pair(16), callbacks=[Scales(crash=True)], **told)

@@ -14,7 +14,8 @@ from keras_cnn import tasks
 from keras_cnn.models.meaning import MEANINGS
 from keras_cnn.training import loop, targets
 
-OTHERS = ("lr_range.py", "evaluation.py", "probing.py")  # any loss of Keras; an example; how a share is shown
+# Any loss of Keras; an example; how a share is shown; what runtimes call their operations.
+OTHERS = ("lr_range.py", "evaluation.py", "probing.py", "quantizing.py")
 
 
 def pair(count: int = 10) -> tuple[np.ndarray, np.ndarray]:
