@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import keras
 import numpy as np
 import pytest
@@ -14,9 +12,9 @@ from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec, NotFinite
 from keras_cnn.models.heads import Head
-from keras_cnn.training import state
+from keras_cnn.training import optimizers, state
 from keras_cnn.training.callbacks import Best
-from keras_cnn.training.optimizers import adamw
+from keras_cnn.training.options import OPTIMIZERS, TrainOptions
 from keras_cnn.training.schedules import OneCycle
 
 COLOURS = ["dark", "light"]
@@ -182,10 +180,10 @@ def test_a_schedule_serialises():
     assert serialize(keras.saving.deserialize_keras_object(serialize(part))) == serialize(part)
 
 
-@pytest.mark.parametrize("make_optimizer", [partial(keras.optimizers.SGD, momentum=0.9), adamw])
-def test_vectors_do_not_decay(make_optimizer):
-    model = make()
-    optimizer = make_optimizer(0.1)
+@pytest.mark.parametrize("name", [None, *OPTIMIZERS])
+def test_vectors_do_not_decay(name):
+    model, told = make(), TrainOptions(optimizer=name or "sgd", learning_rate=0.1, weight_decay=0.1)
+    optimizer = optimizers.of(told, steps=1) if name else optimizers.adamw(0.1)
     optimizer.build(model.trainable_variables)
     decays = {v.path: optimizer._use_weight_decay(v) for v in model.trainable_variables}
     assert {path for path, decay in decays.items() if decay} == {path for path in decays if path.endswith("/kernel")}
