@@ -76,6 +76,17 @@ def test_the_rate_rises_and_falls_as_it_is_told():
     assert max(cosine) == 1.0 and cosine[-1] < 0.02
 
 
+@pytest.mark.parametrize("verb", [kc.train, kc.fine_tune])
+def test_a_mean_that_would_hold_the_beginning_is_told(verb):
+    x, y = np.zeros((8, 8, 8, 3), "uint8"), np.arange(8) % 2
+    model = kc.build("resnet20", depths=(1,), widths=(8,), strides=(1,), classes=2, input_shape=(8, 8, 3))
+    told = {"epochs": 1, "batch_size": 1, "verbose": 0}
+    with pytest.warns(
+        RunWarning, match=r"ema=0.99 is a mean over about 100 steps, and the training has 8: .* ema=0.38"
+    ):
+        verb(model, (x, y), ema=0.99, **told)
+
+
 def test_gradients_are_accumulated_over_batches():
     """Two batches of 8 with one step are a batch of 16, but for the statistics of batch norm, which is left out."""
     rng = np.random.default_rng(0)

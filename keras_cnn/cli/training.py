@@ -189,6 +189,12 @@ def _of_recipe(
 
     recipe = Recipe.of(name)
     of_data = {key: value for key, value in recipe.data.items() if key != "augment"}
+    meant, asked, rate = of_data.get("batch_size"), chosen.get("batch_size"), recipe.train.learning_rate
+    if meant and asked and rate and meant != asked and "learning_rate" not in chosen:
+        console.note(
+            f"note: the learning rate of {name}, {rate:g}, is for batches of {meant}; of {asked}, take about "
+            f"--learning-rate {rate * asked / meant:.2g}."
+        )
     if "augment" in recipe.data and not str(context.get_parameter_source("augment")).endswith("COMMANDLINE"):
         data = dataclasses.replace(data, augment=str(recipe.data["augment"]))
     if recipe.precision:

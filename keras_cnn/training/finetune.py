@@ -28,7 +28,7 @@ from keras_cnn.tasks import Task, labelled
 from keras_cnn.training import distribution, loop, state, targets
 from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Record, Seek, StopOnNaN, into
-from keras_cnn.training.optimizers import StageOptimizers
+from keras_cnn.training.optimizers import StageOptimizers, check_ema
 from keras_cnn.training.options import FineTuneOptions, takes
 from keras_cnn.training.phases import Phase, plan
 from keras_cnn.transfer import probing, split
@@ -123,6 +123,7 @@ def fine_tune(
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
     weights = targets.class_weights(chosen.class_weight, given, model)
     adapt(model, given)
+    check_ema(chosen.ema, given.steps * phases[-1].epochs)
     facts = dataclasses.asdict(chosen) | {"class_weight": weights and list(weights.values()), **given.facts}
     if out is not None:  # hashing takes a moment, and only what is on disk is compared
         facts |= {"network": arrays.fingerprint(model), **given.fingerprint}
@@ -192,11 +193,10 @@ class _Run:
 
     def complete(self) -> TuningHistory:
         before = self.directory.state
-        first = before[1]["phase"] if before else 0
         with _pulled(self.model, self.options.l2sp):
             if self.options.probe:
                 self._probe()
-            for number in range(first, len(self.phases)):
+            for number in range(before[1]["phase"] if before else 0, len(self.phases)):
                 self.number = number
                 self._fit(self.phases[number], before)
                 before = None
@@ -299,7 +299,7 @@ class _Run:
         if parts and not found and self.given.again and self.verbose:
             print("features of all images would fill the memory: the backbone is run in every epoch")
         done = sum(before.epochs for before in self.phases[: self.number])
-        if not parts or not found:
+        if not found or not parts:
             return self.model, self.given.images, Seek(self.given.seek, done), self.given.val
         train, val = found
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import keras
 from keras import ops
 
-from keras_cnn.errors import BadSpec
+from keras_cnn.errors import BadSpec, RunWarning
 from keras_cnn.models.naming import on_top
 from keras_cnn.training import distribution
 from keras_cnn.training.options import TrainOptions
@@ -42,6 +43,7 @@ def of(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:
         told |= {"nesterov": True}
     if options.optimizer == "muon":
         told |= {"adam_weight_decay": options.weight_decay}  # of biases, norms and all that is no matrix
+    check_ema(options.ema, math.ceil(options.epochs * steps / options.accumulate))
     if options.ema:
         told |= {"use_ema": True, "ema_momentum": options.ema}
     if options.accumulate > 1:
@@ -57,6 +59,19 @@ def of(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:
     if options.clipnorm and several:
         return ClippedOptimizers(keras.optimizers.OptimizerMap(optimizer, {}), options.clipnorm)
     return optimizer
+
+
+def check_ema(ema: float, steps: int) -> None:
+    """Warn where a running mean of the weights would still hold those of the beginning when a training ends."""
+    reach = 1 / (1 - ema)
+    if ema and reach > steps / 2:
+        best = max(0.0, 1 - 5 / max(steps, 5))
+        warnings.warn(
+            f"ema={ema:g} is a mean over about {reach:,.0f} steps, and the training has {steps:,}: for the most part "
+            f"its weights are those of the beginning. Take about ema={best:.2g}, or 0 for none.",
+            RunWarning,
+            stacklevel=4,
+        )
 
 
 def rate(options: TrainOptions, steps: int) -> Any:
