@@ -234,3 +234,31 @@ def test_the_files_for_clusters_say_what_the_command_takes(monkeypatch):
         command = command[: command.index("--resume") + len("--resume")]
         assert set(re.findall(r"--[a-z-]+", command)) <= options
         assert kc.Recipe.of(re.search(r"--recipe (\w+)", command)[1])
+
+
+PLAIN = """
+import keras, numpy as np, tensorflow as tf
+
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+with strategy.scope():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+data = tf.data.Dataset.from_tensor_slices((np.zeros((8, 4)), np.zeros((8, 1)))).batch(4)
+model.fit(data, epochs=1, verbose=0)
+"""
+
+
+@pytest.mark.slow
+def test_keras_still_needs_to_be_mended():
+    """Once this fails, Keras' own `fit` runs on several workers: take `_mended` out of distribution.py."""
+    addresses, processes = [f"localhost:{port}" for port in ports(2)], []
+    for index in range(2):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        env = {**os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [sys.executable, "-c", PLAIN]
+        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    told = [process.communicate(timeout=120)[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    assert any("_maybe_symbolic_build" in err or "reduce_per_replica" in err or "PerReplica" in err for err in told), (
+        told
+    )
