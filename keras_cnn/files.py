@@ -84,14 +84,24 @@ def alone(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[None]:
 
     wait: seconds to wait for another that holds it. Raises RunInUse.
     """
+    busy = f"{folder} is in use by another run: wait for its end, or choose another directory."
+    with locked(Path(folder).resolve() / LOCK, busy, wait, again=True):
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str, wait: float = 0.0, *, again: bool = False) -> Iterator[None]:
+    """Hold a file of this path as a lock, as `alone` does. busy: what RunInUse says where another holds it.
+
+    again: whether the same thread may hold it again.
+    """
     from filelock import FileLock, Timeout
 
-    path = Path(folder).resolve() / LOCK
-    lock = FileLock(path, is_singleton=True)  # one object for a path, which counts how often it is held
+    lock = FileLock(path, is_singleton=again)  # then one object for a path, which counts how often it is held
     try:
         lock.acquire(timeout=wait)
     except Timeout:
-        raise RunInUse(f"{folder} is in use by another run: wait for its end, or choose another directory.") from None
+        raise RunInUse(busy) from None
     try:
         yield
     finally:

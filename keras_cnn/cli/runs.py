@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,18 +122,8 @@ def finetune(
     from keras_cnn.training import evaluation
 
     first = next(iter(evaluation.evaluate(net, learner.data, split="val").metrics.values())) if before else None
-    held = files.holding(out) if chief else contextlib.nullcontext()
-    with stoppable(out, resume), held:  # scores belong to the run
-        history = kc.fine_tune(
-            net,
-            *learner.examples,
-            out=out,
-            resume=resume,
-            overwrite=overwrite,
-            options=options,
-            verbose=console.verbosity(as_json) if chief else 0,
-            provenance={"command": command(), "data": commands.last_name(data.data)},
-        )
+    with of_a_run(out, data, resume=resume, overwrite=overwrite, as_json=as_json, chief=chief) as told:
+        history = kc.fine_tune(net, *learner.examples, options=options, **told)
         if not chief:
             return {}
         found = history.baselines
@@ -153,6 +143,21 @@ def distributed(how: str) -> Iterator[Place]:
         from keras_cnn.training.distribution import distribute
     with distribute(how) as place:
         yield place
+
+
+@contextlib.contextmanager
+def of_a_run(
+    out: str, data: TrainingData, *, resume: bool, overwrite: bool, as_json: bool, chief: bool
+) -> Iterator[dict[str, Any]]:
+    """What `kc.train` and `kc.fine_tune` are told of a run in `out`, which the chief holds until it is scored."""
+    with stoppable(out, resume), files.holding(out) if chief else contextlib.nullcontext():
+        yield {
+            "out": out,
+            "resume": resume,
+            "overwrite": overwrite,
+            "verbose": console.verbosity(as_json) if chief else 0,
+            "provenance": {"command": command(), "data": commands.last_name(data.data)},
+        }
 
 
 @contextlib.contextmanager
@@ -269,6 +274,10 @@ def _mistakes(result: Any, loaded: Any, split: str) -> Iterator[tuple[str, Any]]
     named = {row.get("image") for row in worst}
     known = {}
     if worst and hasattr(loaded, "each"):
+        if split not in loaded.held:  # else all would be decoded for the sake of a few
+            whole = dict(loaded.splits.items())[split]
+            few = whole.some([i for i, source in enumerate(whole.sources) if source.name in named])
+            loaded = replace(loaded, splits=replace(loaded.splits, **{split: few}))
         every = enumerate(loaded.each(split))
         known = {key: image for i, (name, image, _) in every for key in (name, f"images[{i}]") if key in named}
     short = lambda value: f"{value:.3g}" if isinstance(value, float) else str(value)  # noqa: E731

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from typing import Annotated, Any
 
 import typer
 
-from keras_cnn.checkpoints import commands, directory
+from keras_cnn.checkpoints import directory
 from keras_cnn.cli import console, runs, tables
 from keras_cnn.cli.datasets import TrainingData
 from keras_cnn.cli.options import (
@@ -143,38 +142,28 @@ def train(
     **chosen: Any,
 ) -> None:
     """Train a network from random weights."""
-    from keras_cnn import files
     from keras_cnn.models import registry
     from keras_cnn.training import state
 
     if recipe and options:
         raise BadSpec("--recipe and --options both tell the options: give one of them.")
     with runs.distributed(distribute) as place:
-        kind, build = TrainOptions.of(options, "train", **chosen), {}
+        asked, build = TrainOptions.of(options, "train", **chosen), {}
         if recipe:
-            kind, data, build = _of_recipe(context, recipe, data, chosen)
+            asked, data, build = _of_recipe(context, recipe, data, chosen)
         size = size or build.pop("input_shape", (0,))[0]
         if place.chief:
             state.check(out, resume, overwrite)
         config = runs.sized(registry.get(model), size)
         # Small images are seen whole: a crop would lose what little there is.
         config = config.with_(preprocess=dataclasses.replace(config.preprocess, crop=1.0))
-        learner = runs.learner(data, config, kind.batch_size, kind.seed, model, **{"aux": aux or None, **build})
+        learner = runs.learner(data, config, asked.batch_size, asked.seed, model, **{"aux": aux or None, **build})
         net = learner.network
         import keras_cnn as kc
 
-        with runs.stoppable(out, resume), files.holding(out) if place.chief else contextlib.nullcontext():
-            history = kc.train(
-                net,
-                *learner.examples,
-                options=kind,
-                out=out,
-                resume=resume,
-                overwrite=overwrite,
-                half=half,
-                verbose=console.verbosity(as_json) if place.chief else 0,
-                provenance={"command": runs.command(), "data": commands.last_name(data.data)},
-            )
+        goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief}
+        with runs.of_a_run(out, data, **goes_on, as_json=as_json) as told:
+            history = kc.train(net, *learner.examples, options=asked, half=half, **told)
             results = runs.score(net, learner.data, history.history, out) if place.chief else None
         place.meet()  # while the chief scores, no other may be gone
     if results:

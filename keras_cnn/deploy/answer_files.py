@@ -21,7 +21,7 @@ from keras_cnn.checkpoints import arrays
 from keras_cnn.data.files import Source
 from keras_cnn.data.stream import in_batches
 from keras_cnn.deploy.opened import File
-from keras_cnn.errors import BadSpec, MissingPackage, RunInUse
+from keras_cnn.errors import BadSpec, MissingPackage
 from keras_cnn.terminal import cell
 
 Row = dict[str, Any]
@@ -85,18 +85,12 @@ def partial(out: Path, work: Mapping[str, Any], *, resume: bool = True) -> Itera
     Raises BadSpec where the partial file is of other work or cannot be read, RunInUse where another process writes it,
     MissingPackage where the file needs one that is not installed.
     """
-    from filelock import FileLock, Timeout
-
     if out.suffix.lower() == ".parquet":
         _pyarrow()
     path = out.with_name(f"{out.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RunInUse(f"{path} is written by another process: wait for its end, or give another file.") from None
-    try:
+    busy = f"{path} is written by another process: wait for its end, or give another file."
+    with files.locked(path.with_name(f".{path.name}.lock"), busy):
         if not resume:
             path.unlink(missing_ok=True)
         _begin(path, json.loads(json.dumps(dict(work))))
@@ -107,9 +101,6 @@ def partial(out: Path, work: Mapping[str, Any], *, resume: bool = True) -> Itera
             finally:
                 if not kept.answered:
                     path.unlink(missing_ok=True)
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
 
 
 def identity(network: Any) -> str:

@@ -100,13 +100,7 @@ class Predictor:
     """
 
     def __init__(
-        self,
-        model: Any,
-        batch_size: int = 32,
-        tile: int | None = None,
-        engine: str = "keras",
-        precision: str = "float32",
-        views: str | None = None,
+        self, model: Any, batch_size: int, tile: int | None, engine: str, precision: str, views: str | None
     ) -> None:
         self.config, self.batch_size, self.tile, self.task = config_of(model), batch_size, tile, tasks.of(model)
         if tile is not None and not self.config.head.EVERYWHERE:

@@ -22,7 +22,7 @@ from typing import Any
 from keras_cnn.data.files import Source
 from keras_cnn.deploy.explaining import explanations
 from keras_cnn.deploy.opened import File
-from keras_cnn.deploy.predictor import Predictor, built
+from keras_cnn.deploy.predictor import Predictor, built, predictor
 from keras_cnn.errors import BadImage, BadSpec, KerasCnnError, MissingPackage
 from keras_cnn.models.fields import known_options, within
 
@@ -168,7 +168,7 @@ def service(
         if len(net.input_shape) != 4:
             raise BadSpec(f"{name} reads sequences, and the service answers images.")
     told = {"batch_size": batch_size, "engine": engine, "precision": precision}
-    batchers = {name: Batcher(Predictor(net, **told), limits.waiting) for name, net in nets.items()}
+    batchers = {name: Batcher(predictor(net, **told), limits.waiting) for name, net in nets.items()}
     drawing = threading.Lock()  # explanations take seconds and memory: one at a time
     registry = CollectorRegistry()
     count = Counter("requests", "Requests by path and status.", ["path", "status"], registry=registry)

@@ -112,8 +112,8 @@ def spread(data: Any, batch_size: int) -> Any:
 
 
 @contextlib.contextmanager
-def together(model: Any) -> Iterator[Place]:
-    """The place of a run, in which batch norms take their statistics over all devices."""
+def together(model: Any) -> Iterator[None]:
+    """Have batch norms take their statistics over all devices, for as long as this lasts."""
     here = place()
     norms = []
     if here.replicas > 1 and keras.backend.backend() == "tensorflow":
@@ -125,7 +125,7 @@ def together(model: Any) -> Iterator[Place]:
     for norm in norms:
         norm.synchronized = True
     try:
-        yield here
+        yield
     finally:
         for norm in norms:
             norm.synchronized = False
@@ -162,21 +162,24 @@ class Cluster:
     def addresses(self) -> dict[tuple[str, int], str]:
         return _workers(self.jobs)
 
+    @property
+    def own(self) -> str:
+        return self.addresses[self.job, self.index]
+
     def meet(self, wait: float) -> None:
         """Wait until every worker listens at its address. TensorFlow would wait for an hour, and name no one."""
-        own = self.addresses[self.job, self.index]
-        missing = [address for address in self.addresses.values() if address != own]
         until = time.monotonic() + wait
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            port = int(own.rpartition(":")[2])
+            port = int(self.own.rpartition(":")[2])
             try:
                 listener.bind(("", port))
             except OSError as error:
                 why = "in use by another process" if error.errno == errno.EADDRINUSE else error.strerror
                 raise BadSpec(f"port {port}, at which this worker listens, is {why}: choose another one.") from None
-            listener.listen(len(missing) + 1)
-            while missing := [address for address in missing if not _answers(address)]:
+            listener.listen(len(self.addresses))
+            missing = None  # yet
+            while missing := self.silent(missing):
                 if time.monotonic() > until:
                     raise LostWorker(
                         f"no worker came at {', '.join(missing)} within {wait:g} s: start it with the same TF_CONFIG "
@@ -184,10 +187,10 @@ class Cluster:
                     )
                 time.sleep(0.2)
 
-    def gone(self) -> list[str]:
-        """The addresses at which no one answers any more."""
-        own = self.addresses[self.job, self.index]
-        return [address for address in self.addresses.values() if address != own and not _answers(address)]
+    def silent(self, among: Sequence[str] | None = None) -> list[str]:
+        """The other workers' addresses, or some of them, at which no one answers."""
+        others = [address for address in self.addresses.values() if address != self.own] if among is None else among
+        return [address for address in others if not _answers(address)]
 
 
 def _answers(address: str) -> bool:
@@ -237,7 +240,7 @@ def _telling_who_is_gone(cluster: Cluster | None) -> Iterator[None]:
     try:
         yield
     except lost as error:
-        if cluster is None or not (gone := cluster.gone()):
+        if cluster is None or not (gone := cluster.silent()):
             raise
         raise LostWorker(
             f"{', '.join(gone)} no longer answers: start all workers again with resume=True (--resume), which goes on "

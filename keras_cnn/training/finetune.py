@@ -127,17 +127,8 @@ def fine_tune(
     facts = dataclasses.asdict(chosen) | {"class_weight": weights and list(weights.values()), **given.facts}
     if out is not None:  # hashing takes a moment, and only what is on disk is compared
         facts |= {"network": arrays.fingerprint(model), **given.fingerprint}
-    with (
-        distribution.together(model),
-        state.Run(
-            *(out, facts),
-            resume=resume,
-            overwrite=overwrite,
-            hashes=given.seen,
-            chief=here.chief,
-            meet=here.meet,
-        ) as directory,
-    ):
+    goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
+    with distribution.together(model), state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as directory:
         save = into(out if here.chief else None, model, half, provenance)
         run = _Run(
             model=model,

@@ -22,22 +22,22 @@ CLIPNORM = 1.0  # of all gradients together: with batch norm in inference mode n
 SPARED = ["gamma", "beta", "bias"]  # variables that do not decay
 
 
-# What Keras' optimisers are called, and which of our options each has, by its own name for them. Keras' decay is
-# decoupled: for SGD with momentum 0.9, ten times torch's pulls as hard.
-KINDS: dict[str, tuple[str, dict[str, str]]] = {
-    "sgd": ("SGD", {"momentum": "momentum"}),
-    "adamw": ("AdamW", {"epsilon": "epsilon"}),
-    "lamb": ("Lamb", {"epsilon": "epsilon"}),
-    "lion": ("Lion", {}),
-    "muon": ("Muon", {"momentum": "momentum", "epsilon": "epsilon"}),
-    "rmsprop": ("RMSprop", {"momentum": "momentum", "epsilon": "epsilon"}),
+# What Keras' optimisers are called, and which of our options each has. Keras' decay is decoupled: for SGD with momentum
+# 0.9, ten times torch's pulls as hard.
+KINDS = {
+    "sgd": ("SGD", ("momentum",)),
+    "adamw": ("AdamW", ("epsilon",)),
+    "lamb": ("Lamb", ("epsilon",)),
+    "lion": ("Lion", ()),
+    "muon": ("Muon", ("momentum", "epsilon")),
+    "rmsprop": ("RMSprop", ("momentum", "epsilon")),
 }
 
 
 def of(options: TrainOptions, steps: int) -> keras.optimizers.Optimizer:
     """The optimiser of a training that takes so many batches an epoch."""
     name, own = KINDS[options.optimizer]
-    told: dict[str, Any] = {keras_name: getattr(options, option) for option, keras_name in own.items()}
+    told: dict[str, Any] = {option: getattr(options, option) for option in own}
     told |= {"weight_decay": options.weight_decay or None}
     if options.optimizer == "sgd":
         told |= {"nesterov": True}

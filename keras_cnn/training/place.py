@@ -51,3 +51,6 @@ class Place:
                 "the workers go on from different states: out has to be one directory that all of them see, such as "
                 "one of a network file system."
             )
+
+
+ALONE = Place()

@@ -71,17 +71,8 @@ def train(
     facts = {**dataclasses.asdict(chosen), "precision": keras.config.dtype_policy().name, **given.facts}
     if out is not None:
         facts |= {"network": _architecture(model), **given.fingerprint}
-    with (
-        distribution.together(model),
-        state.Run(
-            *(out, facts),
-            resume=resume,
-            overwrite=overwrite,
-            hashes=given.seen,
-            chief=here.chief,
-            meet=here.meet,
-        ) as run,
-    ):
+    goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
+    with distribution.together(model), state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as run:
         loop.compile_(model, optimizers.of(chosen, given.steps), chosen.label_smoothing, loss=chosen.loss)
         best = Best(model, task.monitor, task.mode, out, into(out if here.chief else None, model, half, provenance))
         return _complete(run, model, task, given, best, chosen, verbose)

@@ -89,7 +89,7 @@ def _greedy(model: Any, every: list[arrays.Arrays], data: Data | None, names: li
         if verbose:
             end = "" if i in kept else ", so that it is left out"
             print(f"{names[i]}: {alone[i]:.4f} alone; with it the mean has {figure:.4f}{end}")
-    score(kept)
+    _pour(model, [every[i] for i in kept], data)
     return kept
 
 

@@ -32,6 +32,7 @@ from keras_cnn.checkpoints.card import FIGURES, REPORT
 from keras_cnn.checkpoints.directory import CONFIG, WEIGHTS
 from keras_cnn.data import seen
 from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, NotFinite, RunExists, RunWarning
+from keras_cnn.training.place import ALONE, Place
 
 STATE, PREVIOUS, RUN, LOG = "progress.safetensors", "progress.previous.safetensors", "run.json", "log.csv"
 OLD = ("backup/latest.weights.h5", "backup/training_metadata.json")  # Keras' own backup, which `train` once had
@@ -167,8 +168,8 @@ class Run:
 
     options: all that its course depends on; one that began otherwise does not go on.
     hashes: of its training images, kept beside its first weights.
-    chief: whether this worker writes, where several train together; the others only read what it goes on from.
-    meet: called where all workers wait for each other: before others read, and with a word on what each has read.
+    here: this worker, where several train together. The chief alone writes; the others read what it goes on from, once
+    that is ready, and all have to have read the same.
     state: what it goes on from, once it is entered. end: what it noted, where it is already complete.
     busy: whether a signal to stop has to wait for the end of a batch, after which the state is written. asked: by which
     signal the run was told so.
@@ -185,11 +186,10 @@ class Run:
         resume: bool = False,
         overwrite: bool = False,
         hashes: Callable[[], Iterable[str]] = tuple,
-        chief: bool = True,
-        meet: Callable[[str], None] = lambda told: None,
+        here: Place = ALONE,
     ) -> None:
         self.out = None if out is None else Path(out)
-        self.chief, self._meet = chief, meet
+        self.here = here
         self.options = json.loads(json.dumps(options))  # as they are read back
         self.resume, self.overwrite, self._hash = resume, overwrite, hashes
         self.state: State | None = None
@@ -202,18 +202,18 @@ class Run:
         if self.out is None:
             return self
         with self._held:
-            if self.chief:
+            if self.here.chief:
                 check(self.out, self.resume, self.overwrite)
                 self._held.enter_context(files.holding(self.out))
                 check(self.out, self.resume, self.overwrite)  # another may have been faster
                 for name in (STATE, RUN, LOG):
                     files.clear_beside(self.out / name)  # of a run that was killed as it wrote
                 self._clear(self.out)
-            self._meet("")
+            self.here.meet()
             self._begin(self.out)
             self._held.enter_context(self._heeding())
             self._held = self._held.pop_all()
-        self._meet(_digest([self.state and self.state[1], self.end]))
+        self.here.meet(_digest([self.state and self.state[1], self.end]))
         return self
 
     def _clear(self, out: Path) -> None:
@@ -233,14 +233,14 @@ class Run:
             self.state = _read_last(out)
             if self.state:
                 self._compare(self.state[1]["options"])
-        if self.chief and self.end is None and not (self.state and (out / seen.FILE).exists()):
+        if self.here.chief and self.end is None and not (self.state and (out / seen.FILE).exists()):
             self._hashes = tuple(self._hash())
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._held.close()
         if error is None and self.asked is not None:  # in the last epoch, after whose end there was nothing to stop
             self.stop(self.asked)
-        if isinstance(error, NotFinite) and self.out is not None and self.chief:
+        if isinstance(error, NotFinite) and self.out is not None and self.here.chief:
             for name in (STATE, PREVIOUS):
                 (self.out / name).unlink(missing_ok=True)  # going on would end there again
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and self.out is not None:
@@ -260,7 +260,7 @@ class Run:
         """Write the state, if the last writing is a while ago. amid: within an epoch, where it is done more rarely."""
         pause = max(EVERY, SPARSE * self._took) if amid else EVERY
         begun = time.monotonic()
-        if self.out is None or not self.chief or (not now and begun - self.written < pause):
+        if self.out is None or not self.here.chief or (not now and begun - self.written < pause):
             return
         arrays, facts = make()
         with contextlib.suppress(OSError):  # where there is none yet, or no file system for a second name
@@ -300,7 +300,7 @@ class Run:
 
     def log(self, rows: list[Facts]) -> None:
         """Write what each epoch so far gave; called before its weights are written."""
-        if self.out is None or not self.chief:
+        if self.out is None or not self.here.chief:
             return
         if self._hashes is not None:
             seen.write(self.out, self._hashes)
@@ -315,7 +315,7 @@ class Run:
 
     def finish(self, facts: Facts) -> None:
         """Note that the run is complete, after its last weights were written."""
-        if self.out is None or not self.chief:
+        if self.out is None or not self.here.chief:
             return
         facts = json.loads(json.dumps({"options": self.options, **facts}))
         about = {"format": FORMAT, "sha256": _digest(facts), "facts": facts}
