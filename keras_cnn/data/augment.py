@@ -75,6 +75,7 @@ def augmenter(
     chiral: bool = False,
     task: str = "classification",
     crop: Callable[..., Any] | None = None,
+    resize: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[..., Any]:
     """Graph function (images, labels, epoch, step, stretch) -> (images, labels), for a data set of tf.data to map.
 
@@ -84,7 +85,7 @@ def augmenter(
     mixed with the others, but keeps its values; one alone has no colour to lose. chiral: glyphs, which are not
     mirrored; where RandAugment moves one, the border's pixels go on and no reflection shows. task: of the labels.
     crop: where images are whole photos, makes of them, their masks, their stretch and a key (see `crops.cropper`) what
-    the rest is done to.
+    the rest is done to. resize: gives images, last of all, the size of their epoch (see `growth.resizer`).
 
     RandAugment (1909.13719, section 3) draws N operations for each image anew; as Keras' layers do, each then draws its
     strength from the range that ends at M. Random Erasing: 1708.04896, "Our Approach". MixUp: 1710.09412, section 2.
@@ -101,6 +102,10 @@ def augmenter(
 
     @tf.autograph.experimental.do_not_convert
     def augment(images: Any, labels: Any, epoch: Any, step: Any, stretch: Any = None) -> tuple[Any, Any]:
+        images, labels = changed(images, labels, epoch, step, stretch)
+        return (resize(images, epoch) if resize else images), labels
+
+    def changed(images: Any, labels: Any, epoch: Any, step: Any, stretch: Any) -> tuple[Any, Any]:
         key = key_of(seed, epoch, step)
         if crop:
             images, cut = crop(images, labels if masked else None, stretch, key_of_parts(key))

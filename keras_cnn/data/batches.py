@@ -18,6 +18,7 @@ from keras_cnn.data import crops, pairs, survey
 from keras_cnn.data.augment import AUGMENTS, augmenter, key_of, key_of_parts, tensorflow
 from keras_cnn.data.decoding import Arrays, arrays, as_seen, load
 from keras_cnn.data.decoding import held as in_memory
+from keras_cnn.data.growth import resizer
 from keras_cnn.data.images import MODES
 from keras_cnn.data.index import index
 from keras_cnn.data.labels import TASKS, Wish, sides
@@ -49,7 +50,7 @@ class Data:
     they are cropped as for evaluation.
     look: what a sample of the files told, their sizes among it.
     share: (worker, workers): of each batch of train, this worker's part. full: leave out a last batch of train that is
-    smaller.
+    smaller. growth: (height, width) of train's images by pass, where they grow to the network's; see `growth.growing`.
     plain: train in order, not augmented. arrays(name): a split as numpy, without TensorFlow.
     skipped: names of unreadable images left out so far.
     """
@@ -67,6 +68,7 @@ class Data:
     canvas: tuple[int, int] | None = None
     share: tuple[int, int] = (0, 1)
     full: bool = False
+    growth: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def summary(self) -> str:
@@ -271,6 +273,7 @@ class Data:
                 chiral=self.splits.chiral,
                 task=self.task,
                 crop=crops.cropper(self.preprocess) if whole and held else None,
+                resize=resizer(self.growth) if self.growth and counter is not None else None,
             )
             batches = batches.enumerate(step).map(
                 lambda step, batch: augment(batch[1], batch[3], batch[0], step, batch[2]), **parallel
@@ -370,11 +373,8 @@ def load_data(
         depth = channels or len(preprocess.mean)
         if depth not in MODES:
             raise BadSpec(f"channels={depth!r}: image files are read with 1 (gray), 3 (RGB) or 4 (RGBA) channels.")
-        splits = (
-            data
-            if isinstance(data, Splits)
-            else index(data, val_split=val_split, seed=seed, wish=wish, skip_bad=skip_bad)
-        )
+        given_splits = isinstance(data, Splits)
+        splits = data if given_splits else index(data, val_split=val_split, seed=seed, wish=wish, skip_bad=skip_bad)
         sources = next((split for name, split in splits.items() if name in decode), splits.items()[0][1]).sources
         look = survey.look(sources)
         preprocess = replace(preprocess, window=window or survey.window(look, sources, preprocess.window))

@@ -14,6 +14,7 @@ import numpy as np
 from keras_cnn.data import Data, Split, seen
 from keras_cnn.data.augment import tensorflow
 from keras_cnn.data.examples import Batches, Examples, Pair
+from keras_cnn.data.growth import growing
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.terminal import progress
 
@@ -59,6 +60,10 @@ class TrainingSet:
     def share_out(self, share: tuple[int, int], replicas: int) -> None:
         """Let replicas share each batch; see `training_set`."""
         raise BadSpec("several devices share out `Data` and arrays; give one of these, not a data set of batches.")
+
+    def grow(self, initial_scale: float, epochs: int) -> None:
+        """Let training images begin smaller and grow to the size of validation; see `growth.growing`."""
+        raise BadSpec("initial_scale is for images that `load_data` read: give its `Data`, or leave it at 1.")
 
     def _check_shares(self, replicas: int, held_out: int | None) -> None:
         """Find a batch size for validation, of so many images, that never leaves a replica without an image."""
@@ -204,6 +209,11 @@ class OfData(TrainingSet):
             steps = math.ceil(self.train.sizes["val"] / self.even)
             known = tensorflow().data.experimental.assert_cardinality(steps)
             self.val = self.val.unbatch().batch(self.even).apply(known)
+
+    def grow(self, initial_scale: float, epochs: int) -> None:
+        if self.train.task == "segmentation":
+            raise BadSpec("initial_scale makes images smaller, but not their masks: leave it at 1.")
+        self.train = replace(self.train, growth=growing(self.train.preprocess.size, initial_scale, epochs))
 
     @property
     def count(self) -> int:

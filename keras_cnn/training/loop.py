@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -147,6 +148,22 @@ def of_head(model: Any, logs: dict[str, Any]) -> dict[str, Any]:
         return logs
     prefix = f"{model.output_names[0]}_"
     return {key if key.endswith("loss") else key.replace(prefix, ""): value for key, value in logs.items()}
+
+
+@contextlib.contextmanager
+def of_any_size(model: Any, wanted: bool) -> Iterator[None]:
+    """Let a network take images of any size while the block runs, where that is wanted.
+
+    Its layers can; what refuses is Keras' record of what it was built for.
+    """
+    spec = model.input_spec
+    if wanted:
+        model.input_spec = keras.InputSpec(ndim=len(model.input_shape), axes={-1: model.input_shape[-1]})
+    try:
+        yield
+    finally:
+        if wanted:
+            model.input_spec = spec
 
 
 def values(variables: dict[str, Any]) -> arrays.Arrays:

@@ -179,6 +179,9 @@ class TrainOptions(LossOptions):
     clipnorm: float = option(0.0, "the most that the norm of all gradients together may be; 0 for no limit", 0)
     accumulate: int = option(1, "batches whose gradients make one step", 1)
     ema: float = option(0.0, "momentum of a running mean of the weights, which is what is kept; 0 for none", 0, MOST)
+    initial_scale: float = option(
+        1.0, "side of the first epochs' training images as a share of the network's, up to which they grow", 0.1, 1
+    )
     batch_size: int = option(128, "images a step", 1)
     seed: int = option(0, "a number from which the order of training images follows")
 

@@ -67,12 +67,18 @@ def train(
         state.check(out, resume, overwrite)
     train, val = labelled.accepted(model, train, val, validation_data)
     given = training_set(train, val, chosen.batch_size, chosen.seed, here.share, here.replicas)
+    if chosen.initial_scale < 1:
+        given.grow(chosen.initial_scale, chosen.epochs)
     adapt(model, given)
     facts = {**dataclasses.asdict(chosen), "precision": keras.config.dtype_policy().name, **given.facts}
     if out is not None:
         facts |= {"network": _architecture(model), **given.fingerprint}
     goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
-    with distribution.together(model), state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as run:
+    with (
+        distribution.together(model),
+        loop.of_any_size(model, chosen.initial_scale < 1),
+        state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as run,
+    ):
         loop.compile_(model, optimizers.of(chosen, given.steps), chosen.label_smoothing, loss=chosen.loss)
         best = Best(model, task.monitor, task.mode, out, into(out if here.chief else None, model, half, provenance))
         return _complete(run, model, task, given, best, chosen, verbose)
