@@ -267,7 +267,7 @@ HEADS = {
 
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_that_a_task_cannot_learn(name):
-    model = kc.build("resnet20", input_shape=(16, 16, 3), **HEADS[name])
+    model = kc.build("resnet20", depths=(1, 1, 1), input_shape=(16, 16, 3), **HEADS[name])
     with pytest.raises((BadSpec, BadData), match=f"build it with task='{name}'"):
         kc.fine_tune(model, IMAGES, CASES[name][1], verbose=0)
 
@@ -276,7 +276,7 @@ def test_one_text_is_no_list_of_names():
     """Its letters would be classes, without a word."""
     for asked in ({"classes": "cat"}, {"targets": "age"}):
         with pytest.raises(BadSpec, match="is one text: give a list of names, such as"):
-            kc.build("resnet20", **asked)
+            kc.build("resnet20", depths=(1, 1, 1), **asked)
     with pytest.raises(BadSpec, match="head='cat' is one text"):
         kc.replace_head(kc.build("resnet20"), "cat")
     with pytest.raises(BadSpec, match="class_names='ab' is one text"):
@@ -297,14 +297,14 @@ def test_data_for_another_task_is_told_with_the_head_for_it():
 
 def test_another_task_starts_another_head():
     for name, (asked, _) in CASES.items():
-        assert kc.config_of(kc.build("resnet20", **asked)).head.task == name
+        assert kc.config_of(kc.build("resnet20", depths=(1, 1, 1), **asked)).head.task == name
     with pytest.raises(BadSpec, match="targets are for a regression"):
-        kc.build("resnet20", targets=2, classes=3)
+        kc.build("resnet20", depths=(1, 1, 1), targets=2, classes=3)
     with pytest.raises(BadSpec, match="task='colour': choose one of"):
-        kc.build("resnet20", task="colour")
+        kc.build("resnet20", depths=(1, 1, 1), task="colour")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kc.build("resnet20", targets=("age",)).output_shape == (None, 1)
+        assert kc.build("resnet20", depths=(1, 1, 1), targets=("age",)).output_shape == (None, 1)
 
 
 # --- what a first user would try ---
@@ -314,7 +314,7 @@ def test_a_class_that_no_validation_image_has_does_not_count():
     """In the log as in the result: the best epoch is chosen by the classes that can be judged."""
     labels = np.stack([CLASSES > 0, CLASSES == 2], 1).astype("uint8")
     val = IMAGES[CLASSES < 2], labels[CLASSES < 2]
-    model = kc.build("resnet20", classes=2, task="multilabel", input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=2, task="multilabel", input_shape=(16, 16, 3))
     history = kc.fine_tune(model, IMAGES, labels, validation_data=val, head_epochs=2, epochs=0, probe=False, verbose=0)
     expected = reference.average_precision_score(val[1][:, 0], model.predict(val[0], verbose=0)[:, 0])
     assert kc.evaluate(model, val).metrics["map"] == pytest.approx(expected)
@@ -339,7 +339,7 @@ def test_an_autoencoder_needs_no_labels():
     figures = []
     for train, val in ((IMAGES, IMAGES[:8]), ((IMAGES, CLASSES), (IMAGES[:8], CLASSES[:8]))):
         keras.utils.set_random_seed(0)
-        model = kc.build("resnet20", head=head, input_shape=(16, 16, 3))
+        model = kc.build("resnet20", depths=(1, 1, 1), head=head, input_shape=(16, 16, 3))
         told = {"validation_data": val, "head_epochs": 1, "epochs": 1, "verbose": 0}
         figures.append(kc.fine_tune(model, train, **told).history["val_r2"])
     assert figures[0] == figures[1] and len(figures[0]) == 2
@@ -348,7 +348,7 @@ def test_an_autoencoder_needs_no_labels():
 
 
 def test_masks_of_another_size_than_their_images_are_refused():
-    model = kc.build("resnet20", head=kc.UNet(classes=2), input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), head=kc.UNet(classes=2), input_shape=(16, 16, 3))
     masks = (IMAGES[..., 0] > 99).astype("uint8")
     with pytest.raises(BadData, match=r"the masks of the training images are \(8, 16\), the images \(16, 16\)"):
         kc.fine_tune(model, IMAGES, masks[:, :8], verbose=0)
@@ -361,7 +361,7 @@ def test_one_column_of_zeros_and_ones_is_a_label_where_several_are_meant(tmp_pat
     for i in range(8):
         Image.fromarray(IMAGES[i]).save(tmp_path / f"{i}.png")
     (tmp_path / "table.csv").write_text("\n".join(["image,car", *(f"{i}.png,{i % 2}" for i in range(8))]))
-    model = kc.build("resnet20", classes=["car"], task="multilabel", input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=["car"], task="multilabel", input_shape=(16, 16, 3))
     data = kc.load_data(tmp_path / "table.csv", model)
     assert (data.task, data.class_names) == ("multilabel", ("car",))
     assert kc.load_data(tmp_path / "table.csv", kc.build("resnet20")).task == "classification"
@@ -387,7 +387,7 @@ def test_images_that_are_cropped_for_a_network_that_sees_them_whole_are_told_of(
         for i in range(4):
             Image.fromarray(image).save(tmp_path / kind / f"{i}.png")
     cropped = kc.Preprocess(size=(16, 16))
-    model = kc.build("resnet20", head=kc.UNet(classes=2), input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), head=kc.UNet(classes=2), input_shape=(16, 16, 3))
     told = {"batch_size": 2, "task": "segmentation"}
     with pytest.warns(DataWarning, match="seen with mode='center', crop=0.875, those that resnet20_unet answers"):
         kc.evaluate(model, kc.load_data(tmp_path, cropped, **told))

@@ -562,14 +562,14 @@ def run(told, seed=0):
     return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(told), str(seed)], stdout=subprocess.PIPE, text=True)
 
 
+GRADUAL = {"ema": 0.9, "l2sp": 0.01, "schedule": "gradual", "bn": "recalibrate", "above": "stage1", "epochs": 3}
+
+
 @pytest.mark.parametrize(
-    "extra",
-    [
-        pytest.param({}, marks=pytest.mark.slow),
-        {"ema": 0.9, "l2sp": 0.01, "schedule": "gradual", "bn": "recalibrate"},
-    ],
+    ("kills", "extra"),  # after so many steps, 5 an epoch: in the head's second epoch; amid one of more than the head
+    [pytest.param((8, 13), {}, marks=pytest.mark.slow), ((13,), GRADUAL)],
 )
-def test_a_run_that_is_killed_ends_with_the_same_weights(weights, tmp_path, extra):
+def test_a_run_that_is_killed_ends_with_the_same_weights(weights, tmp_path, kills, extra):
     folder = images.folder(tmp_path / "pets", {"a": 25, "b": 25}, size=(30, 40))  # of which random parts are seen
     told = {"weights": str(weights), "data": str(folder), "head_epochs": 2, "epochs": 4, "schedule": "two-phase"}
     told |= {"cache": str(tmp_path / "cache"), **extra}
@@ -577,8 +577,7 @@ def test_a_run_that_is_killed_ends_with_the_same_weights(weights, tmp_path, extr
     killed = {**told, "out": str(tmp_path / "killed"), "resume": True}
     whole.communicate()
     assert whole.returncode == 0
-    # Killed in the head's second epoch, then amid an epoch of the whole network; 5 steps an epoch.
-    for seed, steps in ((0, 8), (1, 13), (2, None)):  # the seed of the process does not matter to one that goes on
+    for seed, steps in enumerate((*kills, None)):  # the seed of the process does not matter to one that goes on
         process = run(killed, seed)
         for _ in range(steps or 0):
             assert process.stdout.readline() == "step\n"
@@ -642,7 +641,7 @@ def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
 
     monkeypatch.setattr(state, "EVERY", 0.0)
     precision("mixed_float16")
-    model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 16, 3))
+    model = kc.build("resnet20", depths=(1, 1, 1), widths=(4, 4, 4), classes=2, input_shape=(16, 16, 3))
     told = {"head_epochs": 2, "epochs": 1, "above": "stage2", "probe": False, "out": tmp_path, **QUIET}
     with pytest.raises(InterruptedError):
         kc.fine_tune(model, pair(16), pair(16), callbacks=[Scales(crash=True)], **told)

