@@ -124,6 +124,7 @@ def build(
         config = config.with_(preprocess=config.preprocess.whole())
     kept = config.class_names if len(config.class_names) == head.names else ()
     _check_channels(config, values, input_shape)
+    _check_merge(config, backbone, values)
     config = config.at(input_shape or config.input_shape).with_(backbone=backbone, head=head, class_names=kept)
     keep_head = _same_arrays(config.head, pretrained_head) and names in (None, config.class_names)
     config = config.with_(class_names=names) if names else config
@@ -149,6 +150,14 @@ def _check_channels(config: Config, values: Any, input_shape: tuple[int | None, 
             f"input_shape={input_shape}: these weights read {config.channels} channels, each with its own meaning: "
             "give sequences of those, or build the network without weights."
         )
+
+
+def _check_merge(config: Config, backbone: Backbone, values: Any) -> None:
+    """BadSpec where weights that were learnt with shortcuts, whose arrays may be the same, are to do without, or the
+    reverse."""
+    before, after = (getattr(one, "merge", None) for one in (config.backbone, backbone))
+    if values is not None and before != after and "none" in (before, after):
+        raise BadSpec(f"these weights were learnt with merge={before!r}: keep that, or build the network without them.")
 
 
 def _head(config: Config, names: int | None, task: str | None, drop_rate: float | None, activation: str | None) -> Head:

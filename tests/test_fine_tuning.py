@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 
 import images
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
-from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite
+from keras_cnn.errors import BadData, BadImage, BadSpec, NotFinite, WeightsWarning
 from keras_cnn.tasks import classification
 from keras_cnn.training import evaluation
 from keras_cnn.training.optimizers import StageOptimizers
@@ -618,6 +619,20 @@ def test_a_run_goes_on_only_as_it_began(weights, tmp_path):
     history = kc.fine_tune(kc.build(weights, classes=["dark", "light"]), pair(), pair(), resume=True, **told)
     assert history.history["phase"] == ["head", "all"]
     assert not (tmp_path / "out" / "progress.safetensors").exists()
+
+
+def test_random_weights_under_a_head_that_learns_first_are_told(weights):
+    told = {"head_epochs": 1, "epochs": 1, "above": "stage3", "probe": False, **QUIET}
+    small = {"depths": (1, 1, 1), "input_shape": (16, 16, 3), "classes": 2}
+    with pytest.warns(WeightsWarning, match="resnet20 has random weights.*`train`"):
+        kc.fine_tune(kc.build("resnet20", **small), pair(), pair(), schedule="head", **told)
+    trained = kc.build("resnet20", **small)
+    kc.train(trained, pair(), epochs=1, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WeightsWarning)
+        kc.fine_tune(trained, pair(), pair(), schedule="head", **told)
+        kc.fine_tune(kc.build(weights, classes=2), pair(), pair(), schedule="head", **told)
+        kc.fine_tune(kc.build("resnet20", **small), pair(), pair(), **{**told, "above": None}, schedule="all")
 
 
 def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):

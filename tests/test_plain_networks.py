@@ -92,3 +92,12 @@ def test_a_plain_network_is_kept_with_its_configuration(tmp_path):
 def test_where_it_means_nothing_it_is_refused(name, options, told):
     with pytest.raises(BadSpec, match=told):
         kc.build(name, **options)
+
+
+def test_weights_are_not_read_into_a_network_of_the_other_kind(tmp_path):
+    small = {"depths": (1, 1, 1), "classes": 3}
+    for merge, other in (("add", "none"), ("none", "add")):
+        weights = kc.save_pretrained(kc.build("resnet20", merge=merge, **small), tmp_path / merge)
+        with pytest.raises(BadSpec, match=rf"these weights were learnt with merge='{merge}'"):
+            kc.build(weights, merge=other)
+        assert kc.config_of(kc.build(weights)).backbone.merge == merge

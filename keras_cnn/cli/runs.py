@@ -76,8 +76,6 @@ def pretrained(data: TrainingData, model: str, weights: str | None, size: int, s
     from keras_cnn.hub import resolve
 
     found = resolve(model, weights)
-    if found.load is None:
-        console.note(f"note: {model} has random weights; a tag or directory brings trained ones.")
     return learner(data, sized(found.config, size), batch_size, seed, model, weights=weights)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from keras_cnn.checkpoints import arrays
 from keras_cnn.data import Data
 from keras_cnn.data.examples import Batches, Examples
 from keras_cnn.data.training_set import TrainingSet, training_set
-from keras_cnn.errors import BadData, BadImage, BadSpec
+from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
 from keras_cnn.models.config import keep_window
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.layers import Standardise
@@ -33,7 +34,7 @@ from keras_cnn.training.options import FineTuneOptions, takes
 from keras_cnn.training.phases import Phase, plan
 from keras_cnn.transfer import probing, split
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
-from keras_cnn.transfer.freeze import freeze, frozen_stages, stages, unfreeze
+from keras_cnn.transfer.freeze import freeze, frozen_stages, stages, unfreeze, untrained
 from keras_cnn.transfer.precomputed import Features
 
 BATCHNORM = {None: None, "frozen": "frozen", "train": "train", "recalibrate": "train"}  # what `unfreeze` is told
@@ -104,7 +105,8 @@ def fine_tune(
     (`model.evaluate(data.val)`, `model.fit` go on), and with the flags of the last phase. Returns a Keras History over
     all phases; its `history["phase"]` has the name of each epoch's, its `baselines` what a linear probe and nearest
     neighbours gave before, as `probe` does (printed unless verbose=0).
-    Raises NotFinite when the loss is not a number, BadData where data and head disagree, BadSpec for bad options.
+    Warns with a WeightsWarning of random weights where the head is to learn first. Raises NotFinite when the loss is
+    not a number, BadData where data and head disagree, BadSpec for bad options.
     """
     task = tasks.of(model)
     chosen = FineTuneOptions.of(options, "fine_tune", **more).for_task(task)
@@ -115,6 +117,11 @@ def fine_tune(
     phases = plan(list(stages(model)), chosen)
     if not phases:
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
+    if chosen.schedule != "all" and untrained(model):
+        text = (
+            "has random weights, and a head on random features learns little: build a tag or directory, or `train` it."
+        )
+        warnings.warn(f"{model.name} {text}", WeightsWarning, stacklevel=4)
     train, val = labelled.accepted(model, train, val, validation_data)
     given = training_set(train, val, chosen.batch_size, chosen.seed, here.share, here.replicas)
     if isinstance(train, Data):

@@ -179,6 +179,12 @@ def pretrained(model: Any) -> bool:
     return bool(config_of(model).provenance)
 
 
+def untrained(model: Any) -> bool:
+    """Whether a network has random weights: its record names no others, and no batch norm has seen images."""
+    means = [layer.moving_mean for layer in model.layers if _is_batchnorm(layer)]
+    return not pretrained(model) and not any(keras.ops.convert_to_numpy(mean).any() for mean in means)
+
+
 def _sizes(model: Any) -> dict[str, int]:
     try:
         return sizes(model, tally(config_of(model)))
