@@ -15,7 +15,7 @@ from keras import layers, ops
 from keras_cnn.errors import FoldWarning
 from keras_cnn.insight import graphs
 from keras_cnn.models.assemble import recursion
-from keras_cnn.models.layers import Pad, Preprocessing, WeightStandardised
+from keras_cnn.models.layers import BatchNormalization, Pad, Preprocessing, WeightStandardised
 
 SIDE = 97  # positions that a network of any size is shown: odd, so that what is padded inside is seen
 # Of the largest output: what rounding in another order may become, many layers on; the coarser, the more.
@@ -124,7 +124,7 @@ def _plan(flat: Any) -> Plan:
             continue
         if type(layer) in TRAINING_ONLY:
             plan.gone.add(layer.name)
-        elif type(layer) is layers.BatchNormalization:
+        elif type(layer) in (layers.BatchNormalization, BatchNormalization):
             before = graph.before(call)
             while before is not None and before.operation.name in plan.gone:
                 before = graph.before(before)

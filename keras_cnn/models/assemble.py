@@ -14,6 +14,7 @@ from keras_cnn.errors import BadSpec
 from keras_cnn.models.builder import Builder, Tensor
 from keras_cnn.models.config import Config
 from keras_cnn.models.layers import (
+    BatchNormalization,
     Fit,
     HeUniform,
     LastStep,
@@ -78,9 +79,7 @@ def _act(*, fn, name, **kw):
 
 
 def _batchnorm(*, eps, momentum, zero, name):
-    return keras.layers.BatchNormalization(
-        epsilon=eps, momentum=momentum, gamma_initializer="zeros" if zero else "ones", name=name
-    )
+    return BatchNormalization(epsilon=eps, momentum=momentum, gamma_initializer="zeros" if zero else "ones", name=name)
 
 
 def _groupnorm(*, groups, eps, zero, name):
