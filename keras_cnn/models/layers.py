@@ -95,7 +95,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         # What it gives is divided by the number of values less one; Keras keeps what divides by their number.
         count = tf.cast(tf.reduce_prod(tf.shape(maps)[:-1]), "float32")
-        for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance * (1 - 1 / count))):
+        of_all: Any = (self.moving_mean, mean), (self.moving_variance, variance * (1 - 1 / count))
+        for moving, now in of_all:
             moving.assign(moving * self.momentum + now * (1 - self.momentum))
         return outputs if maps is inputs else tf.ensure_shape(tf.reshape(outputs, tf.shape(inputs)), inputs.shape)
 

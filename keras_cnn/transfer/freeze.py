@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
@@ -182,7 +183,7 @@ def pretrained(model: Any) -> bool:
 def untrained(model: Any) -> bool:
     """Whether a network has random weights: its record names no others, and no batch norm has seen images."""
     means = [layer.moving_mean for layer in model.layers if _is_batchnorm(layer)]
-    return not pretrained(model) and not any(keras.ops.convert_to_numpy(mean).any() for mean in means)
+    return not pretrained(model) and not any(np.any(keras.ops.convert_to_numpy(mean)) for mean in means)
 
 
 def _sizes(model: Any) -> dict[str, int]:
