@@ -395,3 +395,24 @@ def test_images_that_are_cropped_for_a_network_that_sees_them_whole_are_told_of(
         warnings.simplefilter("error", DataWarning)
         kc.evaluate(model, kc.load_data(tmp_path, cropped.whole(), **told))
         kc.evaluate(model, kc.load_data(tmp_path, model, **told))
+
+
+def test_an_autoencoder_learns_from_a_folder_of_images(tmp_path):
+    model = kc.build(
+        "resnet20", depths=(1, 1, 1), head=kc.UNet(classes=3, skip=None, task="reconstruction"), input_shape=(16, 16, 3)
+    )
+    flat, parted = tmp_path / "flat", tmp_path / "parted"
+    for i, image in enumerate(IMAGES[:8]):
+        for place in (flat / ("deep" if i % 2 else "."), parted / "set" / ("train" if i < 6 else "val")):
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place / f"{i}.png")
+    assert kc.load_data(flat, model, val_split=0.25).sizes == {"train": 6, "val": 2}
+    data = kc.load_data(parted, model)
+    assert data.sizes == {"train": 6, "val": 2}
+    assert len(kc.fine_tune(model, data, schedule="all", epochs=1, verbose=0).history["val_r2"]) == 1
+    assert len(kc.evaluate(model, parted / "set" / "val")) == 2
+    Image.fromarray(IMAGES[0]).save(parted / "set" / "lost.png")
+    with pytest.raises(BadData, match=r"lost\.png is in none of its splits"):
+        kc.load_data(parted, model)
+    with pytest.raises(BadData, match="only one class"):
+        kc.load_data(flat, kc.build("resnet20", classes=2))

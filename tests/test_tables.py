@@ -413,6 +413,27 @@ def test_an_image_folder_with_its_metadata(photos, tmp_path):
     assert loaded.ignored == (str(flat / "other.png"),)
 
 
+def test_metadata_may_be_lines_of_json(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(encode(noise(10, 12, seed=i)))
+    table = tmp_path / "metadata.jsonl"
+    rows = [{"file_name": f"{i}.png", "cat": i % 2 == 0, "dog": i > 0} for i in range(4)]
+    table.write_text("\n".join(map(json.dumps, rows)) + "\n\n")
+    for place in (tmp_path, table):
+        loaded = data.load_data(place, SMALL, val_split=0)
+        assert (loaded.task, loaded.class_names) == ("multilabel", ("cat", "dog"))
+        np.testing.assert_array_equal(by_name(loaded), [[1, 0], [0, 1], [1, 1], [0, 1]])
+    for lines, told in (
+        (["{"], "row 1: it is no JSON"),
+        ([json.dumps(rows[0]), "[1]"], "row 2: give an object with columns"),
+        ([json.dumps(rows[0]), json.dumps({"file_name": "1.png", "cat": 1})], "row 2: 'dog' is not in every row"),
+        (["", ""], "the table is empty"),
+    ):
+        table.write_text("\n".join(lines))
+        with pytest.raises(BadData, match=told):
+            data.load_data(tmp_path, SMALL)
+
+
 def test_parquet_files_with_images_in_them(tmp_path):
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     (tmp_path / "data").mkdir()

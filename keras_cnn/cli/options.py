@@ -19,7 +19,7 @@ from keras_cnn.training.options import Options
 
 DATA = typer.Argument(
     help="A folder with one subfolder a class, or with images/ and masks/ (train/ val/ test/ above them); a .zip of "
-    "one; a table (.csv, .tsv, .parquet); tfds:NAME; digits; of sequences an .npz or a table."
+    "one; a table (.csv, .tsv, .jsonl, .parquet); tfds:NAME; digits; of sequences an .npz or a table."
 )
 MODEL = typer.Option("--model", "-m", help="Architecture, tag, or weights directory.")
 RUNNABLE = typer.Option("--model", "-m", help="Architecture, tag, weights directory, or exported file.")

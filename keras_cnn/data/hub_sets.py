@@ -14,14 +14,14 @@ from keras_cnn.data.splits import SPLIT_OF, Splits, agreed
 from keras_cnn.data.tables import Find, Table, below, classes_of, frame_of, laid_down, of_frame
 from keras_cnn.errors import BadData, MissingPackage
 
-METADATA = ("metadata.csv", "metadata.tsv", "metadata.parquet")
+METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl", "metadata.parquet")
 FILE_NAME = "file_name"  # the column that makes a table the metadata of an image folder
 HUB = "hf://datasets/"
 Frames = list[tuple[Parts, Frame]]
 
 
 def metadata_in(files: Files) -> Frames:
-    """(the place, the table) of each `metadata.csv` of an `imagefolder`, as the Hub has them."""
+    """(the place, the table) of each `metadata.csv` (or .jsonl, .parquet) of an `imagefolder`, as the Hub has them."""
     found = [(parts, _frame(files.files[parts])) for parts in sorted(files.files) if parts[-1].lower() in METADATA]
     return [(parts, frame) for parts, frame in found if FILE_NAME in frame.cells]
 

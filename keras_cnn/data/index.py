@@ -42,10 +42,11 @@ def index(
         a folder or zip with images/ and masks/ of the same names, the splits above or below, and `classes.txt`: a name
         a line, by the number that masks have, or `name red green blue`. 255, and classes called unlabelled, void,
         ignore or unknown, do not count; without the file, classes are the values that occur;
-        a table (`.csv`, `.tsv`, `.parquet`), or a `Table` that names its columns;
+        a table (`.csv`, `.tsv`, `.jsonl`, `.parquet`), or a `Table` that names its columns;
         a folder that `pack` wrote; a `.tar`, or a folder of them, as WebDataset has them, see `shards.foreign`;
-        a data set of the Hub in its usual layouts: a folder with `metadata.csv`, or of Parquet files with images in
-        them; by name, "hf://datasets/OWNER/NAME", where the package `datasets` is installed;
+        a data set of the Hub in its usual layouts: a folder with `metadata.csv` or `.jsonl`, or of Parquet files with
+        images in them; by name, "hf://datasets/OWNER/NAME", where the package `datasets` is installed;
+        for a network whose task is reconstruction, a folder of images at any depth, or of splits of them;
         "tfds:NAME", a prepared TensorFlow data set; "digits", the 1797 handwritten digits of scikit-learn.
     Class order: sorted names; that of TFDS and of the Hub; that of `classes.txt`. Links are followed, except back to a
     folder above; pipes and devices are not read.
@@ -84,6 +85,8 @@ def index(
         raise BadSpec(f"{name}: there is no table in it; give the folder itself, without kc.Table (no --labels).")
     if wish.task != "classification" and mask_folders.found_in(found):
         return mask_folders.read(name, found, wish, **options)
+    if wish.likely == "reconstruction":
+        return _unlabelled(name, found, images, val_split, seed)
     tree, ignored = _arrange(name, found, images, training)
     return replace(_of_classes(name, tree, wish, **options), ignored=tuple(ignored))
 
@@ -96,6 +99,28 @@ def _of_classes(where: str, tree: Tree, wish: Wish, *, val_split: float, seed: i
     if not any(tree.values()):
         raise BadData(f"{where}: no class folders found; give a folder with one subfolder of images for each class.")
     return arranged(tree, where, names, val_split if training else 0.0, seed)
+
+
+def _unlabelled(where: str, found: Files, images: dict[Parts, Source], val_split: float, seed: int) -> Splits:
+    """All images, at any depth, for a network that learns the images themselves; outermost folders may be splits."""
+    if not images:
+        raise BadData(f"{where}: no images found ({len(found.files)} other files).")
+    top = 0  # a single folder around everything, as zips have it, is stepped into
+    while len(names := {parts[top : top + 1] for parts in images if len(parts) > top + 1}) == 1 and all(
+        len(parts) > top + 1 for parts in images
+    ):
+        if next(iter(names))[0].lower() in SPLIT_OF:
+            break
+        top += 1
+    split_of = {parts: SPLIT_OF.get(parts[top].lower()) if len(parts) > top + 1 else None for parts in images}
+    tree: Tree = {}
+    for parts, split in sorted(split_of.items()):
+        if split is None and any(split_of.values()):
+            raise BadData(f"{where}: {images[parts].name} is in none of its splits; move it into one.")
+        every = tree.setdefault(split or "train", {"image": []})
+        every["image"].append(replace(images[parts], key="/".join(parts[top:])))
+    ignored = [*found.skipped, *(found.files[parts].name for parts in found.files.keys() - images.keys())]
+    return replace(arranged(tree, where, ("image",), val_split, seed), ignored=tuple(sorted(ignored)))
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Source]:

@@ -1,4 +1,4 @@
-"""Tables of images: CSV, TSV and Parquet files with a column of paths, or of images, and columns of labels."""
+"""Tables of images: CSV, TSV, JSON lines and Parquet, with a column of paths, or of images, and columns of labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from keras_cnn.data.splits import Splits, in_list
 from keras_cnn.errors import BadData, BadSpec, MissingPackage
 from keras_cnn.models.fields import held_to, known_options
 
-KINDS = (".csv", ".tsv", ".parquet")
+KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
 ROWS = 256  # of a Parquet file that are held at a time, with their images
 
 Open = Callable[[], IO[bytes]]
@@ -141,7 +141,32 @@ def frame_of(where: str, kind: str, open_file: Open) -> Frame:
             text = file.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadData(f"{where}: the table is not UTF-8 ({error.reason}); save it as UTF-8.") from None
-    return _delimited(where, text, "\t" if kind.lower() == ".tsv" else None)
+    return (
+        _lines(where, text)
+        if kind.lower() == ".jsonl"
+        else _delimited(where, text, "\t" if kind.lower() == ".tsv" else None)
+    )
+
+
+def _lines(where: str, text: str) -> Frame:
+    """Of objects in JSON, one a line, all with the same keys."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for n, line in enumerate(text.splitlines(), 1):
+        try:
+            row = json.loads(line) if line.strip() else None
+        except ValueError as error:
+            raise BadData(f"{where}, row {n}: it is no JSON ({error}); correct the line.") from None
+        if row is not None and not (isinstance(row, dict) and row):
+            raise BadData(f'{where}, row {n}: give an object with columns, such as {{"file_name": "a.png"}}.')
+        if row and rows and row.keys() != rows[0][1].keys():
+            odd = sorted(row.keys() ^ rows[0][1].keys())[0]
+            raise BadData(f"{where}, row {n}: {odd!r} is not in every row; give all rows the same columns.")
+        rows += [(n, row)] if row else []
+    if not rows:
+        raise BadData(f"{where}: the table is empty; give a line for each image.")
+    plain = lambda cell: int(cell) if isinstance(cell, bool) else cell  # noqa: E731
+    cells = {name: [plain(row[name]) for _, row in rows] for name in rows[0][1]}
+    return Frame(where, cells, lambda i: f"{where}, row {rows[i][0]}")
 
 
 def _delimited(where: str, text: str, delimiter: str | None) -> Frame:
