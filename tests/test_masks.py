@@ -327,7 +327,7 @@ def test_parts_of_masks_are_the_nearest_pixels():
     masks = np.random.default_rng(0).integers(0, 255, (3, 30, 40), "uint8")
     whole = np.array([[0, 0, 1, 1]] * 3, np.float32)
     np.testing.assert_array_equal(crops.cut_masks(tf.constant(masks), tf.constant(whole), (30, 40)), masks)
-    parts = np.array([[0.2, 0.1, 0.5, 0.45], [0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5]], np.float32)
+    parts = np.array([[0.2, 0.1, 0.5, 0.45], [0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5]], np.float32)  # whole pixels
     found = crops.cut_masks(tf.constant(masks), tf.constant(parts), (12, 8)).numpy()
     for mask, (top, left, height, width), one in zip(masks, parts, found, strict=True):
         box = (left * 40, top * 30, (left + width) * 40, (top + height) * 30)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,16 +19,15 @@ LEAST = 0.35  # share of a photo's area that a part has at least; 0.08, as for I
 RATIO = 4 / 3  # the most that a part is stretched, either way
 MOST = 2.0  # a photo is held at so many times the network's size: the smallest parts are enlarged hardly at all
 ENOUGH = 1.25  # times the network's size: photos that are no larger have nothing to choose from
-KERNELS = {"bicubic": "keyscubic", "bilinear": "triangle", "lanczos": "lanczos3"}  # TensorFlow's names
 
 
 def canvas(sizes: Sequence[tuple[int, int]], preprocess: Preprocess) -> tuple[int, int] | None:
     """(height, width) at which whole photos are held, all alike; None where they are hardly larger than what is seen.
 
     sizes: (width, height) of some photos. Twice the network's size, or that of the photos where they are smaller:
-    their median. None as well where photos are resized to the nearest pixel, which TensorFlow does otherwise.
+    their median. None as well where photos are resized to the nearest pixel, so that nothing is mixed.
     """
-    if preprocess.interpolation not in KERNELS:
+    if preprocess.interpolation == "nearest":
         return None
     height, width = preprocess.size
     room = [min(tall / height, wide / width) for wide, tall in sizes]
@@ -55,7 +54,7 @@ def whole_mask(mask: np.ndarray, size: tuple[int, int], preprocess: Preprocess) 
     return masks.at_size(mask, replace(preprocess, size=size, mode="squash", crop=1.0))
 
 
-def cropper(preprocess: Preprocess) -> Callable[..., tuple[Any, Any]]:
+def cropper(size: tuple[int, int]) -> Callable[..., tuple[Any, Any]]:
     """Graph function (photos, masks, stretch, key) -> random parts of both, as networks see them; see `boxes`, `cut`.
 
     masks: uint8 (n, height, width), or None, which is given back.
@@ -63,9 +62,7 @@ def cropper(preprocess: Preprocess) -> Callable[..., tuple[Any, Any]]:
 
     def crop(photos: Any, drawn: Any, stretch: Any, key: Any) -> tuple[Any, Any]:
         parts = boxes(stretch, key)
-        return cut(photos, parts, preprocess), None if drawn is None else cut_masks(
-            drawn, parts, cast(tuple[int, int], preprocess.size)
-        )
+        return cut(photos, parts, size), None if drawn is None else cut_masks(drawn, parts, size)
 
     return crop
 
@@ -97,37 +94,56 @@ def stretch_of(width: int, height: int, preprocess: Preprocess) -> float:
     return 1.0 if preprocess.mode == "squash" else (width / height) / (wide / tall)
 
 
-def cut(photos: Any, parts: Any, preprocess: Preprocess) -> Any:
-    """The parts of whole photos at the network's size, with evaluation's filter: uint8 (n, *preprocess.size, channels).
+def cut(photos: Any, parts: Any, size: tuple[int, int]) -> Any:
+    """Parts of whole photos, in whole pixels, at the network's size: uint8 (n, *size, channels).
 
-    photos: uint8 (n, height, width, channels). parts: as from `boxes`. What Pillow makes of them, but that it rounds
-    twice, after columns and after rows.
+    photos: uint8 (n, height, width, channels). parts: as from `boxes`. Evaluation's filter takes three times as long as
+    the mean of the pixels that each one covers, which is what parts of files are, too.
     """
     tf = tensorflow()
-    size, kernel = preprocess.size, KERNELS[preprocess.interpolation]
-    sides = tf.constant(photos.shape[1:3].as_list(), tf.float32)
-    scales = tf.constant(size, tf.float32) / (parts[:, 2:] * sides)
-    shifts = -parts[:, :2] * sides * scales
+    starts, ends = tf.unstack(_whole_pixels(photos, parts))
 
-    def one(photo_scale_shift: Any) -> Any:
-        photo, scale, shift = photo_scale_shift
-        return tf.raw_ops.ScaleAndTranslate(
-            images=photo[None], size=size, scale=scale, translation=shift, kernel_type=kernel, antialias=True
-        )[0]
+    def one(photo_start_end: Any) -> Any:
+        photo, start, end = photo_start_end
+        return resized(photo[start[0] : end[0], start[1] : end[1]], size)
 
-    cut_out = tf.map_fn(
-        one, (photos, scales, shifts), fn_output_signature=tf.TensorSpec((*size, photos.shape[-1]), tf.float32)
+    seen = tf.TensorSpec((*size, photos.shape[-1]), tf.uint8)
+    return tf.map_fn(one, (photos, starts, ends), fn_output_signature=seen)
+
+
+def resized(part: Any, size: tuple[int, int]) -> Any:
+    """A part of a photo, (height, width, channels), at another size, uint8.
+
+    Each pixel is the mean of those that it covers, or lies between its neighbours where the part has fewer.
+    """
+    tf = tensorflow()
+    part = part[None]
+    made = tf.cond(
+        tf.reduce_all(tf.shape(part)[1:3] >= size),
+        lambda: tf.raw_ops.ResizeArea(images=part, size=size),
+        lambda: tf.raw_ops.ResizeBilinear(images=part, size=size, half_pixel_centers=True),
+    )[0]
+    return tf.ensure_shape(tf.cast(made + 0.5, tf.uint8), (*size, part.shape[-1]))
+
+
+def _whole_pixels(photos: Any, parts: Any) -> Any:
+    """Where parts begin and end, in whole pixels, at least one: int32 (2, n, 2)."""
+    tf = tensorflow()
+    sides = tf.shape(photos)[1:3]
+    edges = tf.cast(
+        tf.round(tf.stack([parts[:, :2], parts[:, :2] + parts[:, 2:]]) * tf.cast(sides, tf.float32)), tf.int32
     )
-    return tf.saturate_cast(tf.round(cut_out), tf.uint8)
+    start = tf.minimum(edges[0], sides - 1)
+    return tf.stack([start, tf.clip_by_value(edges[1], start + 1, sides)])
 
 
 def cut_masks(drawn: Any, parts: Any, size: tuple[int, int]) -> Any:
     """The same parts of masks, uint8 (n, height, width): each pixel is the nearest one, as Pillow's are."""
     tf = tensorflow()
+    starts, ends = tf.unstack(tf.cast(_whole_pixels(drawn, parts), tf.float32))
     for axis in (0, 1):
-        side, wanted = drawn.shape[axis + 1], size[axis]
+        wanted = size[axis]
         centres = (tf.range(wanted, dtype=tf.float32) + 0.5) / wanted
-        places = (parts[:, axis, None] + centres * parts[:, axis + 2, None]) * side
-        places = tf.clip_by_value(tf.cast(places, tf.int32), 0, side - 1)
-        drawn = tf.gather(drawn, places, axis=axis + 1, batch_dims=1)
+        places = starts[:, axis, None] + centres * (ends - starts)[:, axis, None]
+        drawn = tf.gather(drawn, tf.cast(places, tf.int32), axis=axis + 1, batch_dims=1)
     return drawn

@@ -120,22 +120,14 @@ class Parts:
         return blobs, windows, ratios, masks
 
     def _decode(self, place: Any, blob: Any, window: Any, ratio: Any) -> tuple[Any, Any]:
-        """Graph function: a part of a JPEG at the network's size, by the mean of the pixels that each one covers."""
+        """Graph function: a part of a JPEG at the network's size."""
         tf = tensorflow()
 
         def at(ratio: int) -> Callable[[], Any]:
             told = {"channels": self.channels, "ratio": ratio}
             return lambda: tf.raw_ops.DecodeAndCropJpeg(contents=blob, crop_window=window, **told)
 
-        size = self.size
-        part = tf.switch_case(ratio, [at(ratio) for ratio in RATIOS])[None]
-        smaller = tf.reduce_all(tf.shape(part)[1:3] >= size)
-        seen = tf.cond(
-            smaller,
-            lambda: tf.raw_ops.ResizeArea(images=part, size=size),
-            lambda: tf.raw_ops.ResizeBilinear(images=part, size=size, half_pixel_centers=True),
-        )[0]
-        return place, tf.ensure_shape(tf.cast(seen + 0.5, tf.uint8), (*size, self.channels))
+        return place, crops.resized(tf.switch_case(ratio, [at(ratio) for ratio in RATIOS]), self.size)
 
     def _by_pillow(self, indices: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, ...]:
         """(whether each photo is readable, its part, that of its mask)."""
