@@ -39,7 +39,7 @@ def build(pretrained):
 def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tmp_path, monkeypatch):
     out, told = (
         tmp_path / "study",
-        {"epochs": 1, "scratch_epochs": 2, "methods": ["scratch", "linear probe", "default"]},
+        {"epochs": 1, "scratch_epochs": 2, "methods": ["scratch", "linear probe", "frozen head"]},
     )
     rows = kc.study(build, data, out, sizes=[2], seeds=[0, 1], **told)
     curves = {(row.method, row.seed): row.images for row in rows}
@@ -51,7 +51,9 @@ def test_every_method_is_run_at_every_size_and_seed_and_a_study_goes_on(data, tm
     tune = study.fine_tune
     monkeypatch.setattr(study, "fine_tune", lambda *args, **kwargs: ran.append(kwargs) or tune(*args, **kwargs))
     monkeypatch.setattr(study.scratch, "train", None)  # nothing is to be trained from scratch again
-    more = kc.study(build, data, out, sizes=[2, 0], seeds=[0, 1], **{**told, "methods": ["linear probe", "default"]})
+    more = kc.study(
+        build, data, out, sizes=[2, 0], seeds=[0, 1], **{**told, "methods": ["linear probe", "frozen head"]}
+    )
     assert more[: len(rows)] == rows and len(ran) == 2
     assert {row.images for row in more[len(rows) :]} == {12}
     with (out / "study.csv").open() as file:
