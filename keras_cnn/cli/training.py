@@ -137,6 +137,7 @@ def train(
     overwrite: Annotated[bool, OVERWRITE] = False,
     as_json: Annotated[bool, JSON] = False,
     recipe: Annotated[str | None, RECIPE] = None,
+    teacher: Annotated[str | None, typer.Option("--teacher", help="A trained network to learn from as well.")] = None,
     distribute: Annotated[str, DISTRIBUTE] = "none",
     options: Annotated[str | None, OPTIONS] = None,
     **chosen: Any,
@@ -163,7 +164,8 @@ def train(
 
         goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief}
         with runs.of_a_run(out, data, **goes_on, as_json=as_json) as told:
-            history = kc.train(net, *learner.examples, options=asked, half=half, **told)
+            teaches = kc.build(teacher) if teacher else None
+            history = kc.train(net, *learner.examples, teacher=teaches, options=asked, half=half, **told)
             results = runs.score(net, learner.data, history.history, out) if place.chief else None
         place.meet()  # while the chief scores, no other may be gone
     if results:

@@ -272,7 +272,7 @@ class Data:
                 seed=seed,
                 chiral=self.splits.chiral,
                 task=self.task,
-                crop=crops.cropper(self.preprocess.size) if whole and held else None,
+                crop=crops.cropper(self.preprocess) if whole and held else None,
                 resize=resizer(self.growth) if self.growth and counter is not None else None,
             )
             batches = batches.enumerate(step).map(

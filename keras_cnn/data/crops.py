@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
@@ -54,11 +54,12 @@ def whole_mask(mask: np.ndarray, size: tuple[int, int], preprocess: Preprocess) 
     return masks.at_size(mask, replace(preprocess, size=size, mode="squash", crop=1.0))
 
 
-def cropper(size: tuple[int, int]) -> Callable[..., tuple[Any, Any]]:
+def cropper(preprocess: Preprocess) -> Callable[..., tuple[Any, Any]]:
     """Graph function (photos, masks, stretch, key) -> random parts of both, as networks see them; see `boxes`, `cut`.
 
     masks: uint8 (n, height, width), or None, which is given back.
     """
+    size = cast(tuple[int, int], preprocess.size)
 
     def crop(photos: Any, drawn: Any, stretch: Any, key: Any) -> tuple[Any, Any]:
         parts = boxes(stretch, key)

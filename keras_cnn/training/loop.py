@@ -31,27 +31,36 @@ def compile_(
     *,
     loss: str | None = None,
     weights: dict[int, float] | None = None,
+    learner: Any = None,
+    share: float = 1.0,
 ) -> None:
     """Compile for a task; an auxiliary classifier, the second output, adds its weighted loss.
 
     task: by default the network's; a part of a network does not know it. label_smoothing: by default the task's own.
     loss: one of the task's, by default its first. weights: of the classes, where the loss is what weighs them.
+    learner: what is compiled, where that is more than the network; share: of the loss, where it brings another.
     """
     task = task or tasks.of(model)
     smoothing = (task.label_smoothing if label_smoothing is None else label_smoothing) or 0.0
     in_order = None if weights is None or task.weighs_images else list(weights.values())
-    _compile(model, optimizer, task.losses(model, loss, smoothing, in_order), task.metrics(model))
+    losses, metrics = task.losses(model, loss, smoothing, in_order), task.metrics(model)
+    _compile(learner or model, optimizer, losses, metrics, share)
 
 
-def hand_over(model: Any) -> None:
-    """Compile a model that has learnt as its user goes on with it: for labels as data has them, without smoothing."""
+def hand_over(model: Any, optimizer: keras.optimizers.Optimizer | None = None) -> None:
+    """Compile a model that has learnt as its user goes on with it: for labels as data has them, without smoothing.
+
+    optimizer: by default its own.
+    """
     task = tasks.of(model)
-    _compile(model, model.optimizer, task.losses_of_labels(model), task.metrics_of_labels(model))
+    _compile(model, optimizer or model.optimizer, task.losses_of_labels(model), task.metrics_of_labels(model))
 
 
-def _compile(model: Any, optimizer: keras.optimizers.Optimizer, losses: list[Any], metrics: list[Any]) -> None:
+def _compile(
+    model: Any, optimizer: keras.optimizers.Optimizer, losses: list[Any], metrics: list[Any], share: float = 1.0
+) -> None:
     outputs = len(model.outputs)
-    weights = [1.0, AUX_WEIGHT][:outputs]
+    weights = [share, share * AUX_WEIGHT][:outputs]
     model.compile(optimizer, losses, loss_weights=weights, metrics=[metrics, []][:outputs])
 
 

@@ -179,6 +179,7 @@ class TrainOptions(LossOptions):
     clipnorm: float = option(0.0, "the most that the norm of all gradients together may be; 0 for no limit", 0)
     accumulate: int = option(1, "batches whose gradients make one step", 1)
     ema: float = option(0.0, "momentum of a running mean of the weights, which is what is kept; 0 for none", 0, MOST)
+    teacher_weight: float = option(0.5, "share of the loss that is the distance from a teacher's answers", 0, 1)
     initial_scale: float = option(
         1.0, "side of the first epochs' training images as a share of the network's, up to which they grow", 0.1, 1
     )

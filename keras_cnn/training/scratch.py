@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from keras_cnn import tasks
-from keras_cnn.checkpoints import directory
+from keras_cnn.checkpoints import arrays, directory
 from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import RunWarning
 from keras_cnn.models.fields import known_options
@@ -21,6 +21,7 @@ from keras_cnn.tasks import Task, labelled
 from keras_cnn.training import distribution, loop, optimizers, state
 from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Record, Seek, StopOnNaN, into
+from keras_cnn.training.distilling import taught
 from keras_cnn.training.options import TrainOptions, takes
 
 
@@ -32,6 +33,7 @@ def train(
     val: Any = None,
     *,
     validation_data: Any = None,
+    teacher: Any = None,
     options: TrainOptions | Mapping[str, Any] | str | Path | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -46,6 +48,8 @@ def train(
     train: `Data`, which brings its validation images; or a pair of arrays, which are cut into batches of batch_size in
         an order that follows from seed and epoch; or a data set of batches (images, labels) with a length; the latter
         with such a `val`. Or as Keras has them: train(model, images, labels, validation_data=(...)).
+    teacher: a trained network of the same classes, from whose answers to the same images the network learns as well, by
+        teacher_weight (1503.02531).
     options: those below, as a TOML file, a mapping or `TrainOptions`; what is given beside it
         wins. batch_size and seed are for arrays: Data has its own.
     out: a directory that gets the best epoch as weights directory, `log.csv`, the hashes of the training images where
@@ -73,21 +77,33 @@ def train(
     facts = {**dataclasses.asdict(chosen), "precision": keras.config.dtype_policy().name, **given.facts}
     if out is not None:
         facts |= {"network": _architecture(model), **given.fingerprint}
+        facts |= {"teacher": arrays.fingerprint(teacher)} if teacher is not None else {}
     goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     with (
         distribution.together(model),
         loop.of_any_size(model, chosen.initial_scale < 1),
         state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as run,
     ):
-        loop.compile_(model, optimizers.of(chosen, given.steps), chosen.label_smoothing, loss=chosen.loss)
+        learner, share = model, 1.0
+        if teacher is not None:
+            learner, share = taught(model, teacher, chosen.teacher_weight), 1 - chosen.teacher_weight
+        told = {"loss": chosen.loss, "learner": learner, "share": share}
+        loop.compile_(model, optimizers.of(chosen, given.steps), chosen.label_smoothing, **told)
         best = Best(model, task.monitor, task.mode, out, into(out if here.chief else None, model, half, provenance))
-        return _complete(run, model, task, given, best, chosen, verbose)
+        return _complete(run, model, learner, task, given, best, chosen, verbose)
 
 
 def _complete(
-    run: state.Run, model: Any, task: Task, given: TrainingSet, best: Best, options: TrainOptions, verbose: int | str
+    run: state.Run,
+    model: Any,
+    learner: Any,
+    task: Task,
+    given: TrainingSet,
+    best: Best,
+    options: TrainOptions,
+    verbose: int | str,
 ) -> keras.callbacks.History:
-    """Train a compiled model for what is left of its epochs."""
+    """Train a model for what is left of its epochs. learner: what is compiled and `fit`."""
     history, at, epochs = LongHistory(model), (0, 0), options.epochs
     facts = run.end or (run.state[1] if run.state else {})
     history.add(*facts.get("history", ()))
@@ -95,11 +111,11 @@ def _complete(
         if verbose:
             print(f"{run.out} holds this run, and it is complete")
         loop.recall(model, run.out)
-        loop.hand_over(model)
+        loop.hand_over(model, learner.optimizer)
         return history
-    model.optimizer.build(model.trainable_variables)
+    learner.optimizer.build(model.trainable_variables)
     variables = {f"network/{i}": v for i, v in enumerate(model.variables)}
-    variables |= {f"optimizer/{i}": v for i, v in enumerate(model.optimizer.variables)}
+    variables |= {f"optimizer/{i}": v for i, v in enumerate(learner.optimizer.variables)}
     if run.state:
         loop.put_back(variables, run.state[0])
         best.go_on(*run.state)
@@ -113,7 +129,7 @@ def _complete(
 
     keep, seek = KeepState(run, now, given.steps if given.again else None), Seek(given.seek)
     loop.fit_from(
-        model,
+        learner,
         given.images,
         given.val,
         at=at,
@@ -122,6 +138,7 @@ def _complete(
         seek=seek,
         variables=variables,
         batch_size=given.batch_size,
+        task=task,
         callbacks=[
             StopOnNaN(best.out),
             *([keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] if options.ema else []),
@@ -136,7 +153,7 @@ def _complete(
     run.keep(lambda: now(epochs), now=True)  # so that no epoch is repeated where what follows is cut short
     best.restore()
     run.finish({"history": history.rows})
-    loop.hand_over(model)
+    loop.hand_over(model, learner.optimizer)
     return history
 
 
