@@ -13,7 +13,6 @@ import argparse
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers unless it is told not to
 
@@ -31,14 +30,13 @@ parser.add_argument("photos", type=Path, help="a folder of images, at any depth"
 parser.add_argument("out", type=Path, help="a .parquet file, which is not there yet")
 parser.add_argument("--workers", type=int, default=1, help="as many as there are machines")
 parser.add_argument("--engine", default="keras", help="keras, tensorflow, openvino, onnx, litert, or auto")
-parser.add_argument("--batch-size", type=int, default=32)
 
 
 class Worker:
     """What an actor holds: a predictor does not travel, its network's name does."""
 
-    def __init__(self, model: str, **options: Any) -> None:
-        self.predict = kc.predictor(model, **options)
+    def __init__(self, model: str, engine: str) -> None:
+        self.predict = kc.predictor(model, engine=engine)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         return self.predict.table(batch["image"].to_pylist())
@@ -57,10 +55,9 @@ def main() -> None:
     ray.init()
     answers = ray.data.from_arrow(paths, override_num_blocks=blocks).map_batches(
         Worker,
-        fn_constructor_args=(model,),
-        fn_constructor_kwargs={"engine": given.engine, "batch_size": given.batch_size},
+        fn_constructor_args=(model, given.engine),
         batch_format="pyarrow",
-        batch_size=8 * given.batch_size,  # images are decoded while those before them are computed
+        batch_size=256,  # the predictor decodes them while it computes those before
         concurrency=given.workers,
         scheduling_strategy="SPREAD",  # over machines
     )

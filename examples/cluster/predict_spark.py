@@ -28,16 +28,15 @@ parser.add_argument("model", help="a weights directory, an exported file or a ta
 parser.add_argument("photos", type=Path, help="a folder of images, at any depth")
 parser.add_argument("out", type=Path, help="a folder for the answers, which is not there yet")
 parser.add_argument("--engine", default="keras", help="keras, tensorflow, openvino, onnx, litert, or auto")
-parser.add_argument("--batch-size", type=int, default=32)
 
 
 @functools.cache
-def predictor(model: str, engine: str, batch_size: int) -> Any:
+def predictor(model: str, engine: str) -> Any:
     """One for a process, whichever of its tasks asks."""
-    return kc.predictor(model, engine=engine, batch_size=batch_size)
+    return kc.predictor(model, engine=engine)
 
 
-def answers(*told: Any) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+def answers(*told: str) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """What maps batches of paths. A predictor does not travel: the name of its network, and this module, do."""
 
     def mapped(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -57,17 +56,16 @@ def main() -> None:
     if out.exists():
         parser.error(f"{out} is already there: give another folder.")
     model = str(Path(given.model).resolve()) if Path(given.model).exists() else given.model
-    told = (model, given.engine, given.batch_size)
     spark = SparkSession.builder.appName("keras-cnn predict").getOrCreate()
     spark.sparkContext.addPyFile(__file__)
-    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(8 * given.batch_size))
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", "256")  # decoded while others are computed
     paths = [(source.name,) for source in find_images(photos)]
     # Partitions are tasks: so many that no executor waits long for the last one.
     tasks = min(len(paths), 8 * spark.sparkContext.defaultParallelism)
     frame = spark.createDataFrame(paths, "image string").repartition(tasks)
     columns = from_arrow_schema(kc.predictor(model).table([]).schema)
-    frame.mapInArrow(answers(*told), columns).write.parquet(out.as_uri())
-    errors = spark.read.parquet(out.as_uri()).select("error")
+    frame.mapInArrow(answers(model, given.engine), columns).write.parquet(f"file://{out}")
+    errors = spark.read.parquet(f"file://{out}").select("error")
     count, bad = errors.count(), errors.where("error is not null").count()
     print(f"{out} holds the answers for {count - bad:,} images; {bad:,} could not be read")
     spark.stop()
