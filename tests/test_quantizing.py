@@ -117,7 +117,8 @@ def other(request, scenes):
 def test_masks_and_numbers_are_measured_by_their_own_figure(other, tmp_path, name):
     needs(name)
     figure, model, source = other
-    made = kc.quantize(model, source, tmp_path / f"net{SUFFIXES[name]}", sensitivity=True)
+    # Measured: numbers lose less than a point, and 18 where maps are cut off at the mean of what images reach.
+    made = kc.quantize(model, source, tmp_path / f"net{SUFFIXES[name]}", sensitivity=True, most=5)
     assert (made.figure, made.calibration, len(made.after)) == (figure, 24, 12)
     assert made.lost == pytest.approx(100 * (made.before.metrics[figure] - made.after.metrics[figure]))
     assert made.before.metrics[figure] == pytest.approx(kc.evaluate(model, source).metrics[figure], abs=1e-4)
@@ -200,7 +201,7 @@ def damaged(order):
     """A tool that writes a network with an error in it."""
     honest = quantizing.TOOLS["litert"]
 
-    def write(source, out, images, precision):
+    def write(source, out, images, precision, exact):
         import tensorflow as tf
 
         loaded = tf.saved_model.load(str(source))
