@@ -103,6 +103,11 @@ def partial(out: Path, work: Mapping[str, Any], *, resume: bool = True) -> Itera
                     path.unlink(missing_ok=True)
 
 
+def table(answers: Iterable[Any], like: Any) -> Any:
+    """Answers as a table of pyarrow, with the columns of a .parquet file. like: an answer that has all of them."""
+    return _arrow(map(_row, answers), _schema(like.columns()))
+
+
 def identity(network: Any) -> str:
     """A hash of all numbers of a network, or exported file."""
     if isinstance(network, File):
@@ -164,14 +169,10 @@ def _csv(path: str, rows: Rows) -> None:
 
 def _parquet(path: str, rows: Rows) -> None:
     """The same columns; numbers are float64 or int64, whatever they are read by."""
-    arrow, parquet = _pyarrow()
-    kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
-    columns = {title: kinds[type(value)] for title, value in _columns(rows).items()}
-    schema = arrow.schema({"image": arrow.string(), **columns, "error": arrow.string()})
+    parquet, schema = _pyarrow()[1], _schema(_columns(rows))
     with parquet.ParquetWriter(path, schema) as writer:
         for some in in_batches(rows(), ROWS):
-            lines = [{"image": row["image"], **row.get("columns", {}), "error": row["error"] or None} for row in some]
-            writer.write_table(arrow.Table.from_pylist(lines, schema))
+            writer.write_table(_arrow(some, schema))
 
 
 def _jsonl(path: str, rows: Rows) -> None:
@@ -192,12 +193,26 @@ def _columns(rows: Rows) -> Row:
     return next((row["columns"] for row in rows() if not row["error"]), {})
 
 
+def _schema(columns: Row) -> Any:
+    arrow, _ = _pyarrow()
+    kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
+    titles = {title: kinds[type(value)] for title, value in columns.items()}
+    return arrow.schema({"image": arrow.string(), **titles, "error": arrow.string()})
+
+
+def _arrow(rows: Iterable[Row], schema: Any) -> Any:
+    lines = [{"image": row["image"], **row.get("columns", {}), "error": row["error"] or None} for row in rows]
+    return _pyarrow()[0].Table.from_pylist(lines, schema)
+
+
 def _pyarrow() -> tuple[Any, Any]:
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise MissingPackage("a .parquet file needs pyarrow: pip install pyarrow; or give a .csv.") from error
+        raise MissingPackage(
+            "a .parquet file or a table needs pyarrow: pip install pyarrow; or give a .csv."
+        ) from error
     return arrow, parquet
 
 

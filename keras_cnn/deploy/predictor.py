@@ -19,6 +19,7 @@ from keras_cnn.data import sequence_files
 from keras_cnn.data.files import Source
 from keras_cnn.data.index import find_images
 from keras_cnn.data.stream import Photo, decoded
+from keras_cnn.deploy import answer_files
 from keras_cnn.deploy.engines import running
 from keras_cnn.deploy.opened import File, is_exported, opened
 from keras_cnn.deploy.outputs import of_views, outputs_of
@@ -141,6 +142,24 @@ class Predictor:
         if len({row.shape for row in rows}) > 1:
             raise BadData("the images are of several sizes, and so are their outputs: ask for one after the other.")
         return np.array(rows, "float32") if rows else np.empty((0, *self.network.output_shape[1:]), "float32")
+
+    def table(self, images: Any, *, top: int = 5) -> Any:
+        """The same answers as a table of pyarrow, with the columns of `keras-cnn predict --out FILE.parquet`.
+
+        The columns depend on the network and on `top` alone, so that parts made elsewhere fit together; `table([])` has
+        them. An unreadable image has a line with its `error`, and nothing else in it. For Ray, Spark and whatever else
+        reads Arrow: `examples/cluster/`. Raises MissingPackage where pyarrow is not installed.
+        """
+        answers = self.stream(images, top=top, skip_bad=True)
+        blank = np.zeros([side or 1 for side in self.network.output_shape[1:]], "float32")
+        like = self.task.answer("", self.task.finish(blank, self.logits), self.config, top, None)
+        return answer_files.table(answers, like)
+
+    def __reduce__(self) -> Any:
+        raise BadSpec(
+            "a predictor does not pickle, since what runs it stands in this process: give others the directory or name "
+            "of its network, and let each make its own by kc.predictor."
+        )
 
     def _outputs(self, images: Any, skip_bad: bool = False) -> Iterator[tuple[Seen, Any, np.ndarray | None]]:
         """Each image, and the head's output for it: None for one that is unreadable."""

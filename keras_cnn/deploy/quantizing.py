@@ -27,6 +27,7 @@ from keras_cnn.deploy.opened import about_of
 from keras_cnn.deploy.sensitivity import Sensitivity, sensitivities
 from keras_cnn.errors import BadData, BadImage, BadSpec, KerasCnnError, MissingPackage
 from keras_cnn.models.fields import known_options, one_of
+from keras_cnn.models.meaning import MEANINGS
 from keras_cnn.tasks import Result
 from keras_cnn.tasks.base import class_names
 from keras_cnn.terminal import progress
@@ -140,7 +141,8 @@ def quantize(
             formats.write(network, whole, tool.source)
             before = result(formats.run(whole, tool.source), "measuring before")
             with _silent():
-                tool.write(whole, folder / path.name, seen.astype("float32"), precision)
+                exact = MEANINGS[task.name].in_units
+                tool.write(whole, folder / path.name, seen.astype("float32"), precision, exact)
             after = result(formats.run(folder / path.name, name), "measuring after")
         except KerasCnnError:
             raise
@@ -209,7 +211,7 @@ def evenly(labels: np.ndarray, count: int) -> np.ndarray:
 # --- the runtimes' own tools ------------------------------------------------------------------------------------------
 
 
-def _openvino(source: Path, out: Path, images: np.ndarray, precision: str) -> None:
+def _openvino(source: Path, out: Path, images: np.ndarray, precision: str, exact: bool) -> None:
     openvino = formats.untold("openvino")
     network = openvino.Core().read_model(str(source))
     if precision == "int8":
@@ -219,11 +221,15 @@ def _openvino(source: Path, out: Path, images: np.ndarray, precision: str) -> No
         preset = nncf.QuantizationPreset.MIXED
         # Depthwise kernels stay float32: OpenVINO takes no scales along the axis that their filters lie in.
         apart = nncf.IgnoredScope(types=["GroupConvolution"], validate=False)
-        network = nncf.quantize(network, data, subset_size=len(images), preset=preset, ignored_scope=apart)
+        # By default ranges are the mean of the images' extremes, and what lies beyond is cut off: classes bear that.
+        ranges: Any = importlib.import_module("nncf.quantization.range_estimator").RangeEstimatorParametersSet
+        whole = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges.MINMAX)
+        options = {"preset": preset, "ignored_scope": apart, "advanced_parameters": whole if exact else None}
+        network = nncf.quantize(network, data, subset_size=len(images), **options)
     openvino.save_model(network, str(out), compress_to_fp16=precision == "float16")
 
 
-def _onnx(source: Path, out: Path, images: np.ndarray, precision: str) -> None:
+def _onnx(source: Path, out: Path, images: np.ndarray, precision: str, exact: bool) -> None:
     if precision == "float16":
         return _onnx_float16(source, out)
     tool: Any = importlib.import_module("onnxruntime.quantization")
@@ -264,7 +270,7 @@ def _onnx_float16(source: Path, out: Path) -> None:
     onnx.save(network, str(out))
 
 
-def _litert(source: Path, out: Path, images: np.ndarray, precision: str) -> None:
+def _litert(source: Path, out: Path, images: np.ndarray, precision: str, exact: bool) -> None:
     import tensorflow as tf
 
     lite: Any = tf.lite
@@ -285,13 +291,14 @@ def _litert(source: Path, out: Path, images: np.ndarray, precision: str) -> None
 
 @dataclass(frozen=True)
 class Tool:
-    """How a format gets 8 bits. write: from a float32 file, a target, images (n, ...) float32 and a precision.
+    """How a format gets 8 bits. write: from a float32 file, a target, images (n, ...) float32, a precision, and whether
+    the outputs are numbers in a unit, so that nothing may be cut off on the way to them.
 
     source: the format of that file. modules: that it needs beside those of the format. endless: whether maps with minus
     infinity in them do not spoil the others.
     """
 
-    write: Callable[[Path, Path, np.ndarray, str], None]
+    write: Callable[[Path, Path, np.ndarray, str, bool], None]
     source: str
     modules: tuple[str, ...] = ()
     endless: bool = True

@@ -1,10 +1,11 @@
 """What networks learn from street scenes with masks, from pretrained and from random weights.
 
     python tests/benchmarks/street_scenes.py camvid.zip masks|labels|share [--weights NAME] [--seeds 0 1 2]
+        [--size 180 240] [--out DIR]
 
-masks: a U-Net at 240x180; mean IoU. labels: which of four classes have more than 1 % of the pixels, at 120x90; mean
-average precision. share: the share of road in per cent, at 120x90; R2. On val, 10 epochs each; without --weights from
-random ones. Prints a line a seed. Nothing is asserted.
+masks: a U-Net, by default at 240x180; mean IoU. --out keeps it. labels: which of four classes have more than 1 % of the
+pixels, at 120x90; mean average precision. share: the share of road in per cent, at 120x90; R2. On val, 10 epochs each;
+without --weights from random ones. Prints a line a seed. Nothing is asserted.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ RARE, ROAD = ("pole", "sign", "car", "pedestrian"), 3  # classes that some photo
 WHOLE = {"schedule": "all", "head_epochs": 0, "epochs": 10, "learning_rate": 1e-3}
 
 
-def masks(path: str, network: str, seed: int):
-    names = kc.load_data(path, kc.Preprocess(size=(180, 240)).whole()).class_names
-    model = kc.build(network, head=kc.UNet(classes=names), input_shape=(180, 240, 3))
+def masks(path: str, network: str, seed: int, size: list[int]):
+    names = kc.load_data(path, kc.Preprocess(size=size).whole()).class_names
+    model = kc.build(network, head=kc.UNet(classes=names), input_shape=(*size, 3))
     data = kc.load_data(path, model, batch_size=8, augment="light", seed=seed)
     return model, data, WHOLE
 
@@ -57,15 +58,17 @@ def main() -> None:
     parser.add_argument("what", choices=("masks", "labels", "share"))
     parser.add_argument("--weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--size", type=int, nargs=2, default=[180, 240])
+    parser.add_argument("--out")
     told = parser.parse_args()
     network = told.weights or "resnet18"
     for seed in told.seeds:
         keras.utils.set_random_seed(seed)
         if told.what == "masks":
-            model, data, options = masks(told.data, network, seed)
+            model, data, options = masks(told.data, network, seed, told.size)
         else:
             model, data, options = derived(told.data, network, seed, told.what, bool(told.weights))
-        history = kc.fine_tune(model, data, seed=seed, verbose=0, **options).history
+        history = kc.fine_tune(model, data, seed=seed, verbose=0, out=told.out, **options).history
         figure = next(key for key in history if key in ("val_miou", "val_map", "val_r2"))
         print(f"seed {seed}: last epoch {history[figure][-1]:.4f}; best: {kc.evaluate(model, data, split='val')}")
 
