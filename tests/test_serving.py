@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import http.client
 import io
@@ -16,7 +17,6 @@ import time
 import zlib
 from contextlib import contextmanager
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ import keras_cnn as kc
 from keras_cnn.errors import BadSpec
 
 serving = pytest.importorskip("keras_cnn.deploy.serving")
-uvicorn = pytest.importorskip("uvicorn")
+from keras_cnn.deploy import batching, intake, listening  # noqa: E402
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 RNG = np.random.default_rng(0)
@@ -36,7 +36,7 @@ RNG = np.random.default_rng(0)
 @contextmanager
 def served(models, **told):
     """(address) of the service, run in this process."""
-    server = uvicorn.Server(uvicorn.Config(kc.service(models, **told), port=0, log_level="error"))
+    server = listening.server(kc.service(models, **told), (told.get("limits") or kc.Limits()).seconds)
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [held]}, daemon=True)
@@ -120,22 +120,27 @@ def test_what_waits_is_one_batch_and_more_than_that_is_turned_away():
     """The first is alone; those that come while it is computed are answered together."""
     sizes, go = [], threading.Event()
 
-    def predict(sources, top, skip_bad):
-        sizes.append(len(sources))
+    def predict(photos, top):
+        sizes.append(len(photos))
         go.wait(10)
-        return [SimpleNamespace(name=source) for source in sources]
+        return photos
+
+    async def asked():
+        first = asyncio.create_task(batcher.answer(lambda: "0", 5))
+        while not sizes:
+            await asyncio.sleep(0.01)
+        later = [asyncio.create_task(batcher.answer(str(i).format, 5)) for i in range(1, 6)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(intake.Busy, match="too many images are waiting"):
+            await batcher.answer(lambda: "6", 5)
+        go.set()
+        return await asyncio.gather(first, *later)
 
     predict.batch_size = 8
-    batcher = serving.Batcher(predict, waiting=5)
-    first = batcher.submit("0", 5)
-    while not sizes:
-        time.sleep(0.01)
-    later = [batcher.submit(str(i), 5) for i in range(1, 6)]
-    with pytest.raises(serving.Busy, match="too many images are waiting"):
-        batcher.submit("6", 5)
-    go.set()
-    assert [one.result(10).name for one in (first, *later)] == list("012345") and sizes == [1, 5]
-    batcher.close()
+    with concurrent.futures.ThreadPoolExecutor(2) as decoders:
+        batcher = batching.Batcher(predict, decoders, waiting=6)
+        assert asyncio.run(asked()) == list("012345") and sizes == [1, 5]
+        batcher.close()
 
 
 def bomb(side: int) -> bytes:
@@ -157,7 +162,7 @@ def bomb(side: int) -> bytes:
         ("/predict/pets", lambda photo: bomb(20000), 422, "too many pixels"),
         ("/predict/pets", lambda photo: bytes(600_000), 413, "more than 0.5 MB"),
         ("/predict/gone", lambda photo: photo, 404, "there is no model 'gone': there is pets, ages"),
-        ("/predict/pets?top=0", lambda photo: photo, 400, "top=0"),
+        ("/predict/pets?top=0", lambda photo: photo, 400, "top: give 1 to 1000"),
         ("/explain/pets", lambda photo: photo[:200], 422, "the image"),
         ("/explain/gone", lambda photo: photo, 404, "there is no model 'gone'"),
     ],

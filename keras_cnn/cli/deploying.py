@@ -97,6 +97,7 @@ def serve(
     engine: Annotated[str, ENGINE] = "keras",
     precision: Annotated[str, PRECISION] = "float32",
     megabytes: Annotated[float, typer.Option(help="That one image may have.")] = 10.0,
+    megapixels: Annotated[float, typer.Option(help="Millions of pixels that one image may have.")] = 51.0,
     seconds: Annotated[float, typer.Option(help="In which a request has to arrive.")] = 20.0,
     waiting: Annotated[int, typer.Option(help="Images that may wait; others are turned away.")] = 256,
     rate: Annotated[float, typer.Option(help="Requests a second that one address may make; 0 for any number.")] = 0.0,
@@ -106,11 +107,12 @@ def serve(
     Ctrl-C or SIGTERM ends it; those who wait are answered first.
     """
     console.framework(training=False)
-    from keras_cnn.deploy import serving
+    from keras_cnn.deploy import serving  # says what is missing
+    from keras_cnn.deploy.listening import run
 
-    limits = serving.Limits(megabytes=megabytes, seconds=seconds, waiting=waiting, rate=rate)
+    limits = serving.Limits(megabytes=megabytes, megapixels=megapixels, seconds=seconds, waiting=waiting, rate=rate)
     told = {"batch_size": batch_size, "engine": engine, "precision": precision}
-    serving.run(serving.service(models, limits=limits, **told), host, port)
+    run(serving.service(models, limits=limits, **told), host, port, limits.seconds)
 
 
 def benchmark(
