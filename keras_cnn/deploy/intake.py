@@ -75,6 +75,7 @@ class Intake:
     def __init__(self, limits: Limits) -> None:
         self.limits, self.held, self.bytes = limits, 0, int(limits.megabytes * MEGABYTE)
         self.most = max(HELD, 2 * self.bytes)
+        self.tidying: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def body(self, request: Any) -> AsyncIterator[Source]:
@@ -89,6 +90,12 @@ class Intake:
             yield Source("image", "the image", lambda: io.BytesIO(whole))
         finally:
             self.held -= len(content)
+            if len(content) > MEGABYTE and self.tidying is None:
+                self.tidying = asyncio.get_running_loop().call_later(1.0, self._tidy)
+
+    def _tidy(self) -> None:
+        self.tidying = None
+        asyncio.get_running_loop().run_in_executor(None, give_back)
 
     async def _fill(self, content: bytearray, request: Any) -> None:
         try:
