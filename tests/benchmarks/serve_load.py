@@ -165,14 +165,11 @@ def main() -> None:
         from keras_cnn.deploy import engines
 
         words = set(Path(runtime.CPUINFO).read_text().split())
-        print(
-            f"{engines.processor()}, {os.cpu_count()} processors, {' '.join(flag for flag in FLAGS if flag in words)}; ",
-            end="",
-        )
-        print(f"load {os.getloadavg()[0]:.1f}; engine {wish.engine}, {wish.precision}\n")
-        print(
-            "| network | clients | ours: requests/s, median ms, p99 ms | plain | times as good |\n|---|---|---|---|---|"
-        )
+        has = " ".join(flag for flag in FLAGS if flag in words)
+        print(f"{engines.processor()}, {os.cpu_count()} processors, {has}; load {os.getloadavg()[0]:.1f}")
+        print(f"engine {wish.engine}, {wish.precision}\n")
+        print("| network | clients | ours: requests/s, median ms, p99 ms | plain | times as good |")
+        print("|---|---|---|---|---|")
         for name in wish.models:
             compare(name, wish)
 
