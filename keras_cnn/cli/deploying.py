@@ -107,12 +107,14 @@ def serve(
     Ctrl-C or SIGTERM ends it; those who wait are answered first.
     """
     console.framework(training=False)
-    from keras_cnn.deploy import serving  # says what is missing
-    from keras_cnn.deploy.listening import run
+    from keras_cnn.deploy import serving  # first, since it says what is missing
+
+    from keras_cnn.deploy import listening  # isort: skip
 
     limits = serving.Limits(megabytes=megabytes, megapixels=megapixels, seconds=seconds, waiting=waiting, rate=rate)
     told = {"batch_size": batch_size, "engine": engine, "precision": precision}
-    run(serving.service(models, limits=limits, **told), host, port, limits.seconds)
+    with listening.bound(host, port) as held:  # before the networks are built, which takes seconds
+        listening.run(serving.service(models, limits=limits, **told), held, limits.seconds)
 
 
 def benchmark(

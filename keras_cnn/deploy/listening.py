@@ -91,16 +91,25 @@ def server(app: Any, seconds: float) -> uvicorn.Server:
     return uvicorn.Server(uvicorn.Config(app, log_level="error", **told))
 
 
-def run(app: Any, host: str, port: int, seconds: float) -> None:
-    """Serve until Ctrl-C or SIGTERM; then those who wait are answered. BadSpec where the address cannot be had."""
+def bound(host: str, port: int) -> socket.socket:
+    """The address, held for `run`. BadSpec where it cannot be had."""
     held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         held.bind((host, port))
-        held.listen(128)  # who reads the line below may ask at once
     except OSError as error:
+        held.close()
         raise BadSpec(f"{host}:{port} cannot be listened at ({error.strerror}): give another --port.") from None
-    with held:
-        place = f"[{host}]" if ":" in host else host
-        print(f"http://{place}:{held.getsockname()[1]} answers; Ctrl-C ends it.", flush=True)
-        server(app, seconds).run([held])
+    return held
+
+
+def run(app: Any, held: socket.socket, seconds: float) -> None:
+    """Serve until Ctrl-C or SIGTERM; then those who wait are answered."""
+    try:
+        held.listen(128)  # who reads the line below may ask at once
+    except OSError as error:  # of two that were bound at the same time, one listens
+        raise BadSpec(f"the address cannot be listened at ({error.strerror}): give another --port.") from None
+    host, port = held.getsockname()[:2]
+    place = f"[{host}]" if ":" in host else host
+    print(f"http://{place}:{port} answers; Ctrl-C ends it.", flush=True)
+    server(app, seconds).run([held])

@@ -38,7 +38,7 @@ from random import Random
 from PIL import Image
 
 SECONDS = 2.0  # that the service gives an image to arrive
-GROWTH = 16 << 20  # bytes of memory by which the process may differ between halves: pools of threads, freed blocks
+GROWTH = 32 << 20  # bytes by which the process may differ between halves: what one of eight senders holds and frees
 EVERY = 10  # uploads between two honest photos
 HUNG_UP = "hung up"
 NET = "net"
@@ -356,28 +356,29 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=8, help="uploads at a time")
     wish = parser.parse_args()
-    body, halves, sizes = photo(Random("honest")), [], []
+    body, quarters, sizes = photo(Random("honest")), [], []
     with (
         tempfile.TemporaryDirectory() as folder,
         served(Path(folder), "--seconds", str(SECONDS)) as (address, process, said),
     ):
         first = honest(address, body)
         start = time.perf_counter()
-        for numbers in (range(wish.count // 2), range(wish.count // 2, wish.count)):
-            halves.append(attack(address, numbers, wish.seed, wish.jobs, lambda _, answer: answer == first))
+        cuts = [wish.count * quarter // 4 for quarter in range(5)]
+        for numbers in map(range, cuts, cuts[1:]):
+            quarters.append(attack(address, numbers, wish.seed, wish.jobs, lambda _, answer: answer == first))
             time.sleep(2 * SECONDS)  # those who hung up are noticed
             sizes.append(memory(process.pid))
         seconds, ended = time.perf_counter() - start, process.poll()
-    print(table(sum((half.outcomes for half in halves), Counter())))
-    waited = sorted(itertools.chain.from_iterable(half.waited for half in halves))
+    print(table(sum((quarter.outcomes for quarter in quarters), Counter())))
+    waited = sorted(itertools.chain.from_iterable(quarter.waited for quarter in quarters))
     print(f"\n{wish.count} uploads in {seconds:.0f} s; the service said {len(said)} lines.")
     median, longest = statistics.median(waited), waited[-1]
     print(f"{len(waited)} honest photos between them: median {median:.3f} s, longest {longest:.2f} s.")
-    print(f"Resident after each half: {', '.join(f'{size / 2**20:.0f} MiB' for size in sizes)}.")
-    done = Counter(one for half in halves for one in half.harm)
+    print(f"Resident after each quarter: {', '.join(f'{size / 2**20:.0f} MiB' for size in sizes)}.")
+    done = Counter(one for quarter in quarters for one in quarter.harm)
     done += Counter({("the process", f"ended with {ended}"): 1} if ended is not None else {})
     done += Counter({("the process", "a traceback"): sum("Traceback" in line for line in said)})
-    done += Counter({("the process", "grew"): int(sizes[-1] > sizes[0] + GROWTH)})
+    done += Counter({("the process", "grew"): int(sizes[-1] > sizes[1] + GROWTH)})
     for (name, what), times in sorted((+done).items()):
         print(f"HARM {name}: {what} ({times})")
     if "Traceback" in (words := "".join(said)):

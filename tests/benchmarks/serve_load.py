@@ -88,9 +88,10 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, route:
     return await reader.readexactly(int(length))
 
 
-async def load(port: int, route: str, clients: int, seconds: float) -> list[float]:
-    """Seconds that each request took, of so many clients who ask one request after another."""
-    bodies, times, until = photos(), [], time.perf_counter() + seconds
+async def load(port: int, route: str, clients: int, seconds: float) -> tuple[float, list[float]]:
+    """(seconds until the last answer, those of each request), of clients who ask one request after another."""
+    bodies, times, begin = photos(), [], time.perf_counter()
+    until = begin + seconds
 
     async def client(number: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -103,14 +104,14 @@ async def load(port: int, route: str, clients: int, seconds: float) -> list[floa
         writer.close()
 
     await asyncio.gather(*(client(number) for number in range(clients)))
-    return times
+    return time.perf_counter() - begin, times
 
 
 def loaded(port: int, route: str, clients: int, seconds: float) -> tuple[float, float, float]:
     """(requests a second, median and 99th percentile of their seconds), of clients in a process of their own."""
     told = ["--load", str(port), route, str(clients), str(seconds)]
-    times = json.loads(subprocess.check_output([sys.executable, __file__, *told]))
-    return len(times) / seconds, statistics.median(times), sorted(times)[int(0.99 * (len(times) - 1))]
+    took, times = json.loads(subprocess.check_output([sys.executable, __file__, *told]))
+    return len(times) / took, statistics.median(times), sorted(times)[int(0.99 * (len(times) - 1))]
 
 
 def answered(port: int, route: str, body: bytes) -> list[float]:
@@ -129,9 +130,9 @@ def compare(name: str, wish: argparse.Namespace) -> None:
         first, *_ = photos(1)
         both = [answered(port[side], route[side], first) for side in ROUTES]
         assert both[0] == both[1] or wish.precision != "float32", both
-        for clients in (1, *wish.clients):  # a round that is not counted, in which graphs are made for batches
+        for clients in wish.clients:  # a round that is not counted, in which graphs are made for batches
             for side in ROUTES:
-                loaded(port[side], route[side], max(clients, 1), 1.0)
+                loaded(port[side], route[side], clients, 1.0)
         for clients in wish.clients:
             rows: dict[str, list] = {side: [] for side in ROUTES}
             for turn in range(wish.rounds):
