@@ -5,5 +5,7 @@ COPY . /src
 RUN pip install --no-cache-dir -c /src/constraints.txt "/src[serve,openvino]" && rm -r /src \
     && useradd --create-home user
 USER user
+EXPOSE 8000
+HEALTHCHECK --start-period=60s CMD python -c "from urllib.request import urlopen as get; get('http://127.0.0.1:8000/health', timeout=5)"
 ENTRYPOINT ["keras-cnn"]
 CMD ["--help"]

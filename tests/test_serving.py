@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import http.client
 import io
 import json
-import shutil
+import logging
+import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 import zlib
-from contextlib import contextmanager
 from importlib.util import find_spec
-from types import SimpleNamespace
+from pathlib import Path
+from random import Random
 
 import keras
 import numpy as np
@@ -26,26 +28,15 @@ from PIL import Image
 import keras_cnn as kc
 from keras_cnn.errors import BadSpec
 
-serving = pytest.importorskip("keras_cnn.deploy.serving")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("keras_cnn.deploy.serving")
+sys.path.insert(0, str(Path(__file__).parent / "attacks"))
+import hostile_uploads
+from page_picture import BROWSER, DRIVER, browser, served
+
+from keras_cnn.deploy import batching, intake
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 RNG = np.random.default_rng(0)
-
-
-@contextmanager
-def served(models, **told):
-    """(address) of the service, run in this process."""
-    server = uvicorn.Server(uvicorn.Config(kc.service(models, **told), port=0, log_level="error"))
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [held]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield held.getsockname()
-        server.should_exit = True
-        thread.join(20)
 
 
 def ask(address, method, path, body=None, headers=()):
@@ -120,22 +111,27 @@ def test_what_waits_is_one_batch_and_more_than_that_is_turned_away():
     """The first is alone; those that come while it is computed are answered together."""
     sizes, go = [], threading.Event()
 
-    def predict(sources, top, skip_bad):
-        sizes.append(len(sources))
+    def predict(photos, top):
+        sizes.append(len(photos))
         go.wait(10)
-        return [SimpleNamespace(name=source) for source in sources]
+        return photos
+
+    async def asked():
+        first = asyncio.create_task(batcher.answer(lambda: "0", 5))
+        while not sizes:
+            await asyncio.sleep(0.01)
+        later = [asyncio.create_task(batcher.answer(str(i).format, 5)) for i in range(1, 6)]
+        await asyncio.sleep(0.1)
+        with pytest.raises(intake.Busy, match="too many images are waiting"):
+            await batcher.answer(lambda: "6", 5)
+        go.set()
+        return await asyncio.gather(first, *later)
 
     predict.batch_size = 8
-    batcher = serving.Batcher(predict, waiting=5)
-    first = batcher.submit("0", 5)
-    while not sizes:
-        time.sleep(0.01)
-    later = [batcher.submit(str(i), 5) for i in range(1, 6)]
-    with pytest.raises(serving.Busy, match="too many images are waiting"):
-        batcher.submit("6", 5)
-    go.set()
-    assert [one.result(10).name for one in (first, *later)] == list("012345") and sizes == [1, 5]
-    batcher.close()
+    with concurrent.futures.ThreadPoolExecutor(2) as decoders:
+        batcher = batching.Batcher(predict, decoders, waiting=6)
+        assert asyncio.run(asked()) == list("012345") and sizes == [1, 5]
+        batcher.close()
 
 
 def bomb(side: int) -> bytes:
@@ -157,7 +153,7 @@ def bomb(side: int) -> bytes:
         ("/predict/pets", lambda photo: bomb(20000), 422, "too many pixels"),
         ("/predict/pets", lambda photo: bytes(600_000), 413, "more than 0.5 MB"),
         ("/predict/gone", lambda photo: photo, 404, "there is no model 'gone': there is pets, ages"),
-        ("/predict/pets?top=0", lambda photo: photo, 400, "top=0"),
+        ("/predict/pets?top=0", lambda photo: photo, 400, "top: give 1 to 1000"),
         ("/explain/pets", lambda photo: photo[:200], 422, "the image"),
         ("/explain/gone", lambda photo: photo, 404, "there is no model 'gone'"),
     ],
@@ -175,6 +171,73 @@ def test_a_slow_sender_is_not_waited_for(address, photo):
         slow.sendall(photo[:10])
         assert ask(address, "POST", "/predict/pets", photo)[0] == 200  # others are answered meanwhile
         assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+
+
+def test_the_answer_reaches_who_is_still_sending(address):
+    """A client that closes its connection reads nothing before all is sent, unless it waits for 100 Continue."""
+    told = {"Connection": "close"}
+    status, _, body = ask(address, "POST", "/predict/pets", bytes(8_000_000), told)
+    assert status == 413 and "more than 0.5 MB" in json.loads(body)["error"]
+    with socket.create_connection(address, 10) as polite:
+        head = "POST /predict/pets HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\nExpect: 100-continue\r\n\r\n"
+        polite.sendall(head.encode())
+        assert polite.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_half_a_request_behind_an_answer_is_not_waited_for(address):
+    with socket.create_connection(address, 10) as slow:
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert slow.recv(10_000).startswith(b"HTTP/1.1 200")
+        slow.sendall(b"GET /heal")
+        answer = b"".join(iter(lambda: slow.recv(1000), b""))  # until the service closes
+    assert b"HTTP/1.1 408" in answer and b"no whole request came within 1 s." in answer
+
+
+def test_pixels_are_bounded(nets, photo):
+    with served({"pets": nets["pets"]}, limits=kc.Limits(megapixels=0.0015)) as address:
+        status, _, body = ask(address, "POST", "/predict/pets", photo)
+    assert status == 422 and "48x40 pixels, and 0.0015 million are taken" in json.loads(body)["error"]
+
+
+def test_hostile_uploads_get_one_sentence_each(nets, monkeypatch):
+    """Each kind of tests/attacks/hostile_uploads.py twice, honest photos between them; nothing is logged."""
+    said = []
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "error", lambda *told, **more: said.append(told))
+    with served({"net": nets["pets"]}, limits=kc.Limits(seconds=1.0)) as address:
+        first = hostile_uploads.honest(address, hostile_uploads.photo(Random("honest")))
+        told = {"seed": 3, "jobs": 12, "right": lambda _, answer: answer == first}
+        found = hostile_uploads.attack(address, range(2 * len(hostile_uploads.KINDS)), **told)
+    assert found.harm == [] and said == [] and first[0] == 200
+    wanted = {"silence": "408", "huge headers": "400", "12 MB": "413", "a form": "422", "other verbs": "405"}
+    assert all(found.outcomes[name, status] == 2 for name, status in wanted.items())
+
+
+def test_the_container_is_what_the_package_has():
+    """Docker is not needed to see that its lines name what there is."""
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    from typer.main import get_command
+
+    from keras_cnn import cli
+
+    root = Path(__file__).parents[1]
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    text = (root / "Dockerfile").read_text()
+    lines = dict(line.split(" ", 1) for line in text.replace("\\\n", " ").splitlines() if line and line[0] != "#")
+    version = re.fullmatch(r"python:([\d.]+)-slim", lines["FROM"])
+    assert version and SpecifierSet(project["requires-python"]).contains(version[1])
+    pip = shlex.split(lines["RUN"].split("&&")[0])
+    wanted = Requirement(f"{project['name']}{pip[-1].removeprefix('/src')}")
+    assert wanted.extras <= project["optional-dependencies"].keys() and "serve" in wanted.extras
+    assert (root / pip[pip.index("-c") + 1].removeprefix("/src/")).is_file()
+    assert json.loads(lines["ENTRYPOINT"])[0] in project["scripts"] and lines["USER"] != "root"
+    run = next(shlex.split(line[2:]) for line in text.splitlines() if line.startswith("# docker run"))
+    verb, *given = run[run.index("keras_cnn") + 1 :]
+    serve = get_command(cli.app).commands[verb].make_context(verb, given).params
+    assert serve["host"] == "0.0.0.0" and serve["models"] == ["/runs/photos"]
+    assert lines["EXPOSE"] == str(serve["port"]) and f"127.0.0.1:{serve['port']}/health" in lines["HEALTHCHECK"]
 
 
 def test_an_address_that_asks_too_often_is_slowed(nets, photo):
@@ -222,36 +285,25 @@ def test_the_command_serves_until_it_is_told_to_end(nets, photo, tmp_path, run):
         assert process.wait(30) in (0, -signal.SIGTERM, 143)
 
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-
 @pytest.mark.skipif(not (BROWSER and DRIVER and find_spec("selenium")), reason="no Chromium, driver or selenium here")
 def test_the_page_in_a_browser(address, photo, tmp_path):
-    from selenium import webdriver
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
     (tmp_path / "photo.png").write_bytes(photo)
-    options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.binary_location = BROWSER
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    try:
-        wait = WebDriverWait(browser, 60)
-        found = lambda id: browser.find_element(By.ID, id)  # noqa: E731
-        browser.get("http://{}:{}/".format(*address))
+    with browser() as chromium:
+        wait = WebDriverWait(chromium, 60)
+        found = lambda id: chromium.find_element(By.ID, id)  # noqa: E731
+        chromium.get("http://{}:{}/".format(*address))
         found("file").send_keys(str(tmp_path / "photo.png"))
-        wait.until(lambda _: len(browser.find_elements(By.CSS_SELECTOR, "#answer li")) == 3)
-        shown = [one.text for one in browser.find_elements(By.CSS_SELECTOR, "#answer .name")]
+        wait.until(lambda _: len(chromium.find_elements(By.CSS_SELECTOR, "#answer li")) == 3)
+        shown = [one.text for one in chromium.find_elements(By.CSS_SELECTOR, "#answer .name")]
         assert sorted(shown) == sorted(["cat", HOSTILE, "emu"])  # a class' name is text, whatever it is made of
         wait.until(lambda _: found("why").is_enabled())
         found("why").click()
-        wait.until(lambda _: browser.execute_script("return document.getElementById('picture').naturalWidth > 0"))
+        wait.until(lambda _: chromium.execute_script("return document.getElementById('picture').naturalWidth > 0"))
         (tmp_path / "bad.png").write_bytes(b"nonsense")
         found("file").send_keys(str(tmp_path / "bad.png"))
         wait.until(lambda _: "not an image" in found("status").text)
-        assert not browser.find_elements(By.CSS_SELECTOR, "#answer li")
-        assert [one["message"] for one in browser.get_log("browser") if "422" not in one["message"]] == []
-    finally:
-        browser.quit()
+        assert not chromium.find_elements(By.CSS_SELECTOR, "#answer li")
+        assert [one["message"] for one in chromium.get_log("browser") if "422" not in one["message"]] == []

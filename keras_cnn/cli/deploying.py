@@ -97,6 +97,8 @@ def serve(
     engine: Annotated[str, ENGINE] = "keras",
     precision: Annotated[str, PRECISION] = "float32",
     megabytes: Annotated[float, typer.Option(help="That one image may have.")] = 10.0,
+    megapixels: Annotated[float, typer.Option(help="Millions of pixels that one image may have.")] = 51.0,
+    seconds: Annotated[float, typer.Option(help="In which a request has to arrive.")] = 20.0,
     waiting: Annotated[int, typer.Option(help="Images that may wait; others are turned away.")] = 256,
     rate: Annotated[float, typer.Option(help="Requests a second that one address may make; 0 for any number.")] = 0.0,
 ) -> None:
@@ -105,11 +107,14 @@ def serve(
     Ctrl-C or SIGTERM ends it; those who wait are answered first.
     """
     console.framework(training=False)
-    from keras_cnn.deploy import serving
+    from keras_cnn.deploy import serving  # first, since it says what is missing
 
-    limits = serving.Limits(megabytes=megabytes, waiting=waiting, rate=rate)
+    from keras_cnn.deploy import listening  # isort: skip
+
+    limits = serving.Limits(megabytes=megabytes, megapixels=megapixels, seconds=seconds, waiting=waiting, rate=rate)
     told = {"batch_size": batch_size, "engine": engine, "precision": precision}
-    serving.run(serving.service(models, limits=limits, **told), host, port)
+    with listening.bound(host, port) as held:  # before the networks are built, which takes seconds
+        listening.run(serving.service(models, limits=limits, **told), held, limits.seconds)
 
 
 def benchmark(

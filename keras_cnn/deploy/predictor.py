@@ -183,12 +183,14 @@ class Predictor:
                 for source, photo in decoded(some, self.config.preprocess, skip_bad=skip_bad, **told):
                     pixels, size = photo if isinstance(photo, Photo) else (photo, None)
                     yield (source.name, size), pixels
+            elif kind is Photo:
+                yield from ((("image", photo.size), photo.pixels) for photo in some)
             else:
                 yield from (((name, None), image) for name, image in some)
 
     def _found(self, images: Any, name: str) -> Iterator[Any]:
-        """A Source of each file, which is not read yet, and (name, pixels) of each array."""
-        if isinstance(images, Source):
+        """A Source of each file, which is not read yet, a Photo as it is, and (name, pixels) of each array."""
+        if isinstance(images, Source | Photo):
             yield images
         elif isinstance(images, str | os.PathLike) and self.config.backbone.SIDES == 1:
             steps, channels = self.network.input_shape[1:]

@@ -3,44 +3,56 @@
 from __future__ import annotations
 
 import asyncio
-import io
+import contextlib
 import os
-import queue
-import socket
 import tempfile
-import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
+from keras_cnn import runtime
 from keras_cnn.data.files import Source
 from keras_cnn.deploy.explaining import explanations
 from keras_cnn.deploy.opened import File
-from keras_cnn.deploy.predictor import Predictor, built, predictor
+from keras_cnn.deploy.predictor import built, predictor
 from keras_cnn.errors import BadImage, BadSpec, KerasCnnError, MissingPackage
-from keras_cnn.models.fields import known_options, within
+from keras_cnn.models.fields import known_options
 
 try:
+    import uvicorn  # noqa: F401
     from fastapi import FastAPI, Request
+    from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse, Response
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+    from starlette.exceptions import HTTPException
 except ImportError as error:
     raise MissingPackage(f'serving needs {error.name}: pip install "keras-cnn[serve]".') from None
 
-MEGABYTE = 2**20
-WAIT = 0.004  # seconds that the first of a batch waits for others
-HEADERS = {  # the page loads nothing from elsewhere, and a browser guesses no types
+from keras_cnn.deploy.batching import Batcher
+from keras_cnn.deploy.intake import (
+    Busy,
+    HungUp,
+    Intake,
+    Limits,
+    Rates,
+    TooLarge,
+    TooSlow,
+    give_back,
+    photo,
+)
+
+TEXT_HEADERS = {  # the page loads nothing from elsewhere, and a browser guesses no types
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+HEADERS = [(name.lower().encode(), value.encode()) for name, value in TEXT_HEADERS.items()]
 PAGE = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -48,97 +60,22 @@ PAGE = {
 }
 
 
-class Busy(KerasCnnError):
-    """More is waiting than a service holds."""
-
-
-class TooLarge(KerasCnnError):
-    """An image has more bytes than are taken."""
-
-
-class TooSlow(KerasCnnError):
-    """An image was not here in time."""
+ASKING = ("/predict", "/explain")
+KNOWN = (*PAGE, *ASKING, "/models", "/health", "/metrics")
 
 
 class NoSuchModel(KerasCnnError):
     """A service has no network of the name."""
 
 
-STATUS = {BadImage: 422, Busy: 503, TooLarge: 413, TooSlow: 408, NoSuchModel: 404}  # all else is 400
-
-
-@known_options
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a service takes from strangers.
-
-    megabytes: of one image; its pixels are bounded as everywhere in the package. seconds: in which an image has to be
-    here. waiting: images of a network that wait for their answer, beyond which others are turned away. rate: requests
-    of one address a second, over ten seconds; 0 for any number.
-    """
-
-    megabytes: float = 10.0
-    seconds: float = 20.0
-    waiting: int = 256
-    rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        within("megabytes", self.megabytes, 0.01, 1024.0)
-        within("seconds", self.seconds, 0.1, 3600.0)
-        within("waiting", self.waiting, 1, 10**6)
-        within("rate", self.rate, 0.0, 1e6)
-
-
-@dataclass
-class Batcher:
-    """Answers images that come one by one in batches: what waits while one batch is computed is the next one."""
-
-    predict: Predictor
-    waiting: int
-    tasks: queue.Queue[tuple[Source, int, Future[Any]] | None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tasks = queue.Queue(self.waiting)
-        self.thread = threading.Thread(target=self._work, daemon=True)
-        self.thread.start()
-
-    def submit(self, source: Source, top: int) -> Future[Any]:
-        """The answer to come. Raises Busy."""
-        made: Future[Any] = Future()
-        try:
-            self.tasks.put_nowait((source, top, made))
-        except queue.Full:
-            raise Busy("too many images are waiting: ask again in a second.") from None
-        return made
-
-    def close(self) -> None:
-        """Answer what waits, then end."""
-        self.tasks.put(None)
-        self.thread.join()
-
-    def _work(self) -> None:
-        last = False
-        while not last:
-            batch = [self.tasks.get()]
-            until = time.monotonic() + WAIT
-            while batch[-1] is not None and len(batch) < self.predict.batch_size:
-                try:
-                    batch.append(self.tasks.get(timeout=max(0.0, until - time.monotonic())))
-                except queue.Empty:
-                    break
-            last = batch[-1] is None
-            if asked := [one for one in batch if one is not None and one[2].set_running_or_notify_cancel()]:
-                self._answer(asked)
-
-    def _answer(self, asked: list[tuple[Source, int, Future[Any]]]) -> None:
-        try:
-            answers = self.predict([source for source, *_ in asked], top=max(top for _, top, _ in asked), skip_bad=True)
-        except Exception as error:  # for each who asked: the service goes on
-            for *_, made in asked:
-                made.set_exception(error)
-            return
-        for answer, (_, _, made) in zip(answers, asked, strict=True):
-            made.set_result(answer)
+# Of what is refused, else 400; 499 is what nginx counts a sender as who went away.
+STATUS = {BadImage: 422, Busy: 503, TooLarge: 413, TooSlow: 408, NoSuchModel: 404, HungUp: 499}
+NOWHERE = {
+    404: "there is nothing at this address: /openapi.json says what there is.",
+    405: "this address takes {allowed}.",
+}
+DRAWINGS = 16  # that may wait, each a second or two
+LONGEST = 60  # letters of a name that is told back
 
 
 @known_options
@@ -168,12 +105,10 @@ def service(
         if len(net.input_shape) != 4:
             raise BadSpec(f"{name} reads sequences, and the service answers images.")
     told = {"batch_size": batch_size, "engine": engine, "precision": precision}
-    batchers = {name: Batcher(predictor(net, **told), limits.waiting) for name, net in nets.items()}
-    drawing = threading.Lock()  # explanations take seconds and memory: one at a time
-    registry = CollectorRegistry()
-    count = Counter("requests", "Requests by path and status.", ["path", "status"], registry=registry)
-    seconds = Histogram("seconds", "Seconds from the request to its answer.", ["path"], registry=registry)
-    recent: dict[str, deque[float]] = {}
+    decoders = ThreadPoolExecutor(runtime.cores(), "decoder")
+    drawer = ThreadPoolExecutor(1, "drawer")  # explanations take seconds and memory: one at a time
+    batchers = {name: Batcher(predictor(net, **told), decoders, limits.waiting) for name, net in nets.items()}
+    intake, registry, drawing = Intake(limits), CollectorRegistry(), 0
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -182,24 +117,35 @@ def service(
             await asyncio.to_thread(batcher.close)
 
     app = FastAPI(title="keras_cnn", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(Watched, limits=limits, registry=registry)
 
-    @app.middleware("http")
-    async def watched(request: Request, go_on: Any) -> Response:
-        start, path = time.perf_counter(), "/" + request.url.path.split("/")[1]
-        if limits.rate and path in ("/predict", "/explain") and _too_often(recent, request, limits.rate):
-            response: Response = JSONResponse({"error": "too many requests: slow down."}, 429)
-        else:
-            response = await go_on(request)
-        known = path if path in (*PAGE, "/predict", "/explain", "/models", "/health", "/metrics") else "other"
-        count.labels(known, response.status_code).inc()
-        seconds.labels(known).observe(time.perf_counter() - start)
-        response.headers.update(HEADERS)
-        return response
+    def known(name: str) -> str:
+        if name not in nets:
+            raise NoSuchModel(f"there is no model {_short(name)!r}: there is {', '.join(nets)}.")
+        return name
+
+    async def off_loop(pool: ThreadPoolExecutor, work: Callable[..., Any], *given: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(pool, work, *given)
 
     @app.exception_handler(KerasCnnError)
     async def refused(request: Request, error: KerasCnnError) -> Response:
         status = STATUS.get(type(error), 400)
         return JSONResponse({"error": str(error)}, status, headers={"Retry-After": "1"} if status == 503 else None)
+
+    @app.exception_handler(HTTPException)
+    async def nowhere(request: Request, error: HTTPException) -> Response:
+        allowed = (error.headers or {}).get("Allow", "")
+        sentence = NOWHERE.get(error.status_code, "{detail}.").format(allowed=allowed, detail=error.detail)
+        return JSONResponse({"error": sentence}, error.status_code, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def misspelt(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return JSONResponse({"error": f"{first['loc'][-1]}: {first['msg']}."}, 400)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return JSONResponse({"error": "the service failed at this; its log says how."}, 500)
 
     def page(file: str, kind: str) -> Any:
         text = resources("keras_cnn.deploy").joinpath("page", file).read_text(encoding="utf-8")
@@ -234,47 +180,85 @@ def service(
     @app.post("/predict/{name}", openapi_extra=body)
     async def predict(name: str, request: Request, top: int = 5) -> dict[str, Any]:
         """The answer for the image in the body, as `keras-cnn predict --json` gives it."""
-        batcher = batchers.get(name)
-        if batcher is None:
-            raise NoSuchModel(f"there is no model {name!r}: there is {', '.join(batchers)}.")
+        batcher = batchers[known(name)]
         if not 1 <= top <= 1000:
-            raise BadSpec(f"top={top}: give 1 to 1000.")
-        source = await _body(request, limits)
-        answer = await asyncio.wrap_future(batcher.submit(source, top))
-        if answer.error:
-            raise BadImage(answer.error)
+            raise BadSpec("top: give 1 to 1000.")
+        async with intake.body(request) as source:
+            read = partial(photo, source, batcher.predict.config.preprocess, limits)
+            answer = await batcher.answer(read, top)
         facts = answer.facts()
         return {key: value[:top] if key == "top" else value for key, value in facts.items() if key != "image"}
 
     @app.post("/explain/{name}", openapi_extra=body, response_class=Response)
     async def explain(name: str, request: Request) -> Response:
         """A picture, PNG, of what speaks for the answer."""
-        if name not in nets:
-            raise NoSuchModel(f"there is no model {name!r}: there is {', '.join(nets)}.")
-        if isinstance(nets[name], File):
+        nonlocal drawing
+        if isinstance(nets[known(name)], File):
             raise BadSpec(f"{name} is an exported file, which does not tell why: serve the network that it is of.")
-        source = await _body(request, limits)
-        picture = await asyncio.to_thread(_drawn, nets[name], source, drawing)
+        async with intake.body(request) as source:
+            await off_loop(decoders, photo, source, batchers[name].predict.config.preprocess, limits)
+            if drawing >= DRAWINGS:
+                raise Busy("too many pictures are waiting: ask again in a few seconds.")
+            drawing += 1
+            try:
+                picture = await off_loop(drawer, _drawn, nets[name], source)
+            finally:
+                drawing -= 1
         return Response(picture, media_type="image/png")
 
     return app
 
 
-def run(app: Any, host: str, port: int) -> None:
-    """Serve until Ctrl-C or SIGTERM; then those who wait are answered. BadSpec where the address cannot be had."""
-    import uvicorn
+class Watched:
+    """Counts and times requests, slows those who ask too often, and lets an answer reach those who are still sending.
 
-    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        held.bind((host, port))
-        held.listen(128)  # who reads the line below may ask at once
-    except OSError as error:
-        raise BadSpec(f"{host}:{port} cannot be listened at ({error.strerror}): give another --port.") from None
-    with held:
-        place = f"[{host}]" if ":" in host else host
-        print(f"http://{place}:{held.getsockname()[1]} answers; Ctrl-C ends it.", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10)).run([held])
+    Who is refused within a body gets the answer behind it: many clients read none before, and a connection that is
+    closed on unread bytes is reset. Those who wait for "100 Continue" are told at once.
+    """
+
+    def __init__(self, app: Any, limits: Limits, registry: CollectorRegistry) -> None:
+        self.app, self.limits, self.rates = app, limits, Rates(limits.rate)
+        self.count = Counter("requests", "Requests by path and status.", ["path", "status"], registry=registry)
+        words = "Seconds from the request to its answer."
+        self.seconds = Histogram("seconds", words, ["path"], registry=registry)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, path = time.perf_counter(), "/" + scope["path"].lstrip("/").partition("/")[0]
+        status, more = 500, True
+
+        async def received() -> Any:
+            nonlocal more
+            message = await receive()
+            more = message.get("more_body", False)
+            return message
+
+        async def rest() -> None:
+            while more:
+                await received()
+
+        async def sent(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                left = self.limits.seconds - (time.perf_counter() - start)
+                if more and left > 0 and not any(name == b"expect" for name, _ in scope["headers"]):
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(rest(), left)
+                message["headers"] = [*message["headers"], *HEADERS]
+            await send(message)
+
+        app = self.app
+        if path in ASKING and self.rates.too_often(scope["client"][0] if scope["client"] else ""):
+            app = JSONResponse({"error": "too many requests: slow down."}, 429)
+        try:
+            await app(scope, received, sent)
+        finally:
+            named = path if path in KNOWN else "other"
+            self.count.labels(named, status).inc()
+            self.seconds.labels(named).observe(time.perf_counter() - start)
 
 
 def _named(models: Any) -> dict[str, Any]:
@@ -296,39 +280,14 @@ def _classes(net: Any) -> tuple[str, ...]:
     return names_of(net)
 
 
-async def _body(request: Any, limits: Limits) -> Source:
-    """The image that is sent, whole and within bounds."""
-    content = bytearray()
-    try:
-        async with asyncio.timeout(limits.seconds):
-            async for part in request.stream():
-                content += part
-                if len(content) > limits.megabytes * MEGABYTE:
-                    raise TooLarge(f"the image has more than {limits.megabytes:g} MB.")
-    except TimeoutError:
-        raise TooSlow(f"the image was not here within {limits.seconds:g} s.") from None
-    if not content:
-        raise BadImage("the body is empty: send the bytes of an image.")
-    whole = bytes(content)
-    return Source("image", "the image", lambda: io.BytesIO(whole))
-
-
-def _drawn(net: Any, source: Source, one_at_a_time: threading.Lock) -> bytes:
-    with one_at_a_time, tempfile.TemporaryDirectory() as folder:
+def _drawn(net: Any, source: Source) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
         [why] = explanations(net, source, folder)
         assert why.picture is not None
-        return why.picture.read_bytes()
+        picture = why.picture.read_bytes()
+    give_back()
+    return picture
 
 
-def _too_often(recent: dict[str, deque[float]], request: Any, rate: float, span: float = 10.0) -> bool:
-    """Whether an address asked more often than it may, over the last seconds; quiet addresses are forgotten."""
-    now, address = time.monotonic(), request.client.host if request.client else ""
-    for other in [one for one, times in recent.items() if times and now - times[-1] > span]:
-        del recent[other]
-    times = recent.setdefault(address, deque())
-    while times and now - times[0] > span:
-        times.popleft()
-    if len(times) >= rate * span:
-        return True
-    times.append(now)
-    return False
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}..."

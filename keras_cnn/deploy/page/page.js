@@ -4,9 +4,16 @@ const $ = (id) => document.getElementById(id);
 let chosen = null;
 let turn = 0;  // of the photo that is shown: an answer that comes late, for another one, is dropped
 
-function say(text, error = false) {
+// kind: "busy" while something is awaited, "error" for what went wrong, else "".
+function say(text, kind = "") {
   $("status").textContent = text;
-  $("status").classList.toggle("error", error);
+  $("status").className = kind;
+}
+
+// Show a file in an image; the one before it is let go.
+function put(id, file) {
+  URL.revokeObjectURL($(id).src);
+  $(id).src = URL.createObjectURL(file);
 }
 
 // The rows that an answer is shown as: [name, figure, share or null].
@@ -24,7 +31,7 @@ function rows(answer) {
 function show(answer) {
   $("answer").replaceChildren(...rows(answer).map(([name, figure, share]) => {
     const item = document.createElement("li");
-    for (const [kind, text] of [["figure", figure], ["name", name]]) {
+    for (const [kind, text] of [["name", name], ["figure", figure]]) {
       const part = document.createElement("span");
       part.className = kind;
       part.textContent = text;
@@ -54,10 +61,10 @@ async function ask(verb) {
 async function answer() {
   if (!chosen) return;
   const mine = ++turn;
-  $("picture").hidden = true;
+  $("reasons").hidden = true;
   $("answer").replaceChildren();
   $("why").disabled = true;
-  say("Looking …");
+  say("Looking …", "busy");
   try {
     const told = await (await ask("predict")).json();
     if (mine !== turn) return;
@@ -65,22 +72,25 @@ async function answer() {
     say("");
     $("why").disabled = false;
   } catch (error) {
-    if (mine === turn) say(error.message, true);
+    if (mine === turn) say(error.message, "error");
   }
 }
 
 async function explain() {
   const mine = turn;
   $("why").disabled = true;
-  say("Drawing what speaks for it …");
+  say("Drawing what speaks for it …", "busy");
   try {
     const picture = await (await ask("explain")).blob();
     if (mine !== turn) return;
-    $("picture").src = URL.createObjectURL(picture);
-    $("picture").hidden = false;
+    put("picture", picture);
+    $("reasons").hidden = false;
     say("");
+    await $("picture").decode();
+    $("reasons").scrollLeft = $("reasons").scrollWidth;  // where the screen is narrow, what speaks for it comes first
+    $("reasons").scrollIntoView({block: "nearest"});
   } catch (error) {
-    if (mine === turn) say(error.message, true);
+    if (mine === turn) say(error.message, "error");
   }
   if (mine === turn) $("why").disabled = false;
 }
@@ -88,13 +98,19 @@ async function explain() {
 function take(file) {
   if (!file) return;
   chosen = file;
-  $("photo").src = URL.createObjectURL(file);
+  put("photo", file);
   $("photo").hidden = false;
   $("hint").hidden = true;
+  $("drop").classList.add("full");
   answer();
 }
 
-for (const id of ["file", "camera"]) $(id).addEventListener("change", (event) => take(event.target.files[0]));
+for (const id of ["file", "camera"]) {
+  $(id).addEventListener("change", (event) => {
+    take(event.target.files[0]);
+    event.target.value = "";  // the same file may be chosen again
+  });
+}
 $("why").addEventListener("click", explain);
 $("model").addEventListener("change", answer);
 for (const kind of ["dragover", "dragleave", "drop"]) {
@@ -104,7 +120,9 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop") take(event.dataTransfer.files[0]);
   });
 }
+document.addEventListener("paste", (event) => take(event.clipboardData.files[0]));
 fetch("models").then((reply) => reply.json()).then((models) => {
   for (const {name} of models) $("model").append(new Option(name, name));
-  $("choice").hidden = models.length < 2;
-}).catch(() => say("the service cannot be reached", true));
+  $("model").disabled = models.length < 2;
+  $("choice").hidden = false;
+}).catch(() => say("The service cannot be reached.", "error"));
