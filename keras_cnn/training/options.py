@@ -7,16 +7,17 @@ file; and what the directory of a run keeps and compares.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from keras_cnn.errors import BadSpec, UnknownOption
+from keras_cnn.errors import BadSpec, MissingPackage, UnknownOption
 from keras_cnn.models import fields
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ OPTIMIZERS = {
     "rmsprop": (5e-3, 1e-5),
 }
 ANNEALING = ("cosine", "linear", "exponential", "constant")
+LOGS = {"tensorboard": "tensorflow", "wandb": "wandb", "mlflow": "mlflow"}  # who is told of a run, and what that needs
 MOST = 0.9999  # of shares that may not be the whole
 
+Log = str | Iterable[str] | None
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -93,6 +96,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadSpec(f"{path}: the file of options cannot be read ({error.strerror}).") from None
     except ValueError as error:
         raise BadSpec(f"{path} is no TOML file ({error}): write lines such as epochs = 10.") from None
+
+
+def logs_of(log: Log, out: Any) -> tuple[str, ...]:
+    """The names of LOGS in a list of them, or in a text with commas.
+
+    Raises BadSpec for one that is not known, or without a directory to write to; MissingPackage.
+    """
+    names = tuple(dict.fromkeys(log.replace(" ", "").split(",") if isinstance(log, str) else log or ()))
+    for name in names:
+        fields.one_of("log", name, tuple(LOGS))
+        if importlib.util.find_spec(LOGS[name]) is None:
+            raise MissingPackage(f"log={name!r} needs {LOGS[name]}: pip install {LOGS[name]}.")
+    if "tensorboard" in names and out is None:
+        raise BadSpec("log='tensorboard' writes into the directory of the run: give out.")
+    return names
 
 
 def takes(kind: type[Options]) -> Callable[[Function], Function]:
