@@ -109,7 +109,7 @@ def fine_tune(
     Raises NotFinite when the loss is not a number, BadData where data and head disagree, BadSpec for bad options.
     """
     task = tasks.of(model)
-    chosen = FineTuneOptions.of(options, "fine_tune", **more).for_task(task)
+    chosen = FineTuneOptions.of(options, "fine_tune", **more).for_task(task, model)
     chosen = dataclasses.replace(chosen, above=chosen.above or _kept_frozen(model, chosen.schedule, verbose))
     here = distribution.place()
     if here.chief:

@@ -139,9 +139,10 @@ class LossOptions(Options):
         None, "share of each target that is spread over all classes; by default 0.1 for one class an image", 0, MOST
     )
 
-    def for_task(self, task: Task) -> Self:
-        """The same with the task's defaults; BadSpec for a loss that it has not, or for what it has no use for."""
-        fields.one_of("loss", self.loss, (None, *task.LOSSES))
+    def for_task(self, task: Task, model: Any) -> Self:
+        """The same with the task's defaults; BadSpec for a loss that it, or the network's head, cannot learn by, or for
+        what it has no use for."""
+        task.losses(model, self.loss)
         if self.label_smoothing and task.label_smoothing is None:
             raise BadSpec(f"label_smoothing is for classes, which {task.name} has none of: leave it out.")
         smoothing = task.label_smoothing if self.label_smoothing is None else self.label_smoothing
@@ -200,9 +201,9 @@ class TrainOptions(LossOptions):
     batch_size: int = option(128, "images a step", 1)
     seed: int = option(0, "a number from which the order of training images follows")
 
-    def for_task(self, task: Task) -> Self:
+    def for_task(self, task: Task, model: Any) -> Self:
         """The same with the defaults of the task and of the optimiser."""
         rate, decay = OPTIMIZERS[self.optimizer]
         rate = rate if self.learning_rate is None else self.learning_rate
         decay = decay if self.weight_decay is None else self.weight_decay
-        return dataclasses.replace(super().for_task(task), learning_rate=rate, weight_decay=decay)
+        return dataclasses.replace(super().for_task(task, model), learning_rate=rate, weight_decay=decay)

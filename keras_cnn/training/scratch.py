@@ -67,7 +67,7 @@ def train(
     images or labels, that the task cannot learn.
     """
     task, chosen = tasks.of(model), TrainOptions.of(options, "train", **more)
-    chosen = chosen.for_task(task)
+    chosen = chosen.for_task(task, model)
     here = distribution.place()
     if here.chief:
         state.check(out, resume, overwrite)
