@@ -135,3 +135,9 @@ def test_five_crops_that_cannot_be_cut(tmp_path):
     tcn = kc.build("tcn", input_shape=(16, 2), classes=2, widths=(4,), dilations=(1,))
     with pytest.raises(BadSpec, match="this network reads sequences: leave it out"):
         kc.predictor(tcn, views="five")
+
+
+def test_a_network_of_another_make_is_measured():
+    net = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Flatten(), keras.layers.Dense(2, "softmax")])
+    for views in (None, "mirror"):
+        assert len(kc.evaluate(net, (X, np.arange(6) % 2), views=views)) == 6

@@ -13,7 +13,6 @@ import numpy as np
 
 from keras_cnn import tasks
 from keras_cnn.building import build
-from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.data import Data, Splits, seen
 from keras_cnn.data.sequences import Sequences
 from keras_cnn.data.tables import Table
@@ -96,7 +95,7 @@ def evaluate(
     known = seen.read(run) if run is not None else None
     asked = isinstance(model, File) or (engine, precision) != ("keras", "float32")
     runner = running(model, engine, precision, batch=batch_size) if asked else net
-    runner = of_views(runner, views, len(net.input_shape) - 2, config_of(net).head.EVERYWHERE)
+    runner = of_views(runner, views, len(net.input_shape) - 2, everywhere=len(net.outputs[0].shape) == 4)
     with BadImage.surfacing():
         images = progress(images, "evaluating", count)
         return scoring.measured(net, images, names, batch_size, runner=runner, known=known)
