@@ -201,10 +201,7 @@ class OneAgainstAll(keras.losses.BinaryCrossentropy):
 
 def _one_against_all(from_logits: bool, label_smoothing: float, **_: Any) -> keras.losses.Loss:
     if not from_logits:
-        raise BadSpec(
-            "loss='bce' is of logits, and this network ends in a softmax: build it with classifier_activation=None; "
-            "answers are probabilities all the same."
-        )
+        raise BadSpec("loss='bce' is of logits, not of softmax: build the network with classifier_activation=None.")
     return OneAgainstAll(label_smoothing)
 
 
