@@ -211,6 +211,22 @@ def test_one_device_is_no_distribution(monkeypatch):
             assert (place.worker, place.workers, place.replicas, place.chief) == (0, 1, 1, True)
 
 
+def test_two_devices_of_jax_end_as_one_does(tmp_path):
+    """Also where batches cannot be divided, of validation and of answers. Each in a process with forced devices."""
+    pytest.importorskip("jax")
+    lines = {}
+    for how in ("none", "auto"):
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        env["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+        done = subprocess.run([sys.executable, "-c", ON_JAX, how], env=env, capture_output=True, text=True, timeout=580)
+        assert done.returncode == 0, done.stderr[-2500:]
+        lines[how] = json.loads(done.stdout.splitlines()[-1])
+    assert (lines["none"]["replicas"], lines["auto"]["replicas"]) == (1, 2)
+    for key, values in lines["none"]["history"].items():
+        np.testing.assert_allclose(lines["auto"]["history"][key], values, rtol=1e-4)
+    np.testing.assert_allclose(lines["auto"]["scores"], lines["none"]["scores"], rtol=2e-3, atol=2e-5)
+
+
 def test_the_files_for_clusters_say_what_the_command_takes(monkeypatch):
     """The shell line of the pods makes a TF_CONFIG that is understood, and the commands know their options."""
     import yaml
@@ -236,6 +252,21 @@ def test_the_files_for_clusters_say_what_the_command_takes(monkeypatch):
         assert kc.Recipe.of(re.search(r"--recipe (\w+)", command)[1])
 
 
+ON_JAX = """
+import json, sys
+import keras, numpy as np
+import keras_cnn as kc
+
+rng = np.random.default_rng(0)
+x, y = rng.integers(0, 256, (49, 8, 8, 3)).astype("uint8"), rng.integers(0, 2, 49)
+with kc.distribute(sys.argv[1]) as place:
+    keras.utils.set_random_seed(0)
+    model = kc.build("resnet20", depths=(1,), widths=(8,), strides=(1,), classes=2, input_shape=(8, 8, 3))
+    told = {"epochs": 2, "learning_rate": 0.05, "batch_size": 16, "verbose": 0}
+    history = kc.train(model, (x[:32], y[:32]), (x[32:], y[32:]), **told).history
+    scores = kc.evaluate(model, (x[32:], y[32:])).outputs
+print(json.dumps({"replicas": place.replicas, "history": history, "scores": scores.tolist()}))
+"""
 PLAIN = """
 import keras, numpy as np, tensorflow as tf
 

@@ -12,6 +12,7 @@ import pytest
 from test_runs import contents
 
 import keras_cnn as kc
+from keras_cnn import tasks
 from keras_cnn.data.augment import AUGMENTS
 from keras_cnn.errors import BadSpec, RunWarning, UnknownOption
 from keras_cnn.training import optimizers, state
@@ -24,7 +25,9 @@ ROOT = Path(__file__).parent.parent
 def test_recipes_tell_only_what_build_and_data_know(name):
     recipe = kc.Recipe.of(name)
     family = {"efficientnet": "efficientnet_b0", "inception_v3": "inception_v3"}.get(name, "resnet18")
-    config = kc.config_of(kc.build(family, classes=3, **recipe.build))
+    model = kc.build(family, classes=3, **recipe.build)
+    config = kc.config_of(model)
+    assert tasks.of(model).losses(model, recipe.train.loss)
     assert config.backbone.drop_path_rate == recipe.build.get("drop_path_rate", 0.0)
     assert recipe.data["augment"] in AUGMENTS and recipe.data["batch_size"] > 0
     optimizer = optimizers.of(recipe.train, steps=10)

@@ -11,6 +11,7 @@ import pytest
 
 import keras_cnn as kc
 from keras_cnn import tasks
+from keras_cnn.errors import BadSpec
 from keras_cnn.models.meaning import MEANINGS
 from keras_cnn.training import loop, targets
 
@@ -97,6 +98,34 @@ def test_every_form_is_learnt_alike():
         assert {"accuracy", "val_accuracy"} <= history.history.keys()
     for other in losses[1:]:
         np.testing.assert_allclose(other, losses[0], rtol=1e-4)
+
+
+def test_classes_are_learnt_each_against_all_others():
+    """The loss "bce" is 2110.00476's: mixed classes are both there, smoothing is spread over all classes."""
+    from keras_cnn.tasks.classification import OneAgainstAll
+
+    shares = np.array([[1, 0, 0, 0], [0.7, 0.3, 0, 0], [0.1, 0, 0, 0.9]], "float32")
+    logits = np.random.default_rng(0).normal(size=shares.shape).astype("float32")
+    there = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 1]]) * 0.9 + 0.1 / 4
+    of_each = there * np.log1p(np.exp(-logits)) + (1 - there) * np.log1p(np.exp(logits))
+    loss = OneAgainstAll(label_smoothing=0.1)
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    for one in (loss, again):
+        np.testing.assert_allclose(float(one(shares, logits)), of_each.mean(), rtol=1e-5)
+
+
+def test_a_network_learns_by_bce_and_one_that_ends_in_softmax_is_refused(tmp_path):
+    x, y = pair()
+    told = {"depths": (1, 1, 1), "classes": int(y.max()) + 1, "input_shape": x.shape[1:]}
+    keras.utils.set_random_seed(0)
+    for verb, epochs in ((kc.train, {"epochs": 4}), (kc.fine_tune, {"head_epochs": 3, "epochs": 2, "cache": False})):
+        model = kc.build("resnet20", classifier_activation="linear", **told)
+        history = verb(model, (x, y), loss="bce", batch_size=8, verbose=0, **epochs).history
+        assert history["loss"][-1] < history["loss"][0]
+        np.testing.assert_allclose(kc.evaluate(model, (x, y)).outputs.sum(-1), 1, rtol=1e-5)
+        with pytest.raises(BadSpec, match=r"loss='bce' is of logits.*classifier_activation=None"):
+            verb(kc.build("resnet20", **told), (x, y), loss="bce", out=tmp_path / "run", verbose=0, **epochs)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_trained_network_has_losses_and_metrics_of_keras_and_its_head_may_give_logits():

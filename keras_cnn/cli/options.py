@@ -37,7 +37,10 @@ OPTIONS = typer.Option("--options", help="TOML file with values for the options 
 JSON = typer.Option("--json", help="Print JSON.")
 TIMEOUT = typer.Option(help="Seconds without progress before giving up; KERAS_CNN_TIMEOUT, else 60.")
 
-VIEWS = typer.Option(help="mirror: the mean of the answers for an image and its mirror image.")
+VIEWS = typer.Option(
+    help="mirror: the mean of the answers for an image and its mirror image; five: for its corners and its centre."
+)
+LOG = typer.Option(help="Tell each epoch to tensorboard, wandb or mlflow, or to several, with commas between them.")
 RECIPE = typer.Option(help="A recipe by name, or a TOML file of one; the options below win over it.")
 DISTRIBUTE = typer.Option(help="Train on several devices or machines: auto, none, mirrored or multiworker.")
 

@@ -110,6 +110,7 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     chief: bool = True,
+    log: str | None = None,
 ) -> dict[str, Any]:
     """Fine-tune, and score the best epoch; nothing of a worker that is not the chief."""
     if chief:
@@ -120,7 +121,8 @@ def finetune(
     from keras_cnn.training import evaluation
 
     first = next(iter(evaluation.evaluate(net, learner.data, split="val").metrics.values())) if before else None
-    with of_a_run(out, data, resume=resume, overwrite=overwrite, as_json=as_json, chief=chief) as told:
+    goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": chief, "log": log}
+    with of_a_run(out, data, **goes_on, as_json=as_json) as told:
         history = kc.fine_tune(net, *learner.examples, options=options, **told)
         if not chief:
             return {}
@@ -145,7 +147,7 @@ def distributed(how: str) -> Iterator[Place]:
 
 @contextlib.contextmanager
 def of_a_run(
-    out: str, data: TrainingData, *, resume: bool, overwrite: bool, as_json: bool, chief: bool
+    out: str, data: TrainingData, *, resume: bool, overwrite: bool, as_json: bool, chief: bool, log: str | None
 ) -> Iterator[dict[str, Any]]:
     """What `kc.train` and `kc.fine_tune` are told of a run in `out`, which the chief holds until it is scored."""
     with stoppable(out, resume), files.holding(out) if chief else contextlib.nullcontext():
@@ -153,6 +155,7 @@ def of_a_run(
             "out": out,
             "resume": resume,
             "overwrite": overwrite,
+            "log": log,
             "verbose": console.verbosity(as_json) if chief else 0,
             "provenance": {"command": command(), "data": commands.last_name(data.data)},
         }

@@ -15,6 +15,7 @@ from keras_cnn.cli.options import (
     DATA,
     DISTRIBUTE,
     JSON,
+    LOG,
     MODEL,
     OF_ALL,
     OPTIONS,
@@ -28,7 +29,7 @@ from keras_cnn.cli.options import (
     with_fields,
 )
 from keras_cnn.errors import BadSpec, KerasCnnError
-from keras_cnn.training.options import FineTuneOptions, TrainOptions
+from keras_cnn.training.options import FineTuneOptions, TrainOptions, logs_of
 
 DEMO = "runs/demo"  # where a demo replaces what an earlier one left
 
@@ -73,12 +74,14 @@ def fine_tune(
     seeds: Annotated[int, typer.Option(min=1, help="With --study: how often each is repeated.")] = 3,
     as_json: Annotated[bool, JSON] = False,
     distribute: Annotated[str, DISTRIBUTE] = "none",
+    log: Annotated[str | None, LOG] = None,
     options: Annotated[str | None, OPTIONS] = None,
     **chosen: Any,
 ) -> None:
     """Teach a pretrained network your classes."""
     source = {"weights": weights, "size": size}
     chosen |= {"class_weight": "balanced"} if balance else {}
+    logs_of(log, out)
     told = FineTuneOptions.of(options, "fine_tune", **chosen)
     if study:
         _only_for_study(context)
@@ -97,7 +100,7 @@ def fine_tune(
             )
         return console.print_json(found) if as_json else console.show(*tables.study(found, out))
     with runs.distributed(distribute) as place:
-        goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief}
+        goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief, "log": log}
         results = runs.finetune(data, model, out, told, **source, **goes_on, as_json=as_json)
         place.meet()  # while the chief scores, no other may be gone
     if results:
@@ -139,6 +142,7 @@ def train(
     recipe: Annotated[str | None, RECIPE] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="A trained network to learn from as well.")] = None,
     distribute: Annotated[str, DISTRIBUTE] = "none",
+    log: Annotated[str | None, LOG] = None,
     options: Annotated[str | None, OPTIONS] = None,
     **chosen: Any,
 ) -> None:
@@ -146,6 +150,7 @@ def train(
     from keras_cnn.models import registry
     from keras_cnn.training import state
 
+    logs_of(log, out)
     if recipe and options:
         raise BadSpec("--recipe and --options both tell the options: give one of them.")
     with runs.distributed(distribute) as place:
@@ -162,7 +167,7 @@ def train(
         net = learner.network
         import keras_cnn as kc
 
-        goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief}
+        goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief, "log": log}
         with runs.of_a_run(out, data, **goes_on, as_json=as_json) as told:
             teaches = kc.build(teacher) if teacher else None
             history = kc.train(net, *learner.examples, teacher=teaches, options=asked, half=half, **told)

@@ -6,6 +6,7 @@ scores are comparable with those published for the weights.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import math
 import os
@@ -39,6 +40,9 @@ FILTERS = {
 # not believed any further. A file may have as many bytes as the pixels of such an image in RGB.
 MOST_BYTES = 256 << 20
 MOST_PIXELS = 100_000_000  # of a resized image, before the crop
+LARGER = (
+    0.875  # of five crops, where the weights' own crop is the whole image: what is usual for networks of 224 pixels
+)
 BAND = 1 << 22  # pixels of a large image that are converted at a time
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a camera's or scanner's gray, in files of 16
 WHOLE = (0, 65535)
@@ -87,21 +91,51 @@ def resize_and_crop(image: np.ndarray, preprocess: Preprocess, *, name: str = "i
     Source: timm `data/transforms_factory.py`, `transforms_imagenet_eval`, and torchvision's Resize and CenterCrop,
     on Pillow's antialiased filters. Raises BadSpec for another kind of array, BadImage for an extreme aspect ratio.
     """
+    return _resized_parts(image, preprocess, _centre, name)[0]
+
+
+def five_crops(image: np.ndarray, preprocess: Preprocess, *, name: str = "image") -> np.ndarray:
+    """The corners of a resized image, and it as it is seen else: uint8 (H, W, C) to uint8 (5, *preprocess.size, C).
+
+    They are top left, top right, bottom left, bottom right and centre, as torchvision's FiveCrop cuts them from what
+    its Resize leaves. Where the weights see the whole image (crop=1), nothing lies around the centre: the corners are
+    then those of the image at size / 0.875, and the fifth is the whole image. Raises as `resize_and_crop`.
+    """
+    if preprocess.crop < 1:
+        return np.stack(_resized_parts(image, preprocess, lambda *room: [*_corners(*room), *_centre(*room)], name))
+    larger = dataclasses.replace(preprocess, crop=LARGER)
+    return np.stack([*_resized_parts(image, larger, _corners, name), resize_and_crop(image, preprocess, name=name)])
+
+
+def _centre(high: int, wide: int) -> list[tuple[int, int]]:
+    return [(round(high / 2), round(wide / 2))]  # half to even, like torchvision
+
+
+def _corners(high: int, wide: int) -> list[tuple[int, int]]:
+    return [(0, 0), (0, wide), (high, 0), (high, wide)]
+
+
+def _resized_parts(
+    image: np.ndarray, preprocess: Preprocess, places: Callable[[int, int], list[tuple[int, int]]], name: str
+) -> list[np.ndarray]:
+    """Parts of a resized image, each of preprocess.size.
+
+    places: their tops and lefts, of the pixels that the resized image is higher and wider than a part.
+    """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] not in PLAIN_MODES:
         raise BadSpec(f"{name}: give uint8 (height, width, 1, 3 or 4), not {image.dtype} {image.shape}.")
     height, width, channels = image.shape
     tall, wide = _resized(height, width, preprocess)
     if tall * wide > MOST_PIXELS:
         raise BadImage(f"{name}: {width}x{height} pixels are too elongated to be resized; crop the image first.")
-    crop_height, crop_width = preprocess.size
-    top, left = round((tall - crop_height) / 2), round((wide - crop_width) / 2)  # half to even, like torchvision
+    high, broad = preprocess.size
     with _room.for_pixels(height * width + tall * wide):
         mode, pixels = PLAIN_MODES[channels], np.ascontiguousarray(image)
         picture = Image.frombuffer(mode, (width, height), pixels, "raw", mode, 0, 1)
         if (tall, wide) != (height, width):
             picture = picture.resize((wide, tall), FILTERS[preprocess.interpolation])
-        picture = picture.crop((left, top, left + crop_width, top + crop_height))
-        return np.array(picture).reshape(crop_height, crop_width, channels)
+        boxes = [(left, top, left + broad, top + high) for top, left in places(tall - high, wide - broad)]
+        return [np.array(picture.crop(box)).reshape(high, broad, channels) for box in boxes]
 
 
 @known_options

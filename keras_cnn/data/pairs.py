@@ -15,7 +15,7 @@ from keras_cnn.data.files import Source
 from keras_cnn.data.images import MODES, as_png
 from keras_cnn.data.labels import Labels, Wish, of_numbers
 from keras_cnn.data.masks import IGNORED, Legend, legend, numbered
-from keras_cnn.data.splits import SPLIT_OF, Splits, labelled
+from keras_cnn.data.splits import SPLIT_OF, Split, Splits, labelled
 from keras_cnn.errors import BadData
 
 WHERE = "the arrays"
@@ -74,6 +74,11 @@ def read(
     if masks is not None:
         content.update(np.ascontiguousarray(masks).data)
     return replace(splits, content=content.hexdigest()), held
+
+
+def is_of_arrays(split: Split) -> bool:
+    """Whether the images of a split came as arrays."""
+    return any(isinstance(source.open, partial) and source.open.func is as_png for source in split.sources[:1])
 
 
 def _by_split(data: Any) -> dict[str, Pair]:

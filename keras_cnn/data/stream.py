@@ -32,13 +32,15 @@ def decoded(
     preprocess: Preprocess,
     *,
     whole: bool = False,
+    cut: Callable[..., np.ndarray] = resize_and_crop,
     channels: int | None = None,
     ahead: int = 64,
     skip_bad: bool = False,
 ) -> Iterator[tuple[Source, Photo | BadImage]]:
     """Each source in order with its pixels, uint8 (*preprocess.size, channels), decoded as `load_image` does.
 
-    whole: at the file's own size instead, neither resized nor cropped. ahead: how many are decoded before they are
+    whole: at the file's own size instead, neither resized nor cropped. cut: or what else makes of them, such as
+    `five_crops`. ahead: how many are decoded before they are
     asked for. skip_bad: an unreadable image comes with its BadImage instead of raising it.
     """
     channels = channels or len(preprocess.mean)
@@ -46,7 +48,7 @@ def decoded(
     def load(source: Source) -> Photo | BadImage:
         try:
             image = decode(source.read, channels, source.name, preprocess.window)
-            pixels = image if whole else resize_and_crop(image, preprocess, name=source.name)
+            pixels = image if whole else cut(image, preprocess, name=source.name)
             return Photo(pixels, (image.shape[0], image.shape[1]))
         except BadImage as error:
             if not skip_bad:

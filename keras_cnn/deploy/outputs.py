@@ -19,7 +19,7 @@ NO_ROOM = ("ResourceExhaustedError", "OutOfMemoryError")
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 
-VIEWS = (None, "mirror")
+VIEWS = (None, "mirror", "five")
 
 
 class Mirrored:
@@ -39,12 +39,40 @@ class Mirrored:
         return (one + (other[:, :, ::-1] if other.ndim == 4 else other)) / 2
 
 
-def of_views(runner: Any, views: str | None, sides: int) -> Any:
-    """What answers a batch by these views. sides: those of the network's input, 2 of images."""
+class Five:
+    """A network of images whose output is the mean of those of the five views of an image, (batch, 5, ...)."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runner, name)
+
+    def predict_on_batch(self, images: np.ndarray) -> np.ndarray:
+        return np.mean([scores(self.runner, images[:, i]) for i in range(images.shape[1])], axis=0)
+
+
+def of_views(runner: Any, views: str | None, sides: int, everywhere: bool = False) -> Any:
+    """What answers a batch by these views. sides: of the network's input, 2 of images. everywhere: whether it answers
+    every pixel."""
     one_of("views", views, VIEWS)
     if views and sides != 2:
         raise BadSpec(f"views={views!r} are of images, and this network reads sequences: leave it out.")
-    return Mirrored(runner) if views else runner
+    if views == "five" and everywhere:
+        raise BadSpec(
+            "views='five' are parts of an image, and this network answers every pixel: views='mirror' is for it, too, "
+            "or tile= of `predictor`."
+        )
+    return {None: lambda same: same, "mirror": Mirrored, "five": Five}[views](runner)
+
+
+def check_files(views: str | None, what: str = "arrays") -> None:
+    """BadSpec where views are asked of images that have no more than the network sees."""
+    if views == "five":
+        raise BadSpec(
+            f"views='five' are cut from photos before they have the network's size, which {what} have already: give "
+            "files, or views='mirror'."
+        )
 
 
 def outputs_of(

@@ -17,12 +17,13 @@ from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.data import sequence_files
 from keras_cnn.data.files import Source
+from keras_cnn.data.images import five_crops
 from keras_cnn.data.index import find_images
 from keras_cnn.data.stream import Photo, decoded
 from keras_cnn.deploy import answer_files
 from keras_cnn.deploy.engines import running
 from keras_cnn.deploy.opened import File, is_exported, opened
-from keras_cnn.deploy.outputs import of_views, outputs_of
+from keras_cnn.deploy.outputs import check_files, of_views, outputs_of
 from keras_cnn.deploy.tiles import predict_tiles
 from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
 from keras_cnn.models.fields import known_options
@@ -58,6 +59,9 @@ def predictor(
     machine and for this network, and the choice is kept. precision:
     "float32"; of openvino also "bfloat16", which is faster on processors that have it and changes answers a little.
     views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
+        "five": of files, the mean over the corners and the centre of the resized photo, at five times the cost; the
+        centre is what is seen without views. Weights that see the whole photo (crop=1) see it as the fifth, and
+        corners of it at size / 0.875. Not for networks that answer every pixel.
     Raises MissingPackage where the engine is not installed;
     BadSpec for a model that is not of ours, or that has no classifier, and for tiles of one that answers for an
     image as a whole. WeightsWarning where a name brings none.
@@ -113,7 +117,8 @@ class Predictor:
         if tile is not None and views:
             raise BadSpec(f"tile={tile} and views={views!r} do not go together: give one of them.")
         network = running(model if tile is None else _of_any_size(model), engine, precision, batch=batch_size)
-        self.network = of_views(network, views, self.config.backbone.SIDES)
+        self.views = views
+        self.network = of_views(network, views, self.config.backbone.SIDES, self.config.head.EVERYWHERE)
 
     def __call__(self, images: Any, *, top: int = 5, skip_bad: bool = False) -> list[Any]:
         """An answer for each image, of the task: for classes an `Answer`, for masks a `Mask`, and so on.
@@ -176,6 +181,7 @@ class Predictor:
     def _seen(self, images: Any, skip_bad: bool = False) -> Iterator[tuple[Seen, np.ndarray | BadImage]]:
         """Each image's name and pixels as the network sees them, files decoded a few batches ahead."""
         told: dict[str, Any] = {"channels": self.network.input_shape[-1], "ahead": 2 * self.batch_size}
+        told |= {"cut": five_crops} if self.views == "five" else {}
         if self.tile is not None:
             told |= {"whole": True, "ahead": 1}  # photos at their own size may be large
         for kind, some in itertools.groupby(self._found(images, "images"), type):
@@ -186,6 +192,7 @@ class Predictor:
             elif kind is Photo:
                 yield from ((("image", photo.size), photo.pixels) for photo in some)
             else:
+                check_files(self.views)
                 yield from (((name, None), image) for name, image in some)
 
     def _found(self, images: Any, name: str) -> Iterator[Any]:

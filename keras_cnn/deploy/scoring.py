@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from keras_cnn import tasks
-from keras_cnn.data import Data, Splits, index, load_data, seen
+from keras_cnn.data import Data, Splits, index, load_data, pairs, seen
+from keras_cnn.data.decoding import load
+from keras_cnn.data.images import five_crops
 from keras_cnn.data.labels import Wish
-from keras_cnn.deploy.outputs import outputs_of
+from keras_cnn.data.stream import in_order
+from keras_cnn.deploy.outputs import check_files, outputs_of
 from keras_cnn.errors import BadData
 from keras_cnn.tasks import Result, labelled
 from keras_cnn.tasks.base import Task
@@ -32,13 +35,25 @@ def loaded(net: Any, splits: Splits, split: str, batch_size: int, skip_bad: bool
 
 
 def images_of(
-    net: Any, task: Task, data: Data, split: str, names: tuple[str, ...], outputs: int
+    net: Any, task: Task, data: Data, split: str, names: tuple[str, ...], outputs: int, views: str | None = None
 ) -> tuple[Iterator[Labelled], int]:
-    """(images and their labels as the network numbers classes, how many)."""
-    images, place = data.each(split), task.places(data, names, outputs)
+    """(images, or the five views of each, and their labels as the network numbers classes; how many)."""
+    images, place = (_in_five if views == "five" else Data.each)(data, split), task.places(data, names, outputs)
     labelled.warn_of_crop(net, data)
     labelled.check_shape(np.empty((0, *data.preprocess.size, data.channels), "uint8"), net, split)
     return ((name, image, task.renumbered(label, place)) for name, image, label in images), data.sizes[split]
+
+
+def _in_five(data: Data, split: str) -> Iterator[Labelled]:
+    """As `Data.each`, the five views of each image in its place; their files are read anew."""
+    some = dict(data.splits.items())[split]
+    if pairs.is_of_arrays(some):
+        check_files("five")
+    see = lambda image, mask, name: five_crops(image, data.preprocess, name=name)  # noqa: E731
+    make = lambda i: load(some, i, data.preprocess, data.channels, data.skip_bad, see)  # noqa: E731
+    labels = some.labels.tolist() if some.labels.ndim == 1 else some.labels
+    every = in_order(make, range(len(some.sources)), 2 * data.batch_size)
+    return ((some.sources[i].name, image, labels[i]) for i, image in every)
 
 
 def measured(
@@ -60,7 +75,8 @@ def measured(
         if row is None:
             skipped.append(name)
             continue
-        trained_on = bool(known) and seen.of(image[None])[0] in known
+        plain = image[-1] if image.ndim == 4 else image  # of five views the last is what is seen without them
+        trained_on = bool(known) and seen.of(plain[None])[0] in known
         (old if trained_on else unseen).add(name, image, label, task.finish(row, logits))
     if not len(unseen) and not len(old):
         raise BadData("not one of the images can be read." if skipped else "there are no images to evaluate on.")

@@ -271,6 +271,19 @@ def reconstructions(samples: Sequence[tuple[np.ndarray, np.ndarray]], path: str 
     return _save(figure, path)
 
 
+def answered(images: np.ndarray, told: Sequence[Sequence[str]], path: str | Path) -> Path:
+    """Images, (images, height, width, channels), and above each what is told of it, a line a text."""
+    columns = min(4, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = _figure(rows, columns, (2.2 * columns, 2.6 * rows))
+    for axis in axes:
+        axis.axis("off")
+    for axis, image, lines in zip(axes, images, told, strict=False):
+        axis.imshow(np.clip(np.asarray(image), 0, 255).astype("uint8").squeeze(), cmap="gray")
+        axis.set_title("\n".join(plain(line.strip())[:32] for line in lines if line), parse_math=False, fontsize=8)
+    return _save(figure, path)
+
+
 def learning_rates(found: Any, path: str | Path) -> Path:
     """The smoothed loss over the rate (a `transfer.finder.Finding`), and the suggested rate."""
     figure, (axis,) = _figure(1, 1, (5.5, 3.6))

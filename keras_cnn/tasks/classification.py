@@ -18,6 +18,7 @@ from keras_cnn.insight import plots
 from keras_cnn.tasks import base
 from keras_cnn.tasks.base import MEND, Gathering, Task
 
+PRESENT = 0.2  # share of a class from which on binary cross-entropy takes it for present, as in timm's files for it
 STRENGTH = 10.0  # of the fit of a linear probe against the penalty, on centred features of mean length 1
 
 
@@ -178,6 +179,32 @@ def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
+@keras.saving.register_keras_serializable("keras_cnn")
+class OneAgainstAll(keras.losses.BinaryCrossentropy):
+    """Binary cross-entropy of each class by itself, its mean over the classes (2110.00476, section 2.2).
+
+    Targets are shares (batch, classes), outputs logits. A class whose share is above PRESENT counts as there, however
+    images were mixed. label_smoothing: spread over all classes, as categorical cross-entropy has it.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, name: str = "one_against_all", **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "from_logits": True, "name": name})
+        self.smoothing = label_smoothing
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        there: Any = keras.ops.cast(y_true > PRESENT, y_pred.dtype)
+        return super().call(there * (1 - self.smoothing) + self.smoothing / y_pred.shape[-1], y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "label_smoothing": self.smoothing}
+
+
+def _one_against_all(from_logits: bool, label_smoothing: float, **_: Any) -> keras.losses.Loss:
+    if not from_logits:
+        raise BadSpec("loss='bce' is of logits, not of softmax: build the network with classifier_activation=None.")
+    return OneAgainstAll(label_smoothing)
+
+
 class Classification(Task):
     """One class of several for each image; labels are whole numbers from 0, or shares of the classes."""
 
@@ -192,6 +219,7 @@ class Classification(Task):
         "focal": lambda from_logits, label_smoothing, **_: keras.losses.CategoricalFocalCrossentropy(
             alpha=1.0, from_logits=from_logits, label_smoothing=label_smoothing
         ),
+        "bce": _one_against_all,
     }
 
     def outputs(self, model: Any) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -125,21 +126,22 @@ class Patience(keras.callbacks.Callback):
 class KeepState(keras.callbacks.Callback):
     """Writes the state of a run as an epoch begins, now and then within it, and where a signal asks to stop.
 
-    make: the state, of the number of the epoch. steps: batches of an epoch; None for data that cannot be gone through
-    from its midst. start: the batch that a pass began with; there the metrics are what they were.
+    make: the state, of the number of the epoch in its phase. steps: batches of an epoch; None for data that cannot be
+    gone through from its midst. start: the batch that a pass began with; there the metrics are what they were.
+    before: epochs of earlier phases.
     """
 
     def __init__(self, run: state.Run, make: Callable[[int], state.State], steps: int | None) -> None:
         super().__init__()
-        self.run, self.make, self.steps, self.epoch, self.start = run, make, steps, 0, 0
-        self.before = run.state[0] if run.state else {}
+        self.run, self.make, self.steps, self.epoch, self.start, self.before = run, make, steps, 0, 0, 0
+        self.measured = run.state[0] if run.state else {}
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self.epoch = epoch
+        self.epoch = epoch - self.before
         if self.start:
-            loop.put_back(self.metrics(), self.before)
+            loop.put_back(self.metrics(), self.measured)
         else:
-            self.run.keep(lambda: self.make(epoch), now=self.run.asked is not None)
+            self.run.keep(lambda: self.make(self.epoch), now=self.run.asked is not None)
             if self.run.asked is not None:
                 self.run.stop(self.run.asked)
         self.run.busy = True
@@ -172,18 +174,43 @@ class KeepState(keras.callbacks.Callback):
         return {f"metrics/{i}": v for i, v in enumerate(cast(Any, self.model).metrics_variables)}
 
 
+class Progress(keras.callbacks.ProgbarLogger):
+    """Keras' own progress, which tells the time that is left, with the images of a second that are learnt.
+
+    batch_size: images a step. The first step of an epoch, which may trace a graph, does not count where others follow.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__()
+        self.batch_size, self.begun, self.steps, self.rate = batch_size, 0.0, 0, cast(Logs, {})
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        super().on_epoch_begin(epoch, logs)
+        self.begun, self.steps = time.monotonic(), 0
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        now = time.monotonic()
+        self.rate = {"images/s": self.batch_size * max(self.steps, 1) / max(now - self.begun, 1e-9)}
+        self.begun, self.steps = (self.begun if self.steps else now), self.steps + 1
+        super().on_train_batch_end(batch, {**(logs or {}), **self.rate})
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        super().on_epoch_end(epoch, {**self.rate, **(logs or {})})
+
+
 class Seek(keras.callbacks.Callback):
     """Makes each epoch's pass over the data the one of its number.
 
-    seek: of data and number. data: what is passed over. done: epochs before the first.
+    seek: of data and number. data: what is passed over. done: the number of the first pass. before: epochs of earlier
+    phases, which may be fewer than were planned.
     """
 
     def __init__(self, seek: Callable[[Any, int], None], done: int = 0) -> None:
         super().__init__()
-        self.seek, self.done, self.data = seek, done, None
+        self.seek, self.done, self.data, self.before = seek, done, None, 0
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        self.seek(self.data, self.done + epoch)
+        self.seek(self.data, self.done + epoch - self.before)
 
 
 class LongHistory(keras.callbacks.History):

@@ -251,6 +251,16 @@ def _telling_who_is_gone(cluster: Cluster | None) -> Iterator[None]:
 # --- Keras and TensorFlow --------------------------------------------------------------------------------------------
 
 
+class _DataParallel(keras.distribution.DataParallel):
+    """Keras' own, but that each device has the whole of a batch that cannot be divided, such as a last one."""
+
+    def get_data_layout(self, data_shape: Any) -> Any:
+        layout: Any = super().get_data_layout(data_shape)
+        if data_shape[0] % self.device_mesh.devices.size == 0:
+            return layout
+        return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)
+
+
 @contextlib.contextmanager
 def _data_parallel(how: str) -> Iterator[None]:
     devices = keras.distribution.list_devices()
@@ -258,7 +268,7 @@ def _data_parallel(how: str) -> Iterator[None]:
         yield
         return
     before = keras.distribution.distribution()
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    keras.distribution.set_distribution(_DataParallel(devices=devices))
     try:
         yield
     finally:

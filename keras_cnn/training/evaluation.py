@@ -19,7 +19,7 @@ from keras_cnn.data.tables import Table
 from keras_cnn.deploy import scoring
 from keras_cnn.deploy.engines import running
 from keras_cnn.deploy.opened import File, is_exported, opened
-from keras_cnn.deploy.outputs import of_views
+from keras_cnn.deploy.outputs import check_files, of_views
 from keras_cnn.deploy.scoring import Labelled
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.fields import known_options
@@ -57,6 +57,7 @@ def evaluate(
         `Data`, what it was loaded with.)
     engine, precision: what computes, as of `predictor`: "openvino" with "bfloat16" tells what that costs.
     views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
+        "five", of files: the mean over the corners and the centre of the resized photo, as of `predictor`.
     Returns the `Result` of the network's task. Raises BadSpec for a network without a head for it, BadData for labels
     or images that it cannot be measured on.
 
@@ -80,7 +81,7 @@ def evaluate(
         splits, split = scoring.found(net, data, split)
         data = scoring.loaded(net, splits, split, batch_size, skip_bad)
     if isinstance(data, Data):
-        images, count = scoring.images_of(net, task, data, _chosen(data, split), names, outputs)
+        images, count = scoring.images_of(net, task, data, _chosen(data, split), names, outputs, views)
         names = names or data.class_names
     elif isinstance(data, Sequences):
         x, y = _of_sequences(task, data, _chosen(data, split), names, outputs)
@@ -89,11 +90,12 @@ def evaluate(
     elif split is not None:
         raise BadSpec(f"split={split!r} is for Data and folders: leave it out, or give data.{split} itself.")
     else:
+        check_files(views)
         images, count = _of_batches(net, task, data, outputs), None
     known = seen.read(run) if run is not None else None
     asked = isinstance(model, File) or (engine, precision) != ("keras", "float32")
     runner = running(model, engine, precision, batch=batch_size) if asked else net
-    runner = of_views(runner, views, len(net.input_shape) - 2)
+    runner = of_views(runner, views, len(net.input_shape) - 2, everywhere=len(net.outputs[0].shape) == 4)
     with BadImage.surfacing():
         images = progress(images, "evaluating", count)
         return scoring.measured(net, images, names, batch_size, runner=runner, known=known)

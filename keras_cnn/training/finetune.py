@@ -26,11 +26,11 @@ from keras_cnn.models.fields import known_options
 from keras_cnn.models.layers import Standardise
 from keras_cnn.models.naming import on_top
 from keras_cnn.tasks import Task, labelled
-from keras_cnn.training import distribution, loop, state, targets
+from keras_cnn.training import distribution, logs, loop, state, targets
 from keras_cnn.training.adapting import adapt
-from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Record, Seek, StopOnNaN, into
+from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Progress, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import StageOptimizers, check_ema
-from keras_cnn.training.options import FineTuneOptions, takes
+from keras_cnn.training.options import FineTuneOptions, Log, logs_of, takes
 from keras_cnn.training.phases import Phase, plan
 from keras_cnn.transfer import probing, split
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
@@ -61,6 +61,7 @@ def fine_tune(
     resume: bool = False,
     overwrite: bool = False,
     callbacks: list[Any] | None = None,
+    log: Log = None,
     verbose: int | str = "auto",
     provenance: Mapping[str, Any] | None = None,
     **more: Any,
@@ -99,7 +100,8 @@ def fine_tune(
         in its own order). A run that is complete is not run again: the model gets its weights. Or unless
     overwrite: replace what is there. half: with kernels in float16.
     provenance: facts for config.json and the model card there, as of `save_pretrained`.
-    callbacks: of Keras; while features are learnt on, they see the part above them as their model.
+    callbacks, log: as of `train`; epochs are counted on from phase to phase, and while features are learnt on, the part
+        above them is what callbacks see as their model.
 
     The model ends with the weights of its best epoch on the validation images, compiled for labels as data has them
     (`model.evaluate(data.val)`, `model.fit` go on), and with the flags of the last phase. Returns a Keras History over
@@ -109,11 +111,12 @@ def fine_tune(
     not a number, BadData where data and head disagree, BadSpec for bad options.
     """
     task = tasks.of(model)
-    chosen = FineTuneOptions.of(options, "fine_tune", **more).for_task(task)
+    chosen = FineTuneOptions.of(options, "fine_tune", **more).for_task(task, model)
     chosen = dataclasses.replace(chosen, above=chosen.above or _kept_frozen(model, chosen.schedule, verbose))
     here = distribution.place()
     if here.chief:
         state.check(out, resume, overwrite)
+    wished = logs_of(log, out)
     phases = plan(list(stages(model)), chosen)
     if not phases:
         raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
@@ -135,7 +138,11 @@ def fine_tune(
     if out is not None:  # hashing takes a moment, and only what is on disk is compared
         facts |= {"network": arrays.fingerprint(model), **given.fingerprint}
     goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
-    with distribution.together(model), state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as directory:
+    with (
+        distribution.together(model),
+        state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as directory,
+        logs.opened(wished, directory, model, given) as told,
+    ):
         save = into(out if here.chief else None, model, half, provenance)
         run = _Run(
             model=model,
@@ -147,7 +154,7 @@ def fine_tune(
             place=cache,
             best=Best(model, task.monitor, task.mode, out, save),
             optimizers=StageOptimizers(chosen.weight_decay, chosen.ema, spare_backbone=chosen.l2sp > 0),
-            callbacks=list(callbacks or []),
+            callbacks=[*(callbacks or []), *told],
             verbose=verbose,
             directory=directory,
         )
@@ -237,6 +244,7 @@ class _Run:
             val,
             at=at,
             epochs=phase.epochs,
+            before=len(self.history.epoch) - at[0],
             keep=keep,
             seek=seek,
             variables=self._variables(),
@@ -272,6 +280,7 @@ class _Run:
             self.best,
             *([Patience(self.best, patience)] if patience else []),
             seek,
+            Progress(self.given.batch_size),
             *self.callbacks,
         ]
 

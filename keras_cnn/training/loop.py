@@ -90,6 +90,7 @@ def fit_from(
     *,
     at: tuple[int, int],
     epochs: int,
+    before: int = 0,
     keep: KeepState,
     seek: Seek,
     callbacks: list[Any],
@@ -98,21 +99,25 @@ def fit_from(
 ) -> None:
     """`fit` from a batch of an epoch on: what is left of that epoch, then those that follow.
 
-    images: the data, given the batch that each of its passes begins with. keep, seek: two of the callbacks.
-    variables: all that learn, of network and optimiser.
+    images: the data, given the batch that each of its passes begins with. at, epochs: the epoch and its batch; how many
+    epochs there are. before: those of earlier phases, by which Keras, and so every callback, counts on.
+    keep, seek: two of the callbacks. variables: all that learn, of network and optimiser.
     """
     epoch, step = at
+    keep.before = seek.before = before
     if step:  # Keras makes the variables of metrics with the first batch, and their values are to be put back before
         first = next(iter(targets.targets(model, images(0), options.get("task") or tasks.of(model))))
         model.test_on_batch(*first)
         rest = _Rest(variables)
         keep.start, seek.data = step, images(step)
-        fit(model, seek.data, val, epochs=epochs, initial_epoch=epoch, callbacks=[*callbacks, rest], **options)
+        span = {"epochs": before + epochs, "initial_epoch": before + epoch}
+        fit(model, seek.data, val, **span, callbacks=[*callbacks, rest], **options)
         put_back(variables, rest.left)
         epoch = epochs if rest.ended else epoch + 1
     if epoch < epochs:
         keep.start, seek.data = 0, images(0)
-        fit(model, seek.data, val, epochs=epochs, initial_epoch=epoch, callbacks=callbacks, **options)
+        span = {"epochs": before + epochs, "initial_epoch": before + epoch}
+        fit(model, seek.data, val, **span, callbacks=callbacks, **options)
 
 
 class _Rest(keras.callbacks.Callback):

@@ -92,14 +92,19 @@ def rate(options: TrainOptions, steps: int) -> Any:
 
 
 def adamw(
-    learning_rate: Any, weight_decay: float = 0.01, ema: float = 0.0, clipnorm: float | None = CLIPNORM
+    learning_rate: Any,
+    weight_decay: float = 0.01,
+    ema: float = 0.0,
+    clipnorm: float | None = CLIPNORM,
+    name: str | None = None,
 ) -> keras.optimizers.Optimizer:
     """AdamW with the gradient's norm held to `clipnorm`, where there is one.
 
     ema: momentum of a running mean of the weights; 0 for none.
     """
-    average: Any = {"use_ema": True, "ema_momentum": ema} if ema else {}
-    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay, global_clipnorm=clipnorm, **average)
+    told: Any = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    told |= {"name": name} if name else {}
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay, global_clipnorm=clipnorm, **told)
     if weight_decay:
         optimizer.exclude_from_weight_decay(var_names=SPARED)
     return optimizer
@@ -157,7 +162,7 @@ class StageOptimizers:
                 # On torch Keras cannot decay an empty list, which a stage of nothing but a norm would leave.
                 spared = all(variable.name in SPARED for variable in variables)
                 decay = 0.0 if spared or (self.spare_backbone and not on_top(name)) else self.weight_decay
-                self.optimizers[name] = adamw(OneCycle(0.0, 1), decay, self.ema, clipnorm=None)
+                self.optimizers[name] = adamw(OneCycle(0.0, 1), decay, self.ema, None, name)
                 self.optimizers[name].build(variables)
                 self.learn[name] = variables
 

@@ -7,16 +7,17 @@ file; and what the directory of a run keeps and compares.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from keras_cnn.errors import BadSpec, UnknownOption
+from keras_cnn.errors import BadSpec, MissingPackage, UnknownOption
 from keras_cnn.models import fields
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ OPTIMIZERS = {
     "rmsprop": (5e-3, 1e-5),
 }
 ANNEALING = ("cosine", "linear", "exponential", "constant")
+LOGS = {"tensorboard": "tensorflow", "wandb": "wandb", "mlflow": "mlflow"}  # who is told of a run, and what that needs
 MOST = 0.9999  # of shares that may not be the whole
 
+Log = str | Iterable[str] | None
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -95,6 +98,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadSpec(f"{path} is no TOML file ({error}): write lines such as epochs = 10.") from None
 
 
+def logs_of(log: Log, out: Any) -> tuple[str, ...]:
+    """The names of LOGS in a list of them, or in a text with commas.
+
+    Raises BadSpec for one that is not known, or without a directory to write to; MissingPackage.
+    """
+    names = tuple(dict.fromkeys(log.replace(" ", "").split(",") if isinstance(log, str) else log or ()))
+    for name in names:
+        fields.one_of("log", name, tuple(LOGS))
+        if importlib.util.find_spec(LOGS[name]) is None:
+            raise MissingPackage(f"log={name!r} needs {LOGS[name]}: pip install {LOGS[name]}.")
+    if "tensorboard" in names and out is None:
+        raise BadSpec("log='tensorboard' writes into the directory of the run: give out.")
+    return names
+
+
 def takes(kind: type[Options]) -> Callable[[Function], Function]:
     """Decorates a function whose last parameter is `**more`: its signature and docstring get the fields of `kind`."""
 
@@ -121,9 +139,10 @@ class LossOptions(Options):
         None, "share of each target that is spread over all classes; by default 0.1 for one class an image", 0, MOST
     )
 
-    def for_task(self, task: Task) -> Self:
-        """The same with the task's defaults; BadSpec for a loss that it has not, or for what it has no use for."""
-        fields.one_of("loss", self.loss, (None, *task.LOSSES))
+    def for_task(self, task: Task, model: Any) -> Self:
+        """The same with the task's defaults; BadSpec for a loss that it, or the network's head, cannot learn by, or for
+        what it has no use for."""
+        task.losses(model, self.loss)
         if self.label_smoothing and task.label_smoothing is None:
             raise BadSpec(f"label_smoothing is for classes, which {task.name} has none of: leave it out.")
         smoothing = task.label_smoothing if self.label_smoothing is None else self.label_smoothing
@@ -186,9 +205,9 @@ class TrainOptions(LossOptions):
     batch_size: int = option(128, "images a step", 1)
     seed: int = option(0, "a number from which the order of training images follows")
 
-    def for_task(self, task: Task) -> Self:
+    def for_task(self, task: Task, model: Any) -> Self:
         """The same with the defaults of the task and of the optimiser."""
         rate, decay = OPTIMIZERS[self.optimizer]
         rate = rate if self.learning_rate is None else self.learning_rate
         decay = decay if self.weight_decay is None else self.weight_decay
-        return dataclasses.replace(super().for_task(task), learning_rate=rate, weight_decay=decay)
+        return dataclasses.replace(super().for_task(task, model), learning_rate=rate, weight_decay=decay)

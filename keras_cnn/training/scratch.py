@@ -18,11 +18,11 @@ from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import RunWarning
 from keras_cnn.models.fields import known_options
 from keras_cnn.tasks import Task, labelled
-from keras_cnn.training import distribution, loop, optimizers, state
+from keras_cnn.training import distribution, logs, loop, optimizers, state
 from keras_cnn.training.adapting import adapt
-from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Record, Seek, StopOnNaN, into
+from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Progress, Record, Seek, StopOnNaN, into
 from keras_cnn.training.distilling import taught
-from keras_cnn.training.options import TrainOptions, takes
+from keras_cnn.training.options import Log, TrainOptions, logs_of, takes
 
 
 @known_options
@@ -39,6 +39,8 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     half: bool = False,
+    callbacks: list[Any] | None = None,
+    log: Log = None,
     verbose: int | str = "auto",
     provenance: Mapping[str, Any] | None = None,
     **more: Any,
@@ -60,15 +62,20 @@ def train(
         in its own order: RunWarning. A run that is complete is not run again: the model gets its weights. Or unless
     overwrite: replace what is there. half: kernels are written as float16.
     provenance: facts for config.json and the model card there, as of `save_pretrained`.
+    callbacks: of Keras, behind those of this function, on every worker.
+    log: "tensorboard", which writes into `out`, "wandb", "mlflow", or several of them: the figures of each epoch, and
+        the learning rate, by their own Keras callbacks (see `training.logs`). A profile is
+        callbacks=[keras.callbacks.TensorBoard(place, profile_batch=(10, 20))].
     The model ends with the weights of its best epoch. Returns a History of all epochs, those before a kill included.
     Raises NotFinite when the loss is not a number; BadSpec where a run began otherwise, or for a head, BadData for
     images or labels, that the task cannot learn.
     """
     task, chosen = tasks.of(model), TrainOptions.of(options, "train", **more)
-    chosen = chosen.for_task(task)
+    chosen = chosen.for_task(task, model)
     here = distribution.place()
     if here.chief:
         state.check(out, resume, overwrite)
+    wished = logs_of(log, out)
     train, val = labelled.accepted(model, train, val, validation_data)
     given = training_set(train, val, chosen.batch_size, chosen.seed, here.share, here.replicas)
     if chosen.initial_scale < 1:
@@ -83,14 +90,15 @@ def train(
         distribution.together(model),
         loop.of_any_size(model, chosen.initial_scale < 1),
         state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as run,
+        logs.opened(wished, run, model, given) as told,
     ):
         learner, share = model, 1.0
         if teacher is not None:
             learner, share = taught(model, teacher, chosen.teacher_weight), 1 - chosen.teacher_weight
-        told = {"loss": chosen.loss, "learner": learner, "share": share}
-        loop.compile_(model, optimizers.of(chosen, given.steps), chosen.label_smoothing, **told)
+        optimizer, smoothing = optimizers.of(chosen, given.steps), chosen.label_smoothing
+        loop.compile_(model, optimizer, smoothing, loss=chosen.loss, learner=learner, share=share)
         best = Best(model, task.monitor, task.mode, out, into(out if here.chief else None, model, half, provenance))
-        return _complete(run, model, learner, task, given, best, chosen, verbose)
+        return _complete(run, model, learner, task, given, best, chosen, [*(callbacks or []), *told], verbose)
 
 
 def _complete(
@@ -101,6 +109,7 @@ def _complete(
     given: TrainingSet,
     best: Best,
     options: TrainOptions,
+    callbacks: list[Any],
     verbose: int | str,
 ) -> keras.callbacks.History:
     """Train a model for what is left of its epochs. learner: what is compiled and `fit`."""
@@ -147,6 +156,8 @@ def _complete(
             Record(history, model, run),
             best,
             seek,
+            Progress(given.batch_size),
+            *callbacks,
         ],
         verbose=verbose,
     )

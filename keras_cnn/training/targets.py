@@ -89,7 +89,7 @@ def of_task(model: Any, loss: Any) -> bool:
     """Whether a loss is of a kind that the network's task makes itself."""
     task = tasks.of(model)
     return type(loss) in {
-        type(make(from_logits=False, label_smoothing=0.0, weights=None, scale=((0.0,), (1.0,))))
+        type(make(from_logits=True, label_smoothing=0.0, weights=None, scale=((0.0,), (1.0,))))
         for make in task.LOSSES.values()
     }
 
