@@ -31,10 +31,10 @@ from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Progress, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import StageOptimizers, check_ema
 from keras_cnn.training.options import FineTuneOptions, Log, logs_of, takes
-from keras_cnn.training.phases import Phase, plan
+from keras_cnn.training.phases import Phase, kept_frozen, plan
 from keras_cnn.transfer import probing, split
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
-from keras_cnn.transfer.freeze import freeze, frozen_stages, stages, unfreeze, untrained
+from keras_cnn.transfer.freeze import freeze, stages, unfreeze, untrained
 from keras_cnn.transfer.precomputed import Features
 
 BATCHNORM = {None: None, "frozen": "frozen", "train": "train", "recalibrate": "train"}  # what `unfreeze` is told
@@ -112,7 +112,7 @@ def fine_tune(
     """
     task = tasks.of(model)
     chosen = FineTuneOptions.of(options, "fine_tune", **more).for_task(task, model)
-    chosen = dataclasses.replace(chosen, above=chosen.above or _kept_frozen(model, chosen.schedule, verbose))
+    chosen = dataclasses.replace(chosen, above=chosen.above or kept_frozen(model, chosen.schedule, verbose))
     here = distribution.place()
     if here.chief:
         state.check(out, resume, overwrite)
@@ -159,18 +159,6 @@ def fine_tune(
             directory=directory,
         )
         return run.recall(directory.end) if directory.end else run.complete()
-
-
-def _kept_frozen(model: Any, schedule: str, verbose: int | str) -> str | None:
-    """The last of the stages that are frozen from the stem upwards, where stages above them learn; says so."""
-    still = frozen_stages(model)
-    backbone = [name for name in stages(model) if not on_top(name)]
-    kept = still[-1] if still and still != backbone else None
-    if verbose and kept:
-        print(f"{kept} and what is below stay frozen, as they were: above={kept!r}")
-    elif verbose and still and schedule != "head":
-        print(f"the backbone was frozen; schedule={schedule!r} decides when it learns: 'head' keeps it frozen")
-    return kept
 
 
 @dataclass(kw_only=True)

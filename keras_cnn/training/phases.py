@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.naming import on_top
 from keras_cnn.training.options import FineTuneOptions
+from keras_cnn.transfer.freeze import frozen_stages, stages
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,15 @@ def plan(names: Sequence[str], options: FineTuneOptions) -> tuple[Phase, ...]:
     if schedule != "head":
         phases.append(Phase("all", options.epochs - len(phases[1:]), every))
     return tuple(phase for phase in phases if phase.epochs)
+
+
+def kept_frozen(model: Any, schedule: str, verbose: int | str) -> str | None:
+    """The last of the stages that are frozen from the stem upwards, where stages above them learn; says so."""
+    still = frozen_stages(model)
+    backbone = [name for name in stages(model) if not on_top(name)]
+    kept = still[-1] if still and still != backbone else None
+    if verbose and kept:
+        print(f"{kept} and what is below stay frozen, as they were: above={kept!r}")
+    elif verbose and still and schedule != "head":
+        print(f"the backbone was frozen; schedule={schedule!r} decides when it learns: 'head' keeps it frozen")
+    return kept
