@@ -181,9 +181,14 @@ def pretrained(model: Any) -> bool:
 
 
 def untrained(model: Any) -> bool:
-    """Whether a network has random weights: its record names no others, and no batch norm has seen images."""
+    """Whether a network of ours has random weights: its record names no others, and no batch norm has seen images."""
     means = [layer.moving_mean for layer in model.layers if _is_batchnorm(layer)]
-    return not pretrained(model) and not any(np.any(keras.ops.convert_to_numpy(mean)) for mean in means)
+    if any(np.any(keras.ops.convert_to_numpy(mean)) for mean in means):
+        return False
+    try:
+        return not pretrained(model)
+    except BadSpec:  # made by others: nothing is known of it
+        return False
 
 
 def _sizes(model: Any) -> dict[str, int]:
