@@ -219,7 +219,13 @@ def machine() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", default=["resnet50", "efficientnet_b0", "inception_v3"], metavar="NAME", help="architectures of keras_cnn")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["resnet50", "efficientnet_b0", "inception_v3"],
+        metavar="NAME",
+        help="architectures of keras_cnn",
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[32], metavar="N", help="images a step")
     parser.add_argument("--size", type=int, help="side of the images in pixels; by default each model's own")
     parser.add_argument("--policy", nargs="+", default=[*POLICIES], choices=POLICIES)
