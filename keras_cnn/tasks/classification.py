@@ -181,7 +181,7 @@ def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
 
 @keras.saving.register_keras_serializable("keras_cnn")
 class OneAgainstAll(keras.losses.BinaryCrossentropy):
-    """Binary cross-entropy of each class by itself, its mean over the classes (2110.00476, section 2.2).
+    """Binary cross-entropy of each class by itself, its mean over the classes (2110.00476).
 
     Targets are shares (batch, classes), outputs logits. A class whose share is above PRESENT counts as there, however
     images were mixed. label_smoothing: spread over all classes, as categorical cross-entropy has it.
