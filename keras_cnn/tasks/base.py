@@ -214,6 +214,7 @@ class Task(abc.ABC):
         raise BadSpec(f"class_weight is for classes, which {self.name} has none of: leave it out.")
 
     weighs_images: ClassVar[bool] = False  # whether `weights` are for Keras' fit, instead of for the loss
+    one_class: ClassVar[bool] = False  # whether the answer is a share of each class, in all the whole
 
     def score(self, network: Any, batches: Any) -> float:
         """The figure that is monitored, of a network on batches of images and labels, as training logs it."""

@@ -18,7 +18,7 @@ class Binary(Classification):
 
     name = "binary"
     label_smoothing = 0.0
-    weighs_images = True
+    weighs_images, one_class = True, False
     LOSSES = multilabel.Multilabel.LOSSES
 
     def outputs(self, model: Any) -> int:

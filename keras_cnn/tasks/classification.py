@@ -211,7 +211,7 @@ class Classification(Task):
     name = "classification"
     monitor = "val_accuracy"
     label_smoothing = 0.1
-    weighs_images = True
+    weighs_images = one_class = True
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
         "crossentropy": lambda from_logits, label_smoothing, **_: keras.losses.CategoricalCrossentropy(
             from_logits=from_logits, label_smoothing=label_smoothing

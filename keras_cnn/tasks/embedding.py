@@ -123,7 +123,7 @@ class MetricLearning(Classification):
     name = "embedding"
     monitor = "val_recall1"
     label_smoothing = None
-    weighs_images = False
+    weighs_images = one_class = False
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
         "contrastive": lambda **_: MetricLoss("contrastive"),
         "triplet": lambda **_: MetricLoss("triplet"),

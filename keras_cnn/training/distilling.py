@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import keras
 from keras import ops
@@ -24,7 +24,7 @@ def taught(model: Any, teacher: Any, weight: float) -> Any:
     answers as at prediction, and does not learn. Raises BadSpec where the two do not answer the same question.
     """
     ours, theirs = config_of(model), config_of(teacher)
-    if tasks.of(model).name != "classification" or tasks.of(teacher).name != "classification":
+    if not (tasks.of(model).one_class and tasks.of(teacher).one_class):
         raise BadSpec("a teacher is for one class an image: leave it out.")
     if model.outputs[0].shape[-1] != teacher.outputs[0].shape[-1]:
         raise BadSpec(
@@ -39,7 +39,8 @@ def taught(model: Any, teacher: Any, weight: float) -> Any:
     images = keras.Input((None, None, model.input_shape[-1]))
     answers = model(images)
     first, more = (answers[0], list(answers[1:])) if isinstance(answers, list | tuple) else (answers, [])
-    agreeing = _Agreement(weight, partial(_answers, teacher), (ours.head.activation, theirs.head.activation))
+    are_logits = [tasks.of(one).logits(one)[0] for one in (model, teacher)]
+    agreeing = _Agreement(weight, partial(_answers, teacher), are_logits)
     first = agreeing(images, first)
     return keras.Model(images, [first, *more] if more else first)
 
@@ -57,18 +58,24 @@ class _Agreement(keras.layers.Layer):
     """Hands answers on, and adds as a loss the cross-entropy to the teacher's, both flattened by TEMPERATURE.
 
     teacher: images to its answers; a function, so that Keras does not count its weights among those that learn.
+    are_logits: whether the answers of the one and of the other are logits.
     """
 
-    def __init__(self, weight: float, teacher: Callable[[Any], Any], activations: tuple[str | None, ...]) -> None:
+    def __init__(self, weight: float, teacher: Callable[[Any], Any], are_logits: Sequence[bool]) -> None:
         super().__init__(dtype="float32")
-        self.weight, self.teacher, self.activations = weight, teacher, activations
+        self.weight, self.teacher, self.are_logits = weight, teacher, are_logits
 
     def call(self, images: Any, ours: Any, training: bool | None = None) -> Any:
         if training:
-            student, teacher = (
-                cast(Any, ops.log(ops.maximum(one, SMALLEST)) if activation == "softmax" else one) / TEMPERATURE
-                for one, activation in zip((ours, self.teacher(images)), self.activations, strict=True)
-            )
-            apart: Any = ops.mean(ops.sum(-ops.softmax(teacher) * ops.log_softmax(student), axis=-1))  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+            student, teacher = map(_flat, (ours, self.teacher(images)), self.are_logits)
+            told: Any = ops.exp(teacher)
+            apart: Any = -ops.mean(ops.sum(told * student, axis=-1))  # pyright: ignore[reportOptionalOperand]
             self.add_loss(self.weight * TEMPERATURE**2 * apart)  # so that gradients keep their size
         return ours
+
+
+def _flat(answers: Any, logits: bool) -> Any:
+    """The logarithms of probabilities that TEMPERATURE flattens."""
+    logarithms: Any = answers if logits else ops.log(ops.maximum(answers, SMALLEST))
+    rows: Any = logarithms / TEMPERATURE
+    return rows - ops.logsumexp(rows, axis=-1, keepdims=True)
