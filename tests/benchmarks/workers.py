@@ -53,10 +53,13 @@ def measured(args: argparse.Namespace) -> None:
         if place.workers > 1:
             strategy = tf.distribute.get_strategy()
 
+            def summed():
+                arrays = [tf.ones(shape) for shape in sizes]  # made here, where they have a device
+                return tf.distribute.get_replica_context().all_reduce("SUM", arrays)
+
             @tf.function
             def reduce():
-                arrays = [tf.ones(shape) for shape in sizes]
-                return strategy.run(lambda: tf.distribute.get_replica_context().all_reduce("SUM", arrays))
+                return strategy.run(summed)
 
             for _ in range(args.steps):
                 begun = time.perf_counter()
@@ -107,7 +110,7 @@ def on_paper(size: float, compute: float) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=16, help="images a step of each worker")
