@@ -281,6 +281,8 @@ def test_a_model_without_a_graph_is_told():
     for model in (Hidden(), Sequential([layers.Dense(3)]), None):
         with pytest.raises(BadSpec, match="has no graph to walk"):
             kc.lint(model)
+    with pytest.raises(BadSpec, match=r"'resnet50' is a name: give the model itself, such as kc.build\('resnet50'\)"):
+        kc.lint("resnet50")
 
 
 def test_the_command_tells_a_table_or_json_and_succeeds(run, tmp_path):

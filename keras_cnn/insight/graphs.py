@@ -25,6 +25,8 @@ def graph_of(model: Any) -> Any:
 def walkable(model: Any) -> Any:
     """The same; BadSpec for a model that has no graph."""
     graph = graph_of(model)
+    if isinstance(model, str):
+        raise BadSpec(f"{model!r} is a name: give the model itself, such as kc.build({model!r}).")
     if graph is None:
         raise BadSpec(
             f"{getattr(model, 'name', model)!r} has no graph to walk: give a functional model, or a sequential one "
