@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 
 import keras
@@ -410,6 +411,10 @@ def test_an_autoencoder_learns_from_a_folder_of_images(tmp_path):
     assert data.sizes == {"train": 6, "val": 2}
     assert len(kc.fine_tune(model, data, schedule="all", epochs=1, verbose=0).history["val_r2"]) == 1
     assert len(kc.evaluate(model, parted / "set" / "val")) == 2
+    assert len(kc.evaluate(model, flat)) == 8  # nothing is held back where all is judged
+    with pytest.raises(BadData, match="has val but no train folder"):
+        shutil.copytree(parted / "set" / "val", tmp_path / "only" / "val")
+        kc.load_data(tmp_path / "only", model)
     Image.fromarray(IMAGES[0]).save(parted / "set" / "lost.png")
     with pytest.raises(BadData, match=r"lost\.png is in none of its splits"):
         kc.load_data(parted, model)

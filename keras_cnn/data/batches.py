@@ -120,18 +120,18 @@ class Data:
         split = self._split(name)
         return self.held.get(name) or arrays(split, self.preprocess, channels=self.channels, skip_bad=self.skip_bad)
 
-    def each(self, name: str) -> Iterator[tuple[str, np.ndarray | None, Any]]:
+    def each(self, name: str, see: Any = None) -> Iterator[tuple[str, np.ndarray | None, Any]]:
         """(name, image, label) of a split in order, as at evaluation: in the memory of a few, and without TensorFlow.
 
         The label is a class by number, a row of classes or numbers, or a mask. The image is None where it is unreadable
-        and left out; then so is its mask.
+        and left out; then so is its mask. see: what else is made of images, read anew: see `decoding.as_seen`.
         """
-        split, held = self._split(name), self.held.get(name)
+        split, held = self._split(name), None if see else self.held.get(name)
         if held:
             bad, rows = set(held.skipped), iter(zip(held.images, held.labels, strict=True))
             seen = (None if source.name in bad else next(rows) for source in split.sources)
         else:
-            see = functools.partial(as_seen, preprocess=self.preprocess)
+            see = see or functools.partial(as_seen, preprocess=self.preprocess)
             make = lambda i: load(split, i, self.preprocess, self.channels, self.skip_bad, see)  # noqa: E731
             seen = (made for _, made in in_order(make, range(len(split.sources)), 2 * self.batch_size))
         labels = split.labels.tolist() if split.labels.ndim == 1 else split.labels

@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def index(
     if wish.task != "classification" and mask_folders.found_in(found):
         return mask_folders.read(name, found, wish, **options)
     if wish.likely == "reconstruction":
-        return _unlabelled(name, found, images, val_split, seed)
+        return _unlabelled(name, found, images, **options)
     tree, ignored = _arrange(name, found, images, training)
     return replace(_of_classes(name, tree, wish, **options), ignored=tuple(ignored))
 
@@ -101,17 +102,16 @@ def _of_classes(where: str, tree: Tree, wish: Wish, *, val_split: float, seed: i
     return arranged(tree, where, names, val_split if training else 0.0, seed)
 
 
-def _unlabelled(where: str, found: Files, images: dict[Parts, Source], val_split: float, seed: int) -> Splits:
+def _unlabelled(
+    where: str, found: Files, images: dict[Parts, Source], *, val_split: float, seed: int, training: bool
+) -> Splits:
     """All images, at any depth, for a network that learns the images themselves; outermost folders may be splits."""
     if not images:
         raise BadData(f"{where}: no images found ({len(found.files)} other files).")
-    top = 0  # a single folder around everything, as zips have it, is stepped into
-    while len(names := {parts[top : top + 1] for parts in images if len(parts) > top + 1}) == 1 and all(
-        len(parts) > top + 1 for parts in images
-    ):
-        if next(iter(names))[0].lower() in SPLIT_OF:
-            break
-        top += 1
+    # A single folder around everything, as zips have it, is stepped into.
+    levels = zip(*(parts[:-1] for parts in images), strict=False)  # as deep as the image that lies highest
+    around = takewhile(lambda names: len(set(names)) == 1 and names[0].lower() not in SPLIT_OF, levels)
+    top = len(list(around))
     split_of = {parts: SPLIT_OF.get(parts[top].lower()) if len(parts) > top + 1 else None for parts in images}
     tree: Tree = {}
     for parts, split in sorted(split_of.items()):
@@ -119,8 +119,11 @@ def _unlabelled(where: str, found: Files, images: dict[Parts, Source], val_split
             raise BadData(f"{where}: {images[parts].name} is in none of its splits; move it into one.")
         every = tree.setdefault(split or "train", {"image": []})
         every["image"].append(replace(images[parts], key="/".join(parts[top:])))
+    if training and "train" not in tree:
+        raise BadData(f"{where}: has {' and '.join(tree)} but no train folder; add one.")
     ignored = [*found.skipped, *(found.files[parts].name for parts in found.files.keys() - images.keys())]
-    return replace(arranged(tree, where, ("image",), val_split, seed), ignored=tuple(sorted(ignored)))
+    splits = arranged(tree, where, ("image",), val_split if training else 0.0, seed)
+    return replace(splits, ignored=tuple(sorted(ignored)))
 
 
 def find_images(path: str | os.PathLike[str]) -> list[Source]:

@@ -39,9 +39,9 @@ def decoded(
 ) -> Iterator[tuple[Source, Photo | BadImage]]:
     """Each source in order with its pixels, uint8 (*preprocess.size, channels), decoded as `load_image` does.
 
-    whole: at the file's own size instead, neither resized nor cropped. cut: or what else makes of them, such as
-    `five_crops`. ahead: how many are decoded before they are
-    asked for. skip_bad: an unreadable image comes with its BadImage instead of raising it.
+    whole: at the file's own size instead, neither resized nor cropped. cut: what else is made of them, such as
+    `five_crops`. ahead: how many are decoded before they are asked for. skip_bad: an unreadable image comes with its
+    BadImage instead of raising it.
     """
     channels = channels or len(preprocess.mean)
 

@@ -141,11 +141,9 @@ def frame_of(where: str, kind: str, open_file: Open) -> Frame:
             text = file.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadData(f"{where}: the table is not UTF-8 ({error.reason}); save it as UTF-8.") from None
-    return (
-        _lines(where, text)
-        if kind.lower() == ".jsonl"
-        else _delimited(where, text, "\t" if kind.lower() == ".tsv" else None)
-    )
+    if kind.lower() == ".jsonl":
+        return _lines(where, text)
+    return _delimited(where, text, "\t" if kind.lower() == ".tsv" else None)
 
 
 def _lines(where: str, text: str) -> Frame:

@@ -66,11 +66,11 @@ def of_views(runner: Any, views: str | None, sides: int, everywhere: bool = Fals
     return {None: lambda same: same, "mirror": Mirrored, "five": Five}[views](runner)
 
 
-def check_files(views: str | None, what: str = "arrays") -> None:
+def check_files(views: str | None) -> None:
     """BadSpec where views are asked of images that have no more than the network sees."""
     if views == "five":
         raise BadSpec(
-            f"views='five' are cut from photos before they have the network's size, which {what} have already: give "
+            "views='five' are cut from photos before they have the network's size, which arrays have already: give "
             "files, or views='mirror'."
         )
 

@@ -9,10 +9,8 @@ import numpy as np
 
 from keras_cnn import tasks
 from keras_cnn.data import Data, Splits, index, load_data, pairs, seen
-from keras_cnn.data.decoding import load
 from keras_cnn.data.images import five_crops
 from keras_cnn.data.labels import Wish
-from keras_cnn.data.stream import in_order
 from keras_cnn.deploy.outputs import check_files, outputs_of
 from keras_cnn.errors import BadData
 from keras_cnn.tasks import Result, labelled
@@ -46,14 +44,9 @@ def images_of(
 
 def _in_five(data: Data, split: str) -> Iterator[Labelled]:
     """As `Data.each`, the five views of each image in its place; their files are read anew."""
-    some = dict(data.splits.items())[split]
-    if pairs.is_of_arrays(some):
+    if pairs.is_of_arrays(dict(data.splits.items())[split]):
         check_files("five")
-    see = lambda image, mask, name: five_crops(image, data.preprocess, name=name)  # noqa: E731
-    make = lambda i: load(some, i, data.preprocess, data.channels, data.skip_bad, see)  # noqa: E731
-    labels = some.labels.tolist() if some.labels.ndim == 1 else some.labels
-    every = in_order(make, range(len(some.sources)), 2 * data.batch_size)
-    return ((some.sources[i].name, image, labels[i]) for i, image in every)
+    return data.each(split, lambda image, mask, name: (five_crops(image, data.preprocess, name=name), mask))
 
 
 def measured(

@@ -49,7 +49,7 @@ def _answers(teacher: Any, images: Any) -> Any:
     """What a network answers at prediction, to images of any size."""
     height, width = teacher.input_shape[1:3]
     if height and width:
-        images = keras.ops.image.resize(ops.cast(images, "float32"), (height, width), antialias=True)
+        images = ops.image.resize(ops.cast(images, "float32"), (height, width), antialias=True)
     answers = teacher(images, training=False)
     return ops.stop_gradient(answers[0] if isinstance(answers, list | tuple) else answers)
 
