@@ -6,6 +6,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
@@ -40,8 +41,8 @@ def throughput(model: Any, data: Data, *, seconds: float = 9.0) -> Throughput:
     """Measure what training waits for: `kc.throughput(model, kc.load_data("packed/", model, augment="crop"))`.
 
     model: a network of this package, with what is to be frozen frozen; a copy learns, by SGD, so that neither its
-    weights nor its compilation change. data: `load_data`'s, whose batches and augmentation count; passes begin anew
-    afterwards. seconds: of measuring in all, in three turns of each.
+    weights nor its compilation change. data: `load_data`'s, whose batches and augmentation count; its own passes are not
+    used up. seconds: of measuring in all, in three turns of each.
     Where the pipeline is the bottleneck, pack the data at a smaller size (`pack`), or augment less; where the step is,
     no data will help. On a processor both share its cores, so that together they are slower than either.
     Raises BadData without training images; BadSpec for a time that is no time.
@@ -54,7 +55,8 @@ def throughput(model: Any, data: Data, *, seconds: float = 9.0) -> Throughput:
     for layer, original in zip(copy.layers, model.layers, strict=True):
         layer.trainable = original.trainable
     loop.compile_(copy, keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True))
-    stream = iter(targets.targets(copy, data.train.repeat(), task))
+    # A copy, with a count of passes of its own: what is read ahead in the background outlives this call.
+    stream = iter(targets.targets(copy, replace(data).train.repeat(), task))
     batch = next(stream)
     ways: dict[str, Callable[[], int]] = {
         "pipeline": lambda: len(next(stream)[0]),
@@ -68,7 +70,6 @@ def throughput(model: Any, data: Data, *, seconds: float = 9.0) -> Throughput:
     turns = list(itertools.product(range(ROUNDS), ways))
     for _, name in progress(turns, "measuring"):
         rates[name].append(_rate(ways[name], seconds / len(turns)))
-    data.seek(0)
     pipeline, step, both = (statistics.median(some) for some in rates.values())
     return Throughput(pipeline, step, both, "pipeline" if pipeline < step else "step", data.batch_size)
 
