@@ -35,8 +35,8 @@ AUGMENTS = {
     "shift": Level(shift=True),
     "light": Level(shift=True, flip=True),
     "crop": Level(shift=True, crop=True, flip=True),
-    "medium": Level(shift=True, flip=True, operations=2, magnitude=0.5, erase=0.25),
-    "heavy": Level(shift=True, flip=True, operations=2, magnitude=1.0, erase=0.25, mix=True),
+    "medium": Level(shift=True, crop=True, flip=True, operations=2, magnitude=0.5, erase=0.25),
+    "heavy": Level(shift=True, crop=True, flip=True, operations=2, magnitude=1.0, erase=0.25, mix=True),
 }
 
 # The operations of RandAugment: layers of Keras, and their arguments at magnitude m. keras.layers.RandAugment itself

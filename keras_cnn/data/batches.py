@@ -46,7 +46,7 @@ class Data:
     that does not count. Where augment="heavy" mixes images of the first two, the labels of train are float32 (batch,
     classes), each class' share.
     All are None where absent; there is a train unless `index` was told otherwise.
-    canvas: (height, width) of the whole photos that train's images are random parts of (augment="crop"); None where
+    canvas: (height, width) of the whole photos that train's images are random parts of ("crop" and up); None where
     they are cropped as for evaluation.
     look: what a sample of the files told, their sizes among it.
     share: (worker, workers): of each batch of train, this worker's part. full: leave out a last batch of train that is
@@ -329,8 +329,8 @@ def load_data(
         default that of the weights, else of the fewest bits (8, 10, 12, 14 or 16) that all training images need, with a
         DataWarning that says so. It is in `Data.preprocess`; `fine_tune` keeps it with the weights, so that prediction
         sees images alike (for `train`: `build(..., preprocess=data.preprocess)`).
-    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level but "crop" adds
-    to the last:
+    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the
+    last:
         None;
         "shift": by up to a tenth of the size, the border reflected;
         "light": half of the images mirrored (see mirror);
