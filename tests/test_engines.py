@@ -68,6 +68,18 @@ def test_a_file_answers_as_the_network_does(net, photos, tmp_path, name):
             np.testing.assert_allclose(answer, wanted, atol=1e-5)
 
 
+def test_a_server_of_tensorflow_finds_one_input_and_one_output(net, photos, tmp_path):
+    """What TensorFlow Serving asks of a SavedModel: a tag, and a signature whose one input the request need not name."""
+    tf = pytest.importorskip("tensorflow")
+    kc.export(net, tmp_path / "1")
+    loaded = tf.saved_model.load(str(tmp_path / "1"), tags=["serve"])
+    signature = loaded.signatures["serving_default"]
+    [given] = signature.structured_input_signature[1].values()
+    assert given.shape.as_list() == [None, 32, 32, 3] and given.dtype == tf.float32
+    [answer] = signature(**{given.name: tf.constant(photos.tolist(), tf.float32)}).values()  # as JSON brings them
+    np.testing.assert_allclose(answer, net.predict(photos, verbose=0), atol=1e-5)
+
+
 @pytest.mark.parametrize("name", engines.ENGINES)
 def test_every_engine_gives_the_same_answers(net, photos, name):
     needs(name)

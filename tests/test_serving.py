@@ -292,7 +292,7 @@ def test_the_page_in_a_browser(address, photo, tmp_path):
 
     (tmp_path / "photo.png").write_bytes(photo)
     with browser() as chromium:
-        wait = WebDriverWait(chromium, 60)
+        wait = WebDriverWait(chromium, 180)  # heat maps compile first, on a busy machine for a minute
         found = lambda id: chromium.find_element(By.ID, id)  # noqa: E731
         chromium.get("http://{}:{}/".format(*address))
         found("file").send_keys(str(tmp_path / "photo.png"))
