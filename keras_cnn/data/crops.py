@@ -18,7 +18,7 @@ from keras_cnn.models.config import Preprocess
 LEAST = 0.35  # share of a photo's area that a part has at least; 0.08, as for ImageNet, is too little for few epochs
 RATIO = 4 / 3  # the most that a part is stretched, either way
 MOST = 2.0  # a photo is held at so many times the network's size: the smallest parts are enlarged hardly at all
-ENOUGH = 1.25  # times the network's size: photos that are no larger have nothing to choose from
+ENOUGH = 1.1  # times the network's size: photos that are no larger have nothing to choose from; 256 for 224 is usual
 
 
 def canvas(sizes: Sequence[tuple[int, int]], preprocess: Preprocess) -> tuple[int, int] | None:
