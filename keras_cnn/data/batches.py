@@ -334,7 +334,7 @@ def load_data(
         None;
         "shift": by up to a tenth of the size, the border reflected;
         "light": half of the images mirrored (see mirror);
-        "crop": as "light", but where photos are larger than preprocess.size by a quarter at least (and no glyphs), not
+        "crop": as "light", but where photos are larger than preprocess.size by a tenth at least (and no glyphs), not
         shifted: a random part of each, of 35 % of its area or more (1409.4842, section 6). Whole photos are held for
         it at twice that size, or at their own if smaller; where there is no room, the same parts are read from the
         files, of JPEGs no more than the part, at a half, a quarter or an eighth where that is enough;
