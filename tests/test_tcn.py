@@ -254,6 +254,19 @@ def test_a_forecast_is_in_the_unit_of_the_data():
     np.testing.assert_allclose(outputs(model, x), outputs(plain, x) * std + mean, rtol=1e-6)
 
 
+@pytest.mark.parametrize("verb", [kc.train, kc.fine_tune])
+def test_channels_are_standardised_as_in_the_training_data_alone(verb):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(24, 12, 2)) * [1, 100] + [0, 7]).astype("float32")
+    y = np.arange(24) % 2
+    model = kc.build("tcn", input_shape=(12, 2), classes=2, widths=(4,), dilations=(1, 2))
+    told = {"schedule": "all"} if verb is kc.fine_tune else {}
+    verb(model, x, y, validation_data=(x + 50, y), epochs=1, verbose=0, **told)
+    layer = model.get_layer("stem_standardise")
+    np.testing.assert_allclose(layer.mean.numpy(), x.mean((0, 1)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layer.std.numpy(), x.std((0, 1)), rtol=1e-4)
+
+
 def test_weights_start_another_head_and_another_task(tmp_path):
     kc.save_pretrained(model := small(classes=4), tmp_path / "net")
     for told, shape in [({"classes": 2}, (2, 2)), ({"head": FORECAST}, (2, 5, 2)), ({"targets": 3}, (2, 3))]:
