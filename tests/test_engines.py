@@ -69,7 +69,7 @@ def test_a_file_answers_as_the_network_does(net, photos, tmp_path, name):
 
 
 def test_a_server_of_tensorflow_finds_one_input_and_one_output(net, photos, tmp_path):
-    """What TensorFlow Serving asks of a SavedModel: a tag, and a signature of one input, which requests need not name."""
+    """What TensorFlow Serving asks of a SavedModel: a tag, and a signature of one input, which none need name."""
     tf = pytest.importorskip("tensorflow")
     kc.export(net, tmp_path / "1")
     loaded = tf.saved_model.load(str(tmp_path / "1"), tags=["serve"])
