@@ -367,13 +367,16 @@ def test_finetune_leaves_a_weights_directory_and_pictures(run, net, pets, tmp_pa
     said = " ".join(printed.split())
     assert "unreadable images left out: 1" in said and f"keras-cnn predict IMAGE --model {out}" in said
     names = {path.name for path in out.iterdir()}
-    assert names >= {"model.safetensors", "config.json", "README.md", "curves.png", "confusion.png"}
+    assert names >= {"model.safetensors", "config.json", "README.md", "curves.png", "confusion.png", "report.html"}
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in ("curves.png", "confusion.png"))
     model = kc.build(out)
     known = config_of(model)
     assert model.input_shape == (None, 24, 24, 3) and known.class_names == ("cat", "dog")
     assert known.provenance["data"] == "pets" and known.provenance["command"].startswith("keras-cnn finetune")
     assert 0 <= known.provenance["metrics"]["val accuracy"] <= 1
+    report = (out / "report.html").read_text(encoding="utf-8")
+    wrong = 2 * (1 - known.provenance["metrics"]["val accuracy"])  # of two images, each shown with its mistake
+    assert report.count('src="data:image/') == 2 + round(wrong) and "keras-cnn finetune" in report
     card = (out / "README.md").read_text(encoding="utf-8")
     assert "keras-cnn finetune" in card and "val accuracy" in card
     assert "](curves.png)" in card and "](confusion.png)" in card

@@ -35,6 +35,10 @@ def slowly(self, batch, logs=None):
     print("step", flush=True)
     time.sleep(told.get("pause", 0))
 callbacks.KeepState.on_train_batch_end = slowly
+def forbidden(*told, **more):
+    raise AssertionError(f"a worker that is not the chief writes {told}")
+if json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {}).get("index"):
+    os.replace = os.rename = forbidden  # which all that is kept goes through
 rng = np.random.default_rng(0)
 x, y = rng.integers(0, 256, (105, 16, 16, 3)).astype("uint8"), rng.integers(0, 3, 105)
 try:
@@ -126,8 +130,9 @@ def test_a_worker_that_is_killed_comes_back(tmp_path, verb):
     assert (broken / "out" / "progress.safetensors").exists()
     steps = finish(start(broken, 2, verb=verb))[0].count("step")
     assert 0 < steps < 12  # it went on, and did not begin anew
-    for one, two in zip(weights(whole), weights(broken), strict=True):
+    for one, two, other in zip(weights(whole), weights(broken), weights(broken, 1), strict=True):
         np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(other, two)
 
 
 @pytest.mark.slow
@@ -169,6 +174,27 @@ def test_a_cluster_that_cannot_be_meant_is_told(monkeypatch):
     cluster(monkeypatch, "localhost:1111", "localhost:1111")
     with pytest.raises(BadSpec, match="gives two workers one address"):
         enter()
+
+
+def test_slurm_tells_who_the_workers_are(monkeypatch, tmp_path):
+    """As `srun` sets the variables, without GPUs; `scontrol` writes out its short form of the hosts."""
+    from keras_cnn.training import distribution
+
+    pytest.importorskip("tensorflow")
+    for name in ("TF_CONFIG", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho node1\necho node2\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    told = {"STEP_NUM_TASKS": "4", "STEP_NODELIST": "node[1-2]", "STEP_TASKS_PER_NODE": "2(x2)", "PROCID": "3"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    found = distribution.of_environment()
+    assert (found.job, found.index) == ("worker", 3)
+    assert [address.rpartition(":")[0] for address in found.addresses.values()] == ["node1", "node1", "node2", "node2"]
+    assert len(set(found.addresses.values())) == 4
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert distribution.of_environment() is None
 
 
 def test_a_worker_that_never_comes_is_named(monkeypatch):

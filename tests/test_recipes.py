@@ -64,6 +64,21 @@ def test_every_optimiser_learns_from_its_defaults(name):
     assert history.history["loss"][-1] < history.history["loss"][0]
 
 
+def test_the_gradient_is_clipped_by_its_norm_over_all_weights():
+    """One step of plain SGD moves all weights together by the rate times the norm, which the gradient exceeds."""
+    keras.utils.set_random_seed(0)
+    model = kc.build("resnet20", depths=(1,), widths=(8,), strides=(1,), classes=2, input_shape=(8, 8, 3))
+    x, y = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 3)).astype("uint8"), np.arange(16) % 2
+    told = {"momentum": 0.0, "weight_decay": 0.0, "warmup": 0.0, "annealing": "constant", "learning_rate": 0.5}
+    moved = {}
+    for clipnorm in (0.0, 1e-2):
+        before = [np.array(v) for v in model.trainable_variables]
+        kc.train(model, x, y, epochs=1, batch_size=16, clipnorm=clipnorm, verbose=0, **told)
+        after = [np.array(v) for v in model.trainable_variables]
+        moved[clipnorm] = np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(before, after, strict=True)))
+    assert moved[0.0] > 0.5 * 0.1 and moved[1e-2] == pytest.approx(0.5 * 1e-2, rel=1e-3)
+
+
 def test_the_rate_rises_and_falls_as_it_is_told():
     def rates(**told):
         options = TrainOptions(epochs=4, learning_rate=1.0, **told)

@@ -170,6 +170,38 @@ def test_training_that_crashed_ends_as_if_nothing_had_happened(whole, tmp_path, 
     assert contents(tmp_path / "run").keys() == contents(out).keys()
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"optimizer": "muon", "ema": 0.5},
+        {"accumulate": 2, "clipnorm": 0.5},
+        {"optimizer": "lamb", "initial_scale": 0.5},
+        pytest.param({"optimizer": "adamw", "streamed": True}, marks=pytest.mark.slow),
+    ],
+    ids=lambda told: "-".join(told),
+)
+def test_every_option_of_a_training_survives_a_crash(tmp_path, monkeypatch, told):
+    """What an option adds to the state: moments, sums of gradients, mean weights, the size of images, random parts."""
+    options = {**RUN, **told}
+    data, folder = {"train": pair(), "val": pair(16, 1)}, {}
+    if options.pop("streamed", False):
+        data = images.folder(tmp_path / "photos", {"a": 16, "b": 16}, size=(40, 50))
+        folder = {"augment": "heavy", "cache_bytes": 0}
+
+    def learn(place, **more):
+        model = make(dropout=0.3)
+        loaded = kc.load_data(data, model, batch_size=8, **folder)
+        kc.train(model, loaded, out=tmp_path / place, **{**options, **more})
+        return arrays.arrays(model)
+
+    expected = learn("whole")
+    crash_in(monkeypatch, 1)
+    with pytest.raises(Crash):
+        learn("run")
+    for key, value in learn("run", resume=True).items():
+        np.testing.assert_array_equal(value, expected[key], err_msg=key)
+
+
 def test_a_run_that_is_complete_is_not_run_again(whole):
     out, expected, history = whole
     before = contents(out)

@@ -212,6 +212,33 @@ def test_hostile_uploads_get_one_sentence_each(nets, monkeypatch):
     assert all(found.outcomes[name, status] == 2 for name, status in wanted.items())
 
 
+def dockerfile(path: Path) -> tuple[str, dict[str, str]]:
+    """Its text, and the last line of each instruction."""
+    text = path.read_text()
+    return text, dict(line.split(" ", 1) for line in text.replace("\\\n", " ").splitlines() if line and line[0] != "#")
+
+
+def test_the_container_for_gpus_is_what_the_package_has(tmp_path):
+    """Its TensorFlow is the one that is tested with, its command is ours, and what its first lines say is understood."""
+    import tomllib
+
+    from typer.main import get_command
+
+    from keras_cnn import cli
+
+    root = Path(__file__).parents[1]
+    text, lines = dockerfile(root / "Dockerfile.gpu")
+    tensorflow = re.search(r"^tensorflow==([\d.]+)$", (root / "constraints.txt").read_text(), re.M)
+    assert lines["FROM"] == f"tensorflow/tensorflow:{tensorflow[1]}-gpu" and lines["USER"] != "root"
+    assert json.loads(lines["ENTRYPOINT"]) == list(
+        tomllib.loads((root / "pyproject.toml").read_text())["project"]["scripts"]
+    )
+    run = next(shlex.split(line[2:]) for line in text.splitlines() if line.startswith("# docker run"))
+    verb, *given = run[run.index("keras_cnn:gpu") + 1 :]
+    told = get_command(cli.app).commands[verb].make_context(verb, given).params
+    assert (told["data"], told["out"]) == ("/runs/photos", "/runs/out")
+
+
 def test_the_container_is_what_the_package_has():
     """Docker is not needed to see that its lines name what there is."""
     import tomllib
@@ -224,8 +251,7 @@ def test_the_container_is_what_the_package_has():
 
     root = Path(__file__).parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    text = (root / "Dockerfile").read_text()
-    lines = dict(line.split(" ", 1) for line in text.replace("\\\n", " ").splitlines() if line and line[0] != "#")
+    text, lines = dockerfile(root / "Dockerfile")
     version = re.fullmatch(r"python:([\d.]+)-slim", lines["FROM"])
     assert version and SpecifierSet(project["requires-python"]).contains(version[1])
     pip = shlex.split(lines["RUN"].split("&&")[0])

@@ -285,6 +285,19 @@ def test_the_bottleneck_of_training_is_told(photos, run):
         assert code == 2 and "--data" in err
 
 
+@pytest.mark.parametrize("cache_bytes", [1 << 30, 0], ids=["held", "streamed"])
+def test_workers_share_out_each_batch(photos, cache_bytes):
+    """Photos that are read anew for each pass, as those that are held: no image twice, none missing, in one order."""
+    whole, *parts = (
+        dataclasses.replace(load(photos, cache_bytes=cache_bytes), share=share, full=True)
+        for share in ((0, 1), (0, 2), (1, 2))
+    )
+    batches = [[y for _, y in one_pass(some.train)] for some in (whole, *parts)]
+    assert [len(y) for y in batches[0]] == [4] * (COUNT // 4)
+    for all_of_it, *shares in zip(*batches, strict=True):
+        np.testing.assert_array_equal(np.concatenate(shares), all_of_it)
+
+
 # --- order -----------------------------------------------------------------------------------------------------------
 
 

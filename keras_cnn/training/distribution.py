@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import socket
 import sys
 import time
@@ -208,7 +209,10 @@ def of_environment() -> Cluster | None:
     if not text and int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
         import tensorflow as tf
 
-        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver()
+        # It counts workers by their GPUs, for which it calls nvidia-smi: where there is neither, say one for each.
+        seen = "CUDA_VISIBLE_DEVICES" in os.environ or shutil.which("nvidia-smi")
+        told = {} if seen else {"gpus_per_node": 1024, "gpus_per_task": 1, "auto_set_gpu": False}
+        slurm = tf.distribute.cluster_resolver.SlurmClusterResolver(**told)
         jobs = slurm.cluster_spec().as_dict()
         return Cluster(jobs, slurm.task_type, slurm.task_id)
     if not text:
