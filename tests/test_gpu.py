@@ -5,9 +5,14 @@ import numpy as np
 import pytest
 
 import keras_cnn as kc
-from keras_cnn import runtime
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not runtime.gpus(), reason="there is no GPU that the backend sees")]
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def gpu():
+    if not keras.distribution.list_devices("gpu"):
+        pytest.skip("the backend sees no GPU")
 
 
 @pytest.fixture

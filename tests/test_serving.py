@@ -219,7 +219,7 @@ def dockerfile(path: Path) -> tuple[str, dict[str, str]]:
 
 
 def test_the_container_for_gpus_is_what_the_package_has(tmp_path):
-    """Its TensorFlow is the one that is tested with, its command is ours, and what its first lines say is understood."""
+    """Its TensorFlow is the one that tests have, its command is ours, and what its first lines say is understood."""
     import tomllib
 
     from typer.main import get_command
