@@ -59,6 +59,13 @@ def _read_by_tensorboard(folder, losses):
     np.testing.assert_allclose(values, losses, rtol=1e-5)
 
 
+def test_a_profile_of_the_graph_is_had_on_request(tmp_path):
+    """By Keras' own callback, as the README has it."""
+    run("train", tmp_path / "run", callbacks=[keras.callbacks.TensorBoard(tmp_path / "board", profile_batch=(1, 2))])
+    [file] = (tmp_path / "board").rglob("*.xplane.pb")
+    assert file.stat().st_size > 1000
+
+
 class Crash(keras.callbacks.Callback):
     """Ends the process' part of a run in its last epoch, before anyone is told of it."""
 

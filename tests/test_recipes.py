@@ -64,6 +64,19 @@ def test_every_optimiser_learns_from_its_defaults(name):
     assert history.history["loss"][-1] < history.history["loss"][0]
 
 
+def test_keras_still_cannot_rematerialise_in_a_graph_of_tensorflow():
+    """When this fails, `keras.RematScope` saves memory with `fit`, and the README should say how much."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("of TensorFlow")
+    with keras.RematScope(mode="full"):
+        layer = keras.layers.Dense(4)
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layer(inputs))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="custom_gradient decorator"):
+        model.fit(np.zeros((8, 8)), np.zeros((8, 4)), verbose=0)
+
+
 def test_the_gradient_is_clipped_by_its_norm_over_all_weights():
     """One step of plain SGD moves all weights together by the rate times the norm, which the gradient exceeds."""
     keras.utils.set_random_seed(0)
