@@ -31,13 +31,11 @@ from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Progress, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import StageOptimizers, check_ema
 from keras_cnn.training.options import FineTuneOptions, Log, logs_of, takes
-from keras_cnn.training.phases import Phase, kept_frozen, plan
+from keras_cnn.training.phases import Phase, kept_frozen, norms, plan
 from keras_cnn.transfer import probing, split
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.freeze import freeze, stages, unfreeze, untrained
 from keras_cnn.transfer.precomputed import Features
-
-BATCHNORM = {None: None, "frozen": "frozen", "train": "train", "recalibrate": "train"}  # what `unfreeze` is told
 
 
 class TuningHistory(LongHistory):
@@ -84,8 +82,9 @@ def fine_tune(
     learning_rate: once the backbone learns, each stage does by an AdamW of its own, `layer_decay` times as fast as the
         one above it; 0.7 where few images are like those that the features were learnt from. The gradient's norm, over
         all stages, is held to 1.
-    bn: of batch norm in stages that learn: "frozen" (gamma, beta and statistics stay: the default where weights are
-        pretrained), "train", or "recalibrate": train, then take the statistics of all training images.
+    bn: of batch norm in stages that learn: "frozen" (gamma, beta and statistics stay), "train", or "recalibrate":
+        train, then take the statistics of all training images. By default frozen where weights are pretrained and there
+        are fewer than 500 training images, or 16 a batch, to take better statistics from; see `phases.norms`.
     probe: measure logistic regression and nearest neighbours on the features first; the network never ends worse than
         with the first of them as its head (where that is one dense layer), or than it was.
     l2sp: strength of 1802.01483, eq. 2. ema: mean weights are also what is validated.
@@ -131,6 +130,8 @@ def fine_tune(
         keep_window(model, train.preprocess.window)
     if chosen.patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
+    bn = chosen.bn or norms(model, given.steps * given.batch_size, given.batch_size)
+    chosen = dataclasses.replace(chosen, bn=bn)
     weights = targets.class_weights(chosen.class_weight, given, model)
     adapt(model, given)
     check_ema(chosen.ema, given.steps * phases[-1].epochs)
@@ -279,7 +280,8 @@ class _Run:
         """Set the flags of a phase."""
         frozen_ones = [name for name in stages(self.model) if name not in phase.rates and not on_top(name)]
         freeze(self.model)
-        unfreeze(self.model, frozen_ones[-1] if frozen_ones else None, bn=BATCHNORM[self.options.bn])
+        bn = "frozen" if self.options.bn == "frozen" else "train"
+        unfreeze(self.model, frozen_ones[-1] if frozen_ones else None, bn=bn)
 
     def _parts(self, phase: Phase) -> tuple[Any, Callable[[int], Any], Seek, Any]:
         """(what learns, its training data from a batch on, what seeks in that, its validation data).

@@ -161,7 +161,9 @@ class FineTuneOptions(LossOptions):
     layer_decay: float = option(1.0, "learning rate of a stage as a share of that of the stage above it", 0)
     warmup: float = option(0.2, "share of a phase's steps in which the learning rate rises", 0, 1)
     above: str | None = option(None, "only stages above this one ever learn")
-    bn: str | None = option(None, "batch norm of what learns: frozen, train or recalibrate", choices=BATCHNORM)
+    bn: str | None = option(
+        None, "batch norm of what learns: frozen, with few images the default, train or recalibrate", choices=BATCHNORM
+    )
     probe: bool = option(True, "measure the features first, and never end worse")
     views: int = option(0, "augmented views that the head alone sees, in turn; 0 for the images themselves", 0)
     weight_decay: float = option(0.05, "pull of the weights towards zero, but of biases and norms", 0)

@@ -9,7 +9,9 @@ from typing import Any
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.naming import on_top
 from keras_cnn.training.options import FineTuneOptions
-from keras_cnn.transfer.freeze import frozen_stages, stages
+from keras_cnn.transfer.freeze import frozen_stages, pretrained, stages
+
+MANY, WIDE = 500, 16  # training images, and images a batch, whose statistics are worth learning, see `norms`
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ def plan(names: Sequence[str], options: FineTuneOptions) -> tuple[Phase, ...]:
     if schedule != "head":
         phases.append(Phase("all", options.epochs - len(phases[1:]), every))
     return tuple(phase for phase in phases if phase.epochs)
+
+
+def norms(model: Any, images: int, batch_size: int) -> str:
+    """What becomes of batch norm in stages that learn, where nothing is said: "frozen" or "train".
+
+    Statistics of few images are worse than those that came with the weights: on five flowers at 64 pixels, networks
+    that kept these had 4.2 points more with 10 images a class, the same with 50 (250 in all), and fewer with 2,828.
+    """
+    return "frozen" if pretrained(model) and (images < MANY or batch_size < WIDE) else "train"
 
 
 def kept_frozen(model: Any, schedule: str, verbose: int | str) -> str | None:

@@ -41,8 +41,8 @@ def throughput(model: Any, data: Data, *, seconds: float = 9.0) -> Throughput:
     """Measure what training waits for: `kc.throughput(model, kc.load_data("packed/", model, augment="crop"))`.
 
     model: a network of this package, with what is to be frozen frozen; a copy learns, by SGD, so that neither its
-    weights nor its compilation change. data: `load_data`'s, whose batches and augmentation count; its own passes are not
-    used up. seconds: of measuring in all, in three turns of each.
+    weights nor its compilation change. data: `load_data`'s, whose batches and augmentation count; none of its passes
+    is used up. seconds: of measuring in all, in three turns of each.
     Where the pipeline is the bottleneck, pack the data at a smaller size (`pack`), or augment less; where the step is,
     no data will help. On a processor both share its cores, so that together they are slower than either.
     Raises BadData without training images; BadSpec for a time that is no time.
