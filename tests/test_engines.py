@@ -10,10 +10,11 @@ import time
 import keras
 import numpy as np
 import pytest
+from images import folder
 
 import keras_cnn as kc
 from keras_cnn.deploy import engines, formats
-from keras_cnn.errors import BadSpec, CannotWrite, MissingPackage
+from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, MissingPackage
 
 RNG = np.random.default_rng(0)
 PATHS = {"onnx": "net.onnx", "openvino": "net.xml", "litert": "net.tflite", "savedmodel": "net"}
@@ -66,6 +67,44 @@ def test_a_file_answers_as_the_network_does(net, photos, tmp_path, name):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for answer in pool.map(run, [photos] * 8):
             np.testing.assert_allclose(answer, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_file_of_a_fixed_batch_answers_any_number(net, photos, tmp_path, name):
+    needs(name)
+    made = kc.export(net, tmp_path / PATHS[name], batch=3)
+    wanted = net.predict(photos, verbose=0)
+    about = json.loads(made.about.read_text())
+    assert about["input"]["shape"] == [3, 32, 32, 3] and about["output"]["shape"] == [3, 3]
+    alone = formats.run(made.path, name)
+    np.testing.assert_allclose(alone(photos[:3]), wanted[:3], atol=1e-5)
+    if name != "litert":  # whose runtime gives any file another size
+        with pytest.raises(Exception, match="3"):
+            alone(photos[:2])
+    for some in (photos, photos[:3], photos[:1]):
+        np.testing.assert_allclose(kc.predictor(made.path).scores(some), wanted[: len(some)], atol=1e-5)
+    for wrong in (0, "3"):
+        made.about.write_text(json.dumps({**about, "input": {**about["input"], "shape": [wrong, 32, 32, 3]}}))
+        with pytest.raises(CorruptFile, match="a batch of"):
+            kc.predictor(made.path)
+
+
+def test_a_target_that_cannot_be_written_to_is_one_sentence(net, tmp_path):
+    """Also for root, whom rights do not stop: a file where a folder has to be."""
+    (tmp_path / "file").write_text("mine")
+    labelled = folder(tmp_path / "photos", {"cat": 2, "dog": 2})
+    sentence = r"file/?\S* cannot be written to \(\S*file: it is no folder\): name another directory"
+    for write in (
+        lambda: kc.export(net, tmp_path / "file" / "net.tflite"),
+        lambda: kc.export(net, tmp_path / "file" / "below" / "net.tflite"),
+        lambda: kc.quantize(net, labelled, tmp_path / "file" / "net.tflite"),
+        lambda: kc.pack(labelled, tmp_path / "file"),
+        lambda: kc.pack(labelled, tmp_path / "file" / "packed"),
+        lambda: kc.save_pretrained(net, tmp_path / "file"),
+    ):
+        with pytest.raises(CannotWrite, match=sentence):
+            write()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_server_of_tensorflow_finds_one_input_and_one_output(net, photos, tmp_path):
@@ -163,6 +202,7 @@ def test_what_a_runtime_lacks_is_one_sentence(tmp_path):
         ("net.onnx", {"format": "openvino"}, "files of openvino end in .xml"),
         ("net.onnx", {"format": "savedmodel"}, "files of savedmodel end in nothing: it is a folder"),
         ("net", {"format": "coreml"}, "format='coreml': choose one of"),
+        ("net.onnx", {"batch": 0}, "batch=0: give 1 or more"),
         ("net", {"samples": np.zeros((2, 3, 3))}, r"samples have the shape \(2, 3, 3\): give \(images, 32, 32, 3\)"),
     ],
 )

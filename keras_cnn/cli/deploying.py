@@ -34,6 +34,7 @@ def export(
     format: Annotated[
         str | None, typer.Option(help="onnx, openvino, litert or savedmodel; by default as OUT ends.")
     ] = (None),
+    batch: Annotated[int | None, typer.Option(min=1, help="Images at once, a fixed number; by default any.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -44,7 +45,7 @@ def export(
     from keras_cnn.hub import resolve
 
     net, kc = runs.network(resolve(model, weights), model, weights, size)
-    made = kc.export(net, out, format=format, overwrite=overwrite)
+    made = kc.export(net, out, format=format, batch=batch, overwrite=overwrite)
     if as_json:
         facts = {"out": str(made.path), "about": str(made.about), "format": made.format, "bytes": made.size}
         return console.print_json({**facts, "difference": made.difference})
