@@ -5,15 +5,19 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.util
 import json
+import threading
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from images import folder
+from PIL import Image
 
 import keras_cnn as kc
-from keras_cnn.deploy import engines, formats
+from keras_cnn import runtime
+from keras_cnn.deploy import engines, formats, rivals
 from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, MissingPackage
 
 RNG = np.random.default_rng(0)
@@ -108,7 +112,7 @@ def test_a_target_that_cannot_be_written_to_is_one_sentence(net, tmp_path):
 
 
 def test_a_server_of_tensorflow_finds_one_input_and_one_output(net, photos, tmp_path):
-    """What TensorFlow Serving asks of a SavedModel: a tag, and a signature whose one input the request need not name."""
+    """What TensorFlow Serving asks of a SavedModel: a tag, and one input that the request need not name."""
     tf = pytest.importorskip("tensorflow")
     kc.export(net, tmp_path / "1")
     loaded = tf.saved_model.load(str(tmp_path / "1"), tags=["serve"])
@@ -195,6 +199,55 @@ def test_what_a_runtime_lacks_is_one_sentence(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Odd(keras.layers.Layer):
+    """What no runtime but TensorFlow has."""
+
+    def call(self, x):
+        return keras.ops.erfinv(keras.ops.tanh(x) / 2)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
+def test_the_layer_that_an_engine_lacks_is_named(tmp_path, name):
+    needs(name)
+    images = keras.Input((8, 8, 3))
+    odd = Odd(name="odd_one")(keras.layers.Conv2D(2, 3)(images))
+    strange = keras.Model(images, keras.layers.GlobalAveragePooling2D()(odd), name="strange")
+    sentence = rf"{name} cannot run strange: its layer odd_one \(Odd\) needs Erfinv, which {name} has not[.] "
+    with pytest.raises(BadSpec, match=sentence + "Nothing was written; try another format"):
+        kc.export(strange, tmp_path / PATHS[name])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(BadSpec, match=sentence + "Try another engine"):
+        engines.running(strange, name)
+
+
+@pytest.mark.parametrize("name", engines.ENGINES)
+def test_threads_share_a_predictor_from_its_first_call_on(net, name):
+    """Eight at once, each with an image of its own; nothing was called before."""
+    needs(name)
+    each = RNG.integers(0, 256, (8, 32, 32, 3)).astype("uint8")
+    predict, begin = kc.predictor(net, engine=name), threading.Barrier(8)
+
+    def asked(image):
+        begin.wait(60)
+        return predict.scores(image)[0], predict(image)[0].label
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(asked, each))
+    for (row, label), wanted in zip(answers, net.predict(each, verbose=0), strict=True):
+        np.testing.assert_allclose(row, wanted, atol=1e-5)
+        assert label == ["cat", "dog", "emu"][wanted.argmax()]
+
+
+@pytest.mark.slow
+def test_the_fastest_of_the_real_engines_answers_as_keras_does(net, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(engines, "SECONDS", 0.05)
+    predict = kc.predictor(net, engine="auto", batch_size=4)
+    assert predict.network.engine in engines.installed()
+    assert list(json.loads((tmp_path / engines.CHOICES).read_text()).values()) == [predict.network.engine]
+    np.testing.assert_allclose(predict.scores(photos), net.predict(photos, verbose=0), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("path", "told", "sentence"),
     [
@@ -228,11 +281,61 @@ def test_speeds_are_told_beside_keras_own(net):
         (name, batch) for name in ("model.predict", "keras", "tensorflow") for batch in (1, 2)
     }
     for row in rows:
-        assert row.rate == pytest.approx(row.batch / row.median) and row.p95 >= row.median > 0 and row.share > 0
+        assert (
+            row.rate == pytest.approx(row.batch / row.median)
+            and row.p95 >= row.median > 0
+            and row.share > 0
+            and row.ready > 0
+        )
         base = next(one.median for one in rows if (one.engine, one.batch) == ("model.predict", row.batch))
         assert row.ratio == pytest.approx(base / row.median)
+        assert row.macs == sum(one.macs for rows in kc.profile(net).values() for one in rows) > 1e6
+        assert row.peak_mb is None or row.peak_mb >= 0
+    if Path("/proc/self/clear_refs").exists():
+        assert max(row.peak_mb for row in rows) > 1
     with pytest.raises(BadSpec, match="engine='torch'"):
         kc.benchmark(net, engine="torch")
+
+
+def test_growth_is_what_was_held_at_once():
+    (held, told) = runtime.growth(lambda: [len(np.ones(100 << 20, "uint8")) for _ in range(3)])
+    assert held == [100 << 20] * 3 and (told is None or 95 < told < 150)  # MiB: one after the other
+
+
+@pytest.mark.slow
+def test_other_packages_are_measured_beside():
+    """keras.applications on its own architecture, by any of our names for it; and onnxruntime by hand."""
+    needs("onnx")
+    told = {"engine": "keras", "batches": (1,), "seconds": 0.1}
+    net = kc.build("tf_efficientnet_b0", input_shape=(32, 32, 3))
+    rows = kc.benchmark(net, **told, vs=["keras.applications", "onnxruntime"])
+    names = {"model.predict", "keras", "onnxruntime by hand"}
+    assert {row.engine for row in rows} == names | {f"keras.applications, {how}" for how in ("predict", "tf.function")}
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("resnet50", "ResNet50"),
+        ("keras_resnet50v2", "ResNet50V2"),
+        ("resnetv2_101", "ResNet101V2"),
+        ("inception_v3", "InceptionV3"),
+        ("inception_resnet_v2", "InceptionResNetV2"),
+        ("efficientnetv2-s", "EfficientNetV2S"),  # a model of theirs has this name
+    ],
+)
+def test_an_architecture_is_found_in_keras_applications(name, theirs):
+    assert rivals.in_applications(name) == theirs
+
+
+def test_what_others_lack_is_said(net):
+    with pytest.raises(BadSpec, match=r"keras[.]applications has no resnet20: leave it out"):
+        kc.benchmark(net, engine="keras", vs="keras.applications")
+    with pytest.raises(BadSpec, match="vs='torchvision': choose one of"):
+        kc.benchmark(net, vs="torchvision")
+    if not importlib.util.find_spec("timm"):
+        with pytest.raises(MissingPackage, match="timm is not installed: pip install timm"):
+            kc.benchmark(net, vs=["timm"])
 
 
 def test_the_command_line_exports_and_measures(net, run, tmp_path):
@@ -243,6 +346,15 @@ def test_the_command_line_exports_and_measures(net, run, tmp_path):
     told = ("--engine", "keras", "--batch", 2, "--seconds", 0.1)
     code, out, err = run("benchmark", tmp_path / "net", *told, "--json")
     assert code == 0 and [row["engine"] for row in json.loads(out)].count("keras") == 1, err
-    code, out, _ = run("benchmark", tmp_path / "net", *told)
-    assert "2 images at once" in out and "model.predict" in out
+    picture = tmp_path / "below" / "speeds.png"
+    code, out, _ = run("benchmark", tmp_path / "net", *told, "--batch", 1, "--plot", picture)
+    assert code == 0 and "2 images at once" in out and "model.predict" in out
+    assert "billion multiply-accumulates an image" in out and min(Image.open(picture).size) > 150
+    for wrong, sentence in (
+        (("--plot", "speeds.txt"), "give a file that ends in .png"),
+        (("--vs", "keras"), "vs='keras': choose one of"),
+        (("--plot", picture / "x.png"), "it is no folder"),
+    ):
+        code, _, err = run("benchmark", tmp_path / "net", *told, *wrong)
+        assert code == 2 and sentence in err
     assert run("export", tmp_path / "net.tflite", "-m", tmp_path / "net")[0] == 2

@@ -85,10 +85,8 @@ def export(
         except KerasCnnError:
             raise
         except Exception as error:  # each tool has its own
-            why = str(error).strip().splitlines()[0][:300]
-            raise BadSpec(
-                f"{name} cannot run {network.name}: {why} Nothing was written; try another format."
-            ) from error
+            why = formats.lacking(name, network, error)
+            raise BadSpec(f"{why} Nothing was written; try another format.") from error
         if not difference <= TOLERANCE:
             raise BadSpec(
                 f"{name} answers otherwise than {network.name}: its outputs differ by {difference:.2g} of the largest, "

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 import sys
 import threading
 import warnings
@@ -23,6 +24,8 @@ from keras_cnn.errors import BadSpec, MissingPackage
 from keras_cnn.models.fields import one_of
 
 Runner = Callable[[np.ndarray], np.ndarray]  # images (n, ...) in, the network's first output (n, ...) out, float32
+# What runtimes say of an operation that they lack: onnxruntime, LiteRT, OpenVINO.
+LACKING = re.compile(r"No Op registered for (\w+)|'tf\.(\w+)' op is neither|rule found for operations: (\w+)")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -94,8 +97,8 @@ def run(
     threads: int | None = None,
     batch: int | None = None,
 ) -> Runner:
-    """What runs a file of `write`. precision: of its arithmetic. threads: by default one for each core. batch: as it was
-    written; any number of images is taken then too.
+    """What runs a file of `write`. precision: of its arithmetic. threads: by default one for each core. batch: as it
+    was written; any number of images is taken then too.
 
     Safe to call from several threads. Raises MissingPackage; BadSpec for a precision that the runtime has not.
     """
@@ -105,6 +108,28 @@ def run(
     with quiet():
         runner = kind.run(Path(path), threads or runtime.cores(), precision)
     return runner if batch is None else _in_batches(runner, batch)
+
+
+def lacking(name: str, network: Any, error: Exception) -> str:
+    """Why a runtime cannot run a network, in a sentence: the layer whose operation it lacks, else its own first line."""
+    said = str(error).strip() or type(error).__name__
+    operation = next((found[found.lastindex or 0] for found in LACKING.finditer(said)), None)
+    layer = _layer_of(network, operation) if operation else None
+    if layer is None:
+        return f"{name} cannot run {network.name}: {said.splitlines()[0][:300]}"
+    what = f"its layer {layer.name} ({type(layer).__name__}) needs {operation}, which {name} has not."
+    return f"{name} cannot run {network.name}: {what}"
+
+
+def _layer_of(network: Any, operation: str) -> Any:
+    """The layer that an operation of TensorFlow belongs to, None where it cannot be told."""
+    import tensorflow as tf
+
+    called: Any = tf.function(network)
+    graph = called.get_concrete_function(tf.TensorSpec(network.inputs[0].shape, "float32")).graph
+    names = [one.name for one in graph.get_operations() if one.type == operation]
+    within = (layer for layer in network.layers if re.search(rf"/{re.escape(layer.name)}(_\d+)?/", "\n".join(names)))
+    return next(within, None)
 
 
 def _in_batches(run: Runner, batch: int) -> Runner:

@@ -213,7 +213,9 @@ class Predictor:
             for i, some in enumerate(images):
                 yield from self._found(some, f"{name}[{i}]")
         elif not hasattr(images, "__array__"):
-            raise BadData(f"{name}: give a path, an array, or a list or iterator of these, not {type(images).__name__}.")
+            raise BadData(
+                f"{name}: give a path, an array, or a list or iterator of these, not {type(images).__name__}."
+            )
         else:
             array = np.asarray(images)
             single = array.ndim < len(self.network.input_shape)
