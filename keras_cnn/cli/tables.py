@@ -303,7 +303,7 @@ def speeds(rows: Sequence[Any]) -> list[str | Table]:
         for row in rows:
             if (row.network, row.batch) == (network, batch):
                 table.caption = (
-                    f"{row.macs / 1e9:.3g} billion multiply-accumulates an image; MiB at most, got ready too"
+                    f"{row.macs / 1e9:.3g} billion multiply-accumulates an image; MiB: the most, conversion too"
                 )
                 times = (f"{1e3 * row.median:.1f}", f"{1e3 * row.p95:.1f}", f"{row.rate:.1f}", f"{row.ratio:.2f}")
                 memory = "" if row.peak_mb is None else f"{row.peak_mb:.0f}"

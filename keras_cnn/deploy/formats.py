@@ -111,7 +111,7 @@ def run(
 
 
 def lacking(name: str, network: Any, error: Exception) -> str:
-    """Why a runtime cannot run a network, in a sentence: the layer whose operation it lacks, else its own first line."""
+    """Why a runtime cannot run a network: the layer whose operation it lacks, else its own first line."""
     said = str(error).strip() or type(error).__name__
     operation = next((found[found.lastindex or 0] for found in LACKING.finditer(said)), None)
     layer = _layer_of(network, operation) if operation else None
