@@ -50,14 +50,17 @@ def predictor(
     model: a network of ours, or whatever `build` takes: a weights directory, a tag, an address. It is copied for
     prediction, batch norms folded into convolutions; later training does not reach the copy. Or a file that `export` or
     `quantize` wrote, which its own runtime runs.
-    batch_size: images that the network sees at once. Files are decoded as they are needed, so that any number of them
-    takes the memory of a few batches.
+    batch_size: images that the network sees at once; where memory does not hold them, half as many, and so on. Files
+    are decoded as they are needed, so that any number of them takes the memory of a few batches.
     tile: of a network that answers every pixel: the side of the tiles, in pixels, by which it sees photos at their own
     size, whatever that is (`predict_tiles`); as many at once as have the pixels of a batch.
     engine: what computes: "keras"; "tensorflow", the network as one graph; "openvino", "onnx" or "litert", which take
     seconds to get ready; or "auto", the fastest of those that are installed: they are measured the first time, on this
-    machine and for this network, and the choice is kept. precision:
-    "float32"; of openvino also "bfloat16", which is faster on processors that have it and changes answers a little.
+    machine and for this network, and the choice is kept. That is not the default: measuring takes up to a minute, and
+    engines round in other orders, so that a package that is installed, or what else the machine did in that minute,
+    would change the last digits of answers.
+    precision: "float32"; of openvino also "bfloat16", which is faster on processors that have it and changes answers a
+    little. Nothing chooses it for you: what it costs is seen on labelled images alone, by `evaluate` with both.
     views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
         "five": of files, the mean over the corners and the centre of the resized photo, at five times the cost; the
         centre is what is seen without views. Weights that see the whole photo (crop=1) see it as the fifth, and
