@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -331,6 +332,9 @@ def test_an_architecture_is_found_in_keras_applications(name, theirs):
 def test_what_others_lack_is_said(net):
     with pytest.raises(BadSpec, match=r"keras[.]applications has no resnet20: leave it out"):
         kc.benchmark(net, engine="keras", vs="keras.applications")
+    least = rivals.ways("keras.applications", SimpleNamespace(name="resnet50", layers=()), (16, 16, 3))
+    with pytest.raises(BadSpec, match=r"keras[.]applications[.]ResNet50: .*at least 32"):
+        next(least)[1]()
     with pytest.raises(BadSpec, match="vs='torchvision': choose one of"):
         kc.benchmark(net, vs="torchvision")
     if not importlib.util.find_spec("timm"):

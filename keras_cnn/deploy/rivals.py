@@ -42,7 +42,7 @@ def _applications(model: Any, shape: tuple[int, ...]) -> Makers:
     """keras.applications, as its pages say, and under `tf.function`; both without preprocessing."""
     import keras
 
-    make = partial(getattr(keras.applications, in_applications(_architecture(model))), weights=None, input_shape=shape)
+    make = partial(_application, in_applications(_architecture(model)), shape)
     yield "keras.applications, predict", partial(_predict, make)
     if keras.backend.backend() == "tensorflow":
         yield "keras.applications, tf.function", partial(_function, make)
@@ -58,6 +58,15 @@ def in_applications(name: str) -> str:
     if plain not in theirs:
         raise BadSpec(f"keras.applications has no {name}: leave it out.")
     return theirs[plain]
+
+
+def _application(name: str, shape: tuple[int, ...]) -> Any:
+    import keras
+
+    try:
+        return getattr(keras.applications, name)(weights=None, input_shape=shape)
+    except ValueError as error:  # of a size that it does not take
+        raise BadSpec(f"keras.applications.{name}: {error}") from error
 
 
 def _predict(make: Callable[[], Any]) -> Runner:
