@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from keras_cnn.errors import BadSpec, CorruptFile, RunInUse
+from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, RunInUse
 
 LOCK = ".lock"  # in a folder that is written to; one that a killed process left holds nobody up
 PATIENCE = 60.0  # seconds that one who writes a few files waits for another
@@ -45,6 +46,19 @@ def beside(path: Path) -> Iterator[Path]:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_writable(folder: Path) -> None:
+    """CannotWrite where a folder cannot be written to, or, where it is not there, cannot be made."""
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):  # rights tell nothing of disks that are read-only
+            pass
+    except OSError as error:
+        why = "it is no folder" if error.errno == errno.ENOTDIR else os.strerror(error.errno or 0)
+        raise CannotWrite(f"{folder} cannot be written to ({place}: {why}): name another directory.") from None
 
 
 def cache_folder() -> Path:
@@ -113,8 +127,12 @@ def locked(path: Path, busy: str, wait: float = 0.0, *, again: bool = False) -> 
 
 @contextlib.contextmanager
 def holding(folder: str | os.PathLike[str], wait: float = 0.0) -> Iterator[None]:
-    """`alone` in a folder that is made where it is not there, and removed again where nothing was put into it."""
+    """`alone` in a folder that is made where it is not there, and removed again where nothing was put into it.
+
+    Raises CannotWrite where it cannot be made or written to.
+    """
     folder = Path(folder)
+    check_writable(folder)
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
 import zipfile
 from pathlib import Path
@@ -291,6 +292,53 @@ def test_answers_stream_in_batches(net, tmp_path, monkeypatch):
         list(stream)
 
 
+def test_iterators_are_read_as_answers_are_asked_for(net, pets, held_out):
+    """Of a source without end, three batches of files and one of arrays at most are read before their answers."""
+    names, images, _ = held_out
+    read = []
+
+    def endless(some):
+        for item in itertools.cycle(some):
+            read.append(item)
+            yield item
+
+    right = [answer.label for answer in kc.predictor(net)(images)]
+    for some, batch_size, ahead in ((names, 2, 6), (images, 2, 2), (images, 1, 1)):
+        read.clear()
+        stream = kc.predictor(net, batch_size=batch_size).stream(endless(some))
+        assert not read
+        for i in range(20):
+            assert next(stream).label == right[i % 5]
+            assert len(read) <= i + ahead
+    mixed = (one for one in (names[0], images[1:3], (Path(name) for name in names[3:])))
+    answers = kc.predictor(net)(mixed)
+    assert [answer.label for answer in answers] == right
+    assert [answer.name for answer in answers][:3] == [names[0], "images[1][0]", "images[1][1]"]
+    assert [a.name for a in kc.predictor(net)(sorted((pets / "val").rglob("*.png")).__iter__())] == names
+    assert kc.predictor(net)(iter(())) == []
+
+
+def test_an_error_of_an_iterator_is_its_own(net):
+    def broken():
+        yield IMAGES[0]
+        raise ConnectionError("the camera is gone")
+
+    with pytest.raises(ConnectionError, match="the camera is gone"):
+        kc.predictor(net)(broken())
+
+
+def test_addresses_of_local_files_are_their_paths(net, tmp_path):
+    photo = tmp_path / "a café #1?.png"
+    photo.write_bytes(encode(noise(20, 20)))
+    predict = kc.predictor(net)
+    [wanted] = predict(photo)
+    for address in (photo.as_uri(), photo.as_uri().replace("://", "://localhost"), tmp_path.as_uri()):
+        assert predict(address) == [wanted]
+    for address in ("https://example.org/cat.png", "file://server/share/cat.png"):
+        with pytest.raises(BadData, match=f"{address} is on another machine: download it"):
+            predict(address)
+
+
 def test_later_training_does_not_reach_a_predictor(held_out):
     _, images, _ = held_out
     model = make()
@@ -318,7 +366,7 @@ def test_what_cannot_be_answered_is_told(net, tmp_path):
         predict(IMAGES[0, :8])
     with pytest.raises(BadData, match="gray ones too have a last axis"):
         predict(IMAGES[0, ..., 0])
-    with pytest.raises(BadData, match=r"images\[1\]: give a path, an array, or a list of these, not int"):
+    with pytest.raises(BadData, match=r"images\[1\]: give a path, an array, or a list or iterator of these, not int"):
         predict([IMAGES[0], 3])
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadData, match="empty: no images found"):

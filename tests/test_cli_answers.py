@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -110,17 +110,33 @@ def test_answers_do_not_depend_on_the_batches(run, net, tmp_path):
         )
 
 
-def test_predict_holds_a_few_batches_however_many_images_there_are(net, tmp_path):
-    from keras_cnn.data.index import find_images
-    from keras_cnn.data.stream import decoded
+# The most memory of a process, told by itself: what its parent sees of it begins with the parent's own.
+MEASURED = """
+import atexit, sys
+from keras_cnn.cli import main
+atexit.register(lambda: sys.stderr.write(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))))
+main()
+"""
 
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell of memory")
+def test_predict_takes_no_more_memory_for_more_images(tmp_path):
+    pre = Preprocess(size=(160, 160), crop=1.0)
+    shape = {"depths": (1, 1, 1), "input_shape": (160, 160, 3), "preprocess": pre}
+    net = kc.save_pretrained(kc.build("resnet20", classes=["cat", "dog"], **shape), tmp_path / "net")
     (tmp_path / "one.png").write_bytes(encode(noise(64, 64)))
-    sources = find_images(tmp_path / "one.png") * 600
-    pre = Preprocess(size=(512, 512), crop=1.0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert sum(photo.pixels.shape == (512, 512, 3) for _, photo in decoded(sources, pre, ahead=16)) == 600
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 150 * 1024  # KiB; all of them are 450 MiB
+    peaks = []
+    for number in (100, 1500):
+        links, out = tmp_path / str(number), tmp_path / f"{number}.csv"
+        links.mkdir()
+        for i in range(number):
+            (links / f"{i:04}.png").symlink_to(tmp_path / "one.png")
+        told = ["predict", links, "-m", net, "--batch-size", "16", "--out", out]
+        done = subprocess.run([sys.executable, "-c", MEASURED, *told], capture_output=True, text=True)
+        assert done.returncode == 0 and len(rows(out)) == number, done.stderr
+        peaks.append(int(done.stderr.split("VmHWM:")[1].split()[0]) / 1024)
+    assert peaks[1] - peaks[0] < 60, peaks  # MiB; 1,400 images more are 103
 
 
 def test_random_weights_are_told(run, tmp_path):

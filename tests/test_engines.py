@@ -5,15 +5,21 @@ from __future__ import annotations
 import concurrent.futures
 import importlib.util
 import json
+import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+from images import folder
+from PIL import Image
 
 import keras_cnn as kc
-from keras_cnn.deploy import engines, formats
-from keras_cnn.errors import BadSpec, CannotWrite, MissingPackage
+from keras_cnn import runtime
+from keras_cnn.deploy import engines, formats, rivals
+from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, MissingPackage
 
 RNG = np.random.default_rng(0)
 PATHS = {"onnx": "net.onnx", "openvino": "net.xml", "litert": "net.tflite", "savedmodel": "net"}
@@ -66,6 +72,44 @@ def test_a_file_answers_as_the_network_does(net, photos, tmp_path, name):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for answer in pool.map(run, [photos] * 8):
             np.testing.assert_allclose(answer, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_file_of_a_fixed_batch_answers_any_number(net, photos, tmp_path, name):
+    needs(name)
+    made = kc.export(net, tmp_path / PATHS[name], batch=3)
+    wanted = net.predict(photos, verbose=0)
+    about = json.loads(made.about.read_text())
+    assert about["input"]["shape"] == [3, 32, 32, 3] and about["output"]["shape"] == [3, 3]
+    alone = formats.run(made.path, name)
+    np.testing.assert_allclose(alone(photos[:3]), wanted[:3], atol=1e-5)
+    if name != "litert":  # whose runtime gives any file another size
+        with pytest.raises(Exception, match="3"):
+            alone(photos[:2])
+    for some in (photos, photos[:3], photos[:1]):
+        np.testing.assert_allclose(kc.predictor(made.path).scores(some), wanted[: len(some)], atol=1e-5)
+    for wrong in (0, "3"):
+        made.about.write_text(json.dumps({**about, "input": {**about["input"], "shape": [wrong, 32, 32, 3]}}))
+        with pytest.raises(CorruptFile, match="a batch of"):
+            kc.predictor(made.path)
+
+
+def test_a_target_that_cannot_be_written_to_is_one_sentence(net, tmp_path):
+    """Also for root, whom rights do not stop: a file where a folder has to be."""
+    (tmp_path / "file").write_text("mine")
+    labelled = folder(tmp_path / "photos", {"cat": 2, "dog": 2})
+    sentence = r"file/?\S* cannot be written to \(\S*file: it is no folder\): name another directory"
+    for write in (
+        lambda: kc.export(net, tmp_path / "file" / "net.tflite"),
+        lambda: kc.export(net, tmp_path / "file" / "below" / "net.tflite"),
+        lambda: kc.quantize(net, labelled, tmp_path / "file" / "net.tflite"),
+        lambda: kc.pack(labelled, tmp_path / "file"),
+        lambda: kc.pack(labelled, tmp_path / "file" / "packed"),
+        lambda: kc.save_pretrained(net, tmp_path / "file"),
+    ):
+        with pytest.raises(CannotWrite, match=sentence):
+            write()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_server_of_tensorflow_finds_one_input_and_one_output(net, photos, tmp_path):
@@ -156,6 +200,55 @@ def test_what_a_runtime_lacks_is_one_sentence(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+class Odd(keras.layers.Layer):
+    """What no runtime but TensorFlow has."""
+
+    def call(self, x):
+        return keras.ops.erfinv(keras.ops.tanh(x) / 2)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "litert"])
+def test_the_layer_that_an_engine_lacks_is_named(tmp_path, name):
+    needs(name)
+    images = keras.Input((8, 8, 3))
+    odd = Odd(name="odd_one")(keras.layers.Conv2D(2, 3)(images))
+    strange = keras.Model(images, keras.layers.GlobalAveragePooling2D()(odd), name="strange")
+    sentence = rf"{name} cannot run strange: its layer odd_one \(Odd\) needs Erfinv, which {name} has not[.] "
+    with pytest.raises(BadSpec, match=sentence + "Nothing was written; try another format"):
+        kc.export(strange, tmp_path / PATHS[name])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(BadSpec, match=sentence + "Try another engine"):
+        engines.running(strange, name)
+
+
+@pytest.mark.parametrize("name", engines.ENGINES)
+def test_threads_share_a_predictor_from_its_first_call_on(net, name):
+    """Eight at once, each with an image of its own; nothing was called before."""
+    needs(name)
+    each = RNG.integers(0, 256, (8, 32, 32, 3)).astype("uint8")
+    predict, begin = kc.predictor(net, engine=name), threading.Barrier(8)
+
+    def asked(image):
+        begin.wait(60)
+        return predict.scores(image)[0], predict(image)[0].label
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(asked, each))
+    for (row, label), wanted in zip(answers, net.predict(each, verbose=0), strict=True):
+        np.testing.assert_allclose(row, wanted, atol=1e-5)
+        assert label == ["cat", "dog", "emu"][wanted.argmax()]
+
+
+@pytest.mark.slow
+def test_the_fastest_of_the_real_engines_answers_as_keras_does(net, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_CNN_CACHE", str(tmp_path))
+    monkeypatch.setattr(engines, "SECONDS", 0.05)
+    predict = kc.predictor(net, engine="auto", batch_size=4)
+    assert predict.network.engine in engines.installed()
+    assert list(json.loads((tmp_path / engines.CHOICES).read_text()).values()) == [predict.network.engine]
+    np.testing.assert_allclose(predict.scores(photos), net.predict(photos, verbose=0), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("path", "told", "sentence"),
     [
@@ -163,6 +256,7 @@ def test_what_a_runtime_lacks_is_one_sentence(tmp_path):
         ("net.onnx", {"format": "openvino"}, "files of openvino end in .xml"),
         ("net.onnx", {"format": "savedmodel"}, "files of savedmodel end in nothing: it is a folder"),
         ("net", {"format": "coreml"}, "format='coreml': choose one of"),
+        ("net.onnx", {"batch": 0}, "batch=0: give 1 or more"),
         ("net", {"samples": np.zeros((2, 3, 3))}, r"samples have the shape \(2, 3, 3\): give \(images, 32, 32, 3\)"),
     ],
 )
@@ -188,11 +282,64 @@ def test_speeds_are_told_beside_keras_own(net):
         (name, batch) for name in ("model.predict", "keras", "tensorflow") for batch in (1, 2)
     }
     for row in rows:
-        assert row.rate == pytest.approx(row.batch / row.median) and row.p95 >= row.median > 0 and row.share > 0
+        assert (
+            row.rate == pytest.approx(row.batch / row.median)
+            and row.p95 >= row.median > 0
+            and row.share > 0
+            and row.ready > 0
+        )
         base = next(one.median for one in rows if (one.engine, one.batch) == ("model.predict", row.batch))
         assert row.ratio == pytest.approx(base / row.median)
+        assert row.macs == sum(one.macs for rows in kc.profile(net).values() for one in rows) > 1e6
+        assert row.peak_mb is None or row.peak_mb >= 0
+    if Path("/proc/self/clear_refs").exists():
+        assert max(row.peak_mb for row in rows) > 1
     with pytest.raises(BadSpec, match="engine='torch'"):
         kc.benchmark(net, engine="torch")
+
+
+def test_growth_is_what_was_held_at_once():
+    (held, told) = runtime.growth(lambda: [len(np.ones(100 << 20, "uint8")) for _ in range(3)])
+    assert held == [100 << 20] * 3 and (told is None or 95 < told < 150)  # MiB: one after the other
+
+
+@pytest.mark.slow
+def test_other_packages_are_measured_beside():
+    """keras.applications on its own architecture, by any of our names for it; and onnxruntime by hand."""
+    needs("onnx")
+    told = {"engine": "keras", "batches": (1,), "seconds": 0.1}
+    net = kc.build("tf_efficientnet_b0", input_shape=(32, 32, 3))
+    rows = kc.benchmark(net, **told, vs=["keras.applications", "onnxruntime"])
+    names = {"model.predict", "keras", "onnxruntime by hand"}
+    assert {row.engine for row in rows} == names | {f"keras.applications, {how}" for how in ("predict", "tf.function")}
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("resnet50", "ResNet50"),
+        ("keras_resnet50v2", "ResNet50V2"),
+        ("resnetv2_101", "ResNet101V2"),
+        ("inception_v3", "InceptionV3"),
+        ("inception_resnet_v2", "InceptionResNetV2"),
+        ("efficientnetv2-s", "EfficientNetV2S"),  # a model of theirs has this name
+    ],
+)
+def test_an_architecture_is_found_in_keras_applications(name, theirs):
+    assert rivals.in_applications(name) == theirs
+
+
+def test_what_others_lack_is_said(net):
+    with pytest.raises(BadSpec, match=r"keras[.]applications has no resnet20: leave it out"):
+        kc.benchmark(net, engine="keras", vs="keras.applications")
+    least = rivals.ways("keras.applications", SimpleNamespace(name="resnet50", layers=()), (16, 16, 3))
+    with pytest.raises(BadSpec, match=r"keras[.]applications[.]ResNet50: .*at least 32"):
+        next(least)[1]()
+    with pytest.raises(BadSpec, match="vs='torchvision': choose one of"):
+        kc.benchmark(net, vs="torchvision")
+    if not importlib.util.find_spec("timm"):
+        with pytest.raises(MissingPackage, match="timm is not installed: pip install timm"):
+            kc.benchmark(net, vs=["timm"])
 
 
 def test_the_command_line_exports_and_measures(net, run, tmp_path):
@@ -203,6 +350,15 @@ def test_the_command_line_exports_and_measures(net, run, tmp_path):
     told = ("--engine", "keras", "--batch", 2, "--seconds", 0.1)
     code, out, err = run("benchmark", tmp_path / "net", *told, "--json")
     assert code == 0 and [row["engine"] for row in json.loads(out)].count("keras") == 1, err
-    code, out, _ = run("benchmark", tmp_path / "net", *told)
-    assert "2 images at once" in out and "model.predict" in out
+    picture = tmp_path / "below" / "speeds.png"
+    code, out, _ = run("benchmark", tmp_path / "net", *told, "--batch", 1, "--plot", picture)
+    assert code == 0 and "2 images at once" in out and "model.predict" in out
+    assert "billion multiply-accumulates an image" in out and min(Image.open(picture).size) > 150
+    for wrong, sentence in (
+        (("--plot", "speeds.txt"), "give a file that ends in .png"),
+        (("--vs", "keras"), "vs='keras': choose one of"),
+        (("--plot", picture / "x.png"), "it is no folder"),
+    ):
+        code, _, err = run("benchmark", tmp_path / "net", *told, *wrong)
+        assert code == 2 and sentence in err
     assert run("export", tmp_path / "net.tflite", "-m", tmp_path / "net")[0] == 2

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,6 +64,7 @@ def nets():
     return {
         "pets": kc.build("resnet20", classes=["cat", HOSTILE, "emu"], preprocess=preprocess, **small),
         "ages": kc.build("resnet20", targets=["age"], preprocess=preprocess, **small),
+        "streets": kc.build("resnet20_unet", classes=["road", "sky"], preprocess=preprocess, **small),
     }
 
 
@@ -93,7 +95,11 @@ def test_answers_are_those_of_the_predictor(nets, address, photo, tmp_path):
     told = json.loads(ask(address, "POST", "/predict/pets?top=1", photo)[2])
     assert len(told["top"]) == 1
     models = json.loads(ask(address, "GET", "/models")[2])
-    assert [(one["name"], one["task"]) for one in models] == [("pets", "classification"), ("ages", "regression")]
+    assert [(one["name"], one["task"]) for one in models] == [
+        ("pets", "classification"),
+        ("ages", "regression"),
+        ("streets", "segmentation"),
+    ]
     assert models[0]["classes"] == ["cat", HOSTILE, "emu"]
 
 
@@ -152,7 +158,7 @@ def bomb(side: int) -> bytes:
         ("/predict/pets", lambda photo: b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "not an image in a known"),
         ("/predict/pets", lambda photo: bomb(20000), 422, "too many pixels"),
         ("/predict/pets", lambda photo: bytes(600_000), 413, "more than 0.5 MB"),
-        ("/predict/gone", lambda photo: photo, 404, "there is no model 'gone': there is pets, ages"),
+        ("/predict/gone", lambda photo: photo, 404, "there is no model 'gone': there is pets, ages, streets"),
         ("/predict/pets?top=0", lambda photo: photo, 400, "top: give 1 to 1000"),
         ("/explain/pets", lambda photo: photo[:200], 422, "the image"),
         ("/explain/gone", lambda photo: photo, 404, "there is no model 'gone'"),
@@ -286,6 +292,18 @@ def test_what_speaks_for_it_is_a_picture_and_all_is_counted(address, photo):
     assert {"/predict/{name}", "/explain/{name}", "/models", "/health"} == interface["paths"].keys()
 
 
+def test_the_mask_is_drawn_over_the_photo(nets, address):
+    """A gray photo, so that whatever has a colour in the picture is the mask's."""
+    gray = np.repeat(RNG.integers(90, 160, (40, 48, 1)), 3, axis=2).astype("uint8")
+    told = json.loads(ask(address, "POST", "/predict/streets", encoded(gray))[2])
+    assert sum(told["shares"].values()) == pytest.approx(1)
+    status, headers, body = ask(address, "POST", "/explain/streets", encoded(gray))
+    assert (status, headers["content-type"]) == (200, "image/png")
+    pixels = np.asarray(Image.open(io.BytesIO(body)).convert("RGB")).astype(int)
+    coloured = np.ptp(pixels, axis=2) > 20
+    assert coloured.mean() > 0.05
+
+
 def test_what_cannot_be_served_is_said_at_once(nets):
     with pytest.raises(BadSpec, match="two models are called 'resnet20'"):
         kc.service([nets["pets"], nets["ages"]])
@@ -296,25 +314,46 @@ def test_what_cannot_be_served_is_said_at_once(nets):
 
 
 def test_the_command_serves_until_it_is_told_to_end(nets, photo, tmp_path, run):
+    """Who is still sending then is answered before the end."""
     kc.save_pretrained(nets["pets"], tmp_path / "pets")
     command = [sys.executable, "-m", "keras_cnn.cli", "serve", str(tmp_path / "pets"), "--port", "0"]
+    head, half = f"POST /predict/pets HTTP/1.1\r\nHost: x\r\nContent-Length: {len(photo)}\r\n\r\n", len(photo) // 2
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
             place = line.split()[0].removeprefix("http://").split(":")
             address = place[0], int(place[1])
-            assert ask(address, "POST", "/predict/pets", photo)[0] == 200
             code, _, err = run("serve", tmp_path / "pets", "--port", address[1])
             assert (code, "give another --port" in err) == (2, True)
+            with socket.create_connection(address, 60) as slow:
+                slow.sendall(head.encode() + photo[:half])
+                assert ask(address, "POST", "/predict/pets", photo)[0] == 200  # so that the half is there, too
+                process.send_signal(signal.SIGTERM)
+                with pytest.raises(OSError, match="refused"):
+                    while process.poll() is None:  # until it takes no one else
+                        socket.create_connection(address, 1).close()
+                        time.sleep(0.05)
+                slow.sendall(photo[half:])
+                reply = b"".join(iter(lambda: slow.recv(10_000), b""))
+            assert reply.startswith(b"HTTP/1.1 200") and b'"top"' in reply
+            assert process.wait(30) in (0, -signal.SIGTERM, 143)
         finally:
-            process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM, 143)
+            process.kill()
+
+
+# A file from elsewhere, let go over the page.
+DROP = """
+const held = new DataTransfer();
+held.items.add(new File([new Uint8Array(arguments[0])], "photo.png", {type: "image/png"}));
+const told = {dataTransfer: held, bubbles: true, cancelable: true};
+for (const kind of ["dragover", "drop"]) document.getElementById("hint").dispatchEvent(new DragEvent(kind, told));
+"""
 
 
 @pytest.mark.skipif(not (BROWSER and DRIVER and find_spec("selenium")), reason="no Chromium, driver or selenium here")
 def test_the_page_in_a_browser(address, photo, tmp_path):
     from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
+    from selenium.webdriver.support.ui import Select, WebDriverWait
 
     (tmp_path / "photo.png").write_bytes(photo)
     with browser() as chromium:
@@ -332,4 +371,22 @@ def test_the_page_in_a_browser(address, photo, tmp_path):
         found("file").send_keys(str(tmp_path / "bad.png"))
         wait.until(lambda _: "not an image" in found("status").text)
         assert not chromium.find_elements(By.CSS_SELECTOR, "#answer li")
+
+        # A phone in the dark, on which a photo is dropped; and the mask over it.
+        screen = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        paper = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+        light = chromium.execute_script(paper)
+        dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+        assert max(chromium.execute_script(paper)) < 64 < 192 < min(light)
+        fits = "return [innerWidth, document.documentElement.scrollWidth]"
+        Select(found("model")).select_by_value("streets")
+        chromium.execute_script(DROP, list(photo))
+        wait.until(lambda _: found("answer").text.splitlines()[::2] in (["road", "sky"], ["sky", "road"]))
+        assert chromium.execute_script(fits) == [390, 390]
+        wait.until(lambda _: found("why").is_enabled())
+        chromium.execute_script("arguments[0].click()", found("why"))
+        wait.until(lambda _: found("reasons").is_displayed() and found("why").is_enabled())
+        assert chromium.execute_script(fits) == [390, 390]
         assert [one["message"] for one in chromium.get_log("browser") if "422" not in one["message"]] == []

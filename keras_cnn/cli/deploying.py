@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from keras_cnn import files
 from keras_cnn.cli import console, datasets, runs, tables
 from keras_cnn.cli.datasets import Dataset
 from keras_cnn.cli.options import (
@@ -34,6 +35,7 @@ def export(
     format: Annotated[
         str | None, typer.Option(help="onnx, openvino, litert or savedmodel; by default as OUT ends.")
     ] = (None),
+    batch: Annotated[int | None, typer.Option(min=1, help="Images at once, a fixed number; by default any.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
@@ -44,7 +46,7 @@ def export(
     from keras_cnn.hub import resolve
 
     net, kc = runs.network(resolve(model, weights), model, weights, size)
-    made = kc.export(net, out, format=format, overwrite=overwrite)
+    made = kc.export(net, out, format=format, batch=batch, overwrite=overwrite)
     if as_json:
         facts = {"out": str(made.path), "about": str(made.about), "format": made.format, "bytes": made.size}
         return console.print_json({**facts, "difference": made.difference})
@@ -128,6 +130,11 @@ def benchmark(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Images at once; again for several.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Of measuring, for each.")] = 3.0,
     bfloat16: Annotated[bool, typer.Option(help="Measure openvino in bfloat16 too.")] = True,
+    vs: Annotated[
+        str | None,
+        typer.Option(help="Measure others beside: keras.applications, timm, onnxruntime; commas between."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG file for a picture of the speeds.")] = None,
     data: Annotated[str | None, typer.Option(help="Measure training on this data instead.")] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="With --data: the network that learns.")] = "resnet50",
     size: Annotated[int, SIZE] = 0,
@@ -140,17 +147,29 @@ def benchmark(
     if (data is None) == (not models):
         raise KerasCnnError("give networks to measure as they answer, or --data DATA to measure training on.")
     if data is not None:
-        if engine or len(batch or ()) > 1:
-            raise KerasCnnError("--data measures training, by Keras alone: give no --engine, and one --batch at most.")
+        if engine or vs or plot or len(batch or ()) > 1:
+            raise KerasCnnError(
+                "--data measures training, by Keras alone: give no --engine, --vs or --plot, and one --batch at most."
+            )
         given = datasets.TrainingData(data=data, augment=augment, skip_bad=skip_bad)
         learner = runs.pretrained(given, model, None, size, 0, batch[0] if batch else 32)
         import keras_cnn as kc
 
         found = kc.throughput(learner.network, learner.data, seconds=3 * seconds)
         return console.print_json(found._asdict()) if as_json else console.show(*tables.throughput(found))
+    if plot is not None:  # before minutes of measuring
+        if plot.suffix.lower() != ".png":
+            raise KerasCnnError(f"--plot {plot}: give a file that ends in .png.")
+        files.check_writable(plot.parent)
     kc = console.framework(training=False)
     told = {"batches": tuple(batch or (1, 32)), "seconds": seconds, "bfloat16": bfloat16}
-    rows = kc.benchmark(models, engine=engine or (), **told)
+    others = tuple(name.strip() for name in vs.split(",")) if vs is not None else ()
+    rows = kc.benchmark(models, engine=engine or (), vs=others, **told)
+    if plot is not None:
+        from keras_cnn.insight import plots
+
+        plot.parent.mkdir(parents=True, exist_ok=True)
+        plots.speeds(rows, plot)
     if as_json:
         return console.print_json([row._asdict() for row in rows])
     console.show(*tables.speeds(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import IO
+from urllib.request import url2pathname
 
 from keras_cnn.data.images import printable, read_bounded
 from keras_cnn.errors import BadData
@@ -19,6 +21,7 @@ from keras_cnn.errors import BadData
 NOISE = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 DEEPEST = 100  # folders around a member of a zip: its name of 64 KiB could claim 32,000
+ADDRESS = re.compile("([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 Parts = tuple[str, ...]  # a place below the root
 
 
@@ -74,6 +77,17 @@ class Files:
         return {
             parts: source for parts, source in self.files.items() if PurePosixPath(parts[-1]).suffix.lower() in SUFFIXES
         }
+
+
+def local(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that may be given as a `file://` address; BadData for one that is on another machine."""
+    name = os.fspath(path)
+    if (scheme := ADDRESS.match(name)) is None:
+        return Path(path)
+    host, slash, rest = name[scheme.end() :].partition("/")
+    if scheme[1].lower() != "file" or host.lower() not in ("", "localhost"):
+        raise BadData(f"{printable(name)} is on another machine: download it, and give the file's path.")
+    return Path(url2pathname(slash + rest))
 
 
 def places(out: Path, sources: Sequence[Source], suffix: str = ".png") -> list[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.data import hub_sets, mask_folders, prepared, shards, tables
-from keras_cnn.data.files import Files, Parts, Source, files_of, regular
+from keras_cnn.data.files import Files, Parts, Source, files_of, local, regular
 from keras_cnn.data.images import as_png, printable
 from keras_cnn.data.labels import ANY, Wish
 from keras_cnn.data.splits import SPLIT_OF, Split, Splits, Tree, arranged, check_classes
@@ -129,9 +129,9 @@ def _unlabelled(
 def find_images(path: str | os.PathLike[str]) -> list[Source]:
     """The regular image files of a folder, at any depth and in order, or of a zip; another path is an image itself.
 
-    Raises BadData for a folder or zip without images.
+    path: also as a `file://` address. Raises BadData for a folder or zip without images, and for another machine's.
     """
-    path = Path(path)
+    path = local(path)
     if not path.is_dir() and path.suffix.lower() != ".zip":
         return [Source(path.name, printable(path), partial(regular, path))]
     files = files_of(path)

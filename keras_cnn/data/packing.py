@@ -91,7 +91,7 @@ def pack(
     overwrite: replace what an earlier `pack` left in out. Otherwise one that was stopped goes on where it was, if it is
         of the same images and options, and one that is complete is refused (RunExists).
     shard_bytes: of a shard, about; small enough to be copied and shared out, large enough that few files are open.
-    Raises CannotWrite where the disk is full; what is done is kept.
+    Raises CannotWrite where out cannot be written to, and where the disk is full; what is done is kept.
     """
     if size is not None and size < 1:
         raise BadSpec(f"size={size!r}: give the short side of the images in pixels, from 1.")

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_cnn import runtime
 from keras_cnn.building import build
-from keras_cnn.deploy import engines
+from keras_cnn.deploy import engines, rivals
 from keras_cnn.deploy.formats import FORMATS, PRECISIONS, Runner
 from keras_cnn.deploy.opened import is_exported, opened
 from keras_cnn.errors import BadSpec
@@ -30,6 +31,10 @@ class Speed(NamedTuple):
     batch: images at once. median, p95: seconds for a batch. rate: images a second. ratio: times as fast as Keras'
     model.predict on the same batch. ready: seconds until the first answer, conversion included, TensorFlow's import
     not. share: of the floating-point operations a second that a product of matrices reached on this machine meanwhile.
+    macs: multiply-accumulates of one image, of the network as `profile` counts them. peak_mb: MiB by which the memory
+    of this process stood at its highest above what it was before, while the engine was got ready and answered the
+    largest of the batches once. What one engine leaves may serve the next, so that only large differences say
+    something; None where the system does not tell.
     """
 
     network: str
@@ -42,6 +47,8 @@ class Speed(NamedTuple):
     ratio: float
     ready: float
     share: float
+    macs: int
+    peak_mb: float | None
 
 
 @known_options
@@ -52,6 +59,7 @@ def benchmark(
     batches: Sequence[int] = (1, 32),
     seconds: float = 3.0,
     bfloat16: bool = True,
+    vs: str | Iterable[str] = (),
 ) -> list[Speed]:
     """Measure how fast networks answer on this machine: `kc.benchmark(["resnet50", "runs/photos"])`.
 
@@ -61,35 +69,43 @@ def benchmark(
     engine: which to measure; by default all that are installed. Keras' model.predict is measured with them.
     batches: numbers of images at once. seconds: of measuring for each, in three turns.
     bfloat16: measure OpenVINO in bfloat16 too, whose answers are not the same to the digit.
-    Raises BadSpec for an engine that there is not, MissingPackage for one that is not installed.
+    vs: other packages to measure beside, with random weights and by the architecture's name: "keras.applications", by
+        its `predict` and under `tf.function`; "timm", by torch; "onnxruntime", by hand on the network as it is. None of
+        the first two includes preprocessing, which ours do.
+    Raises BadSpec for an engine that there is not, and where a package has no such architecture; MissingPackage for
+    what is not installed.
     """
     names = [engine] if isinstance(engine, str) else list(engine)
     for name in names:
         one_of("engine", name, engines.ENGINES)
+    others = [vs] if isinstance(vs, str) else list(vs)
+    for name in others:
+        one_of("vs", name, tuple(rivals.RIVALS))
     if not batches or min(batches) < 1:
         raise BadSpec(f"batches={tuple(batches)!r}: give numbers of images, from 1.")
     several = models if isinstance(models, list | tuple) else [models]
-    return [row for model in several for row in _measured(model, names, batches, seconds, bfloat16)]
+    return [row for model in several for row in _measured(model, names, batches, seconds, bfloat16, others)]
 
 
-def _measured(model: Any, names: list[str], batches: Sequence[int], seconds: float, bfloat16: bool) -> list[Speed]:
+def _measured(
+    model: Any, names: list[str], batches: Sequence[int], seconds: float, bfloat16: bool, others: list[str]
+) -> list[Speed]:
     name = os.fspath(model) if isinstance(model, str | os.PathLike) else model.name
     file = opened(model) if is_exported(model) else None
     model = file.blank if file else build(model) if isinstance(model, str | os.PathLike) else model
     shape = tuple(side or engines.SIDE for side in model.inputs[0].shape[1:])
     macs = shapes.macs([row for stage in profile(model, shape).values() for row in stage])
     noise = np.random.default_rng(0).integers(0, 256, (max(batches), *shape)).astype("float32")
-    runners, ready = {}, {}
+    runners, ready, memory = {}, {}, {}
     ways: dict[tuple[str, str], Callable[[], Runner]] = {
         one: partial(_runner, model, *one) for one in _ways(names, bfloat16)
     }
     if file:
         ways[file.format, f"{file.kind} file"] = lambda: file.run().predict_on_batch
+    for package in others:
+        ways |= {(what, "float32"): make for what, make in rivals.ways(package, model, shape)}
     for one, make in progress(ways.items(), f"preparing {name}"):
-        start = time.perf_counter()
-        runners[one] = make()
-        runners[one](noise[: min(batches)])
-        ready[one] = time.perf_counter() - start
+        (runners[one], ready[one]), memory[one] = runtime.growth(partial(_begun, make, noise, min(batches)))
     times: dict[tuple[str, str, int], list[float]] = {}
     peak = 0.0
     for _ in progress(range(ROUNDS), f"measuring {name}"):
@@ -104,8 +120,20 @@ def _measured(model: Any, names: list[str], batches: Sequence[int], seconds: flo
         share = 2 * macs * batch / median / peak
         p95 = float(np.quantile(taken, 0.95))
         rate, ratio = batch / median, base / median
-        rows.append(Speed(name, engine, precision, batch, median, p95, rate, ratio, ready[engine, precision], share))
+        one = engine, precision
+        facts = {"ready": ready[one], "share": share, "macs": macs, "peak_mb": memory[one]}
+        rows.append(Speed(name, *one, batch, median, p95, rate, ratio, **facts))
     return sorted(rows, key=lambda row: (row.batch, row.median))
+
+
+def _begun(make: Callable[[], Runner], noise: np.ndarray, least: int) -> tuple[Runner, float]:
+    """(what runs, and the seconds until its first answer); it has answered all of the noise at once, too."""
+    start = time.perf_counter()
+    runner = make()
+    runner(noise[:least])
+    ready = time.perf_counter() - start
+    runner(noise)
+    return runner, ready
 
 
 def _ways(names: list[str], bfloat16: bool) -> Iterator[tuple[str, str]]:

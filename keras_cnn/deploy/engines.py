@@ -22,7 +22,7 @@ from keras_cnn.deploy import formats
 from keras_cnn.deploy.fold import SIDE, fold
 from keras_cnn.deploy.formats import FORMATS, Runner, Running
 from keras_cnn.deploy.opened import File
-from keras_cnn.errors import BadSpec
+from keras_cnn.errors import BadSpec, KerasCnnError
 from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import one_of
 from keras_cnn.terminal import progress
@@ -49,7 +49,7 @@ def running(
     An exported file is run by its own runtime.
     engine: one of `ENGINES`, or "auto": the `fastest`, in batches of `batch`. precision: of the arithmetic, which
     OpenVINO alone can lower. threads: of those engines that are not TensorFlow; by default one for each core.
-    Raises MissingPackage where the engine is not installed.
+    Raises MissingPackage where the engine is not installed, BadSpec where it lacks what a layer needs.
     """
     one_of("engine", engine, ("auto", *ENGINES))
     one_of("precision", precision, formats.PRECISIONS)
@@ -70,8 +70,13 @@ def runner(name: str, network: Any, precision: str = "float32", threads: int | N
         return IN_PROCESS[name](network)
     with tempfile.TemporaryDirectory() as folder:  # what was read may go
         path = Path(folder) / f"network{FORMATS[name].suffix}"
-        formats.write(network, path, name)
-        return formats.run(path, name, precision, threads)
+        try:
+            formats.write(network, path, name)
+            return formats.run(path, name, precision, threads)
+        except KerasCnnError:
+            raise
+        except Exception as error:  # each tool has its own
+            raise BadSpec(f"{formats.lacking(name, network, error)} Try another engine.") from error
 
 
 def fastest(network: Any, batch: int) -> str:

@@ -43,6 +43,7 @@ def export(
     path: str | os.PathLike[str],
     *,
     format: str | None = None,
+    batch: int | None = None,
     samples: Any = None,
     overwrite: bool = False,
 ) -> Exported:
@@ -56,9 +57,12 @@ def export(
     model: a network of ours, whatever `build` takes, or any functional Keras model of one input.
     path: ends in .onnx (ONNX), .xml (OpenVINO, with a .bin beside it), .tflite (LiteRT), or in none of them: a folder
         for TensorFlow's SavedModel. format: "onnx", "openvino", "litert" or "savedmodel", by default as the path ends.
+    batch: images that the file takes at once, for runtimes and devices that ask for a fixed number; by default any.
+        Where such a file stands for a network, as in `predictor`, fewer images are filled up with zeros.
     samples: raw images, an array, to compare with; by default four of noise.
     Raises BadSpec for a path that does not fit the format, and where the file's outputs differ; MissingPackage, which
-    says what to install; CannotWrite where something is there, unless it is to be replaced (overwrite=True).
+    says what to install; CannotWrite where something is there, unless it is to be replaced (overwrite=True),
+    and where nothing can be written.
 
     >>> import keras_cnn as kc, tempfile
     >>> made = kc.export(kc.build("resnet20"), tempfile.mkdtemp() + "/small.tflite")
@@ -66,6 +70,8 @@ def export(
     ('litert', 'small.tflite', 'small.tflite.json', True)
     """
     path = Path(path)
+    if batch is not None and batch < 1:
+        raise BadSpec(f"batch={batch!r}: give 1 or more, or leave it out for any number.")
     name = target(path, format, overwrite)
     model = build(model) if isinstance(model, str | os.PathLike) else model
     network = engines.for_prediction(model)
@@ -73,26 +79,26 @@ def export(
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.beside(path) as folder:
         try:
-            formats.write(network, folder / path.name, name)
-            difference = _difference(network, formats.run(folder / path.name, name), images)
+            formats.write(network, folder / path.name, name, batch)
+            runner = formats.run(folder / path.name, name, batch=batch)
+            difference = _difference(network, runner, images)
         except KerasCnnError:
             raise
         except Exception as error:  # each tool has its own
-            why = str(error).strip().splitlines()[0][:300]
-            raise BadSpec(
-                f"{name} cannot run {network.name}: {why} Nothing was written; try another format."
-            ) from error
+            why = formats.lacking(name, network, error)
+            raise BadSpec(f"{why} Nothing was written; try another format.") from error
         if not difference <= TOLERANCE:
             raise BadSpec(
                 f"{name} answers otherwise than {network.name}: its outputs differ by {difference:.2g} of the largest, "
                 f"where rounding explains {TOLERANCE:g}; nothing was written. Try another format."
             )
-        size = put(folder, path, {**facts_of(model, network), "format": name, "difference": difference})
+        size = put(folder, path, {**facts_of(model, network, batch), "format": name, "difference": difference})
     return Exported(path, about_of(path), name, size, difference)
 
 
 def target(path: Path, format: str | None, overwrite: bool) -> str:
-    """The format of a file to be written; BadSpec where the path does not fit it, CannotWrite where it is taken.
+    """The format of a file to be written; BadSpec where the path does not fit it, CannotWrite where it is taken, or
+    its folder cannot be written to.
 
     format: what was asked for, None for what the path ends in.
     """
@@ -100,6 +106,7 @@ def target(path: Path, format: str | None, overwrite: bool) -> str:
     wanted = {path.name, about_of(path).name, *([path.with_suffix(".bin").name] if name == "openvino" else [])}
     if not overwrite and (there := [one for one in sorted(wanted) if os.path.lexists(path.parent / one)]):
         raise CannotWrite(f"{path.parent / there[0]} is already there: overwrite=True replaces it.")
+    files.check_writable(path.parent)
     return name
 
 
@@ -146,16 +153,17 @@ def _difference(network: Any, runner: formats.Runner, images: np.ndarray) -> flo
     return float(np.abs(found - wanted).max() / max(np.abs(wanted).max(), np.finfo("float32").tiny))
 
 
-def facts_of(model: Any, network: Any) -> dict[str, Any]:
-    """What who runs the file needs to know: of any model its shapes, of ours all that it remembers."""
+def facts_of(model: Any, network: Any, batch: int | None = None) -> dict[str, Any]:
+    """What who runs the file needs to know: of any model its shapes, of ours all that it remembers. batch: of a file
+    that takes so many images, and no other number."""
     [given], [made] = network.inputs, network.outputs
     try:
         record = record_of(model)
     except BadSpec:
         record = None
     return {
-        "input": {"name": "input", "shape": list(given.shape), "dtype": "float32"},
-        "output": {"shape": list(made.shape), "dtype": "float32"},
+        "input": {"name": "input", "shape": [batch, *given.shape[1:]], "dtype": "float32"},
+        "output": {"shape": [batch, *made.shape[1:]], "dtype": "float32"},
         "network": record,
         "unfolded": unfolded(network),
     }

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 import sys
 import threading
 import warnings
@@ -23,6 +24,8 @@ from keras_cnn.errors import BadSpec, MissingPackage
 from keras_cnn.models.fields import one_of
 
 Runner = Callable[[np.ndarray], np.ndarray]  # images (n, ...) in, the network's first output (n, ...) out, float32
+# What runtimes say of an operation that they lack: onnxruntime, LiteRT, OpenVINO.
+LACKING = re.compile(r"No Op registered for (\w+)|'tf\.(\w+)' op is neither|rule found for operations: (\w+)")
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -70,22 +73,32 @@ def format_of(name: str, writing: bool = False) -> Format:
     return FORMATS[name]
 
 
-def write(network: Any, path: str | os.PathLike[str], name: str) -> None:
-    """Write a functional model of one input and one output, which has no training left in it, to a file or folder."""
+def write(network: Any, path: str | os.PathLike[str], name: str, batch: int | None = None) -> None:
+    """Write a functional model of one input and one output, which has no training left in it, to a file or folder.
+
+    batch: images that it is to take at once, by default any number.
+    """
     kind = format_of(name, writing=True)
     from keras import InputSpec
 
     [given] = network.inputs
     network(np.zeros((1, *(side or 32 for side in given.shape[1:])), "float32"))  # Keras exports what was called once
-    signature = [InputSpec(shape=given.shape, dtype="float32", name="input")]
+    signature = [InputSpec(shape=(batch, *given.shape[1:]), dtype="float32", name="input")]
     with quiet():
         if name == "openvino":
             untold("openvino")
         network.export(str(path), format=kind.keras, verbose=False, input_signature=signature)
 
 
-def run(path: str | os.PathLike[str], name: str, precision: str = "float32", threads: int | None = None) -> Runner:
-    """What runs a file of `write`. precision: of its arithmetic. threads: by default one for each core.
+def run(
+    path: str | os.PathLike[str],
+    name: str,
+    precision: str = "float32",
+    threads: int | None = None,
+    batch: int | None = None,
+) -> Runner:
+    """What runs a file of `write`. precision: of its arithmetic. threads: by default one for each core. batch: as it
+    was written; any number of images is taken then too.
 
     Safe to call from several threads. Raises MissingPackage; BadSpec for a precision that the runtime has not.
     """
@@ -93,7 +106,41 @@ def run(path: str | os.PathLike[str], name: str, precision: str = "float32", thr
     if precision not in kind.precisions:
         raise BadSpec(f"precision={precision!r}: {name} computes in {' or '.join(kind.precisions)}.")
     with quiet():
-        return kind.run(Path(path), threads or runtime.cores(), precision)
+        runner = kind.run(Path(path), threads or runtime.cores(), precision)
+    return runner if batch is None else _in_batches(runner, batch)
+
+
+def lacking(name: str, network: Any, error: Exception) -> str:
+    """Why a runtime cannot run a network: the layer whose operation it lacks, else its own first line."""
+    said = str(error).strip() or type(error).__name__
+    operation = next((found[found.lastindex or 0] for found in LACKING.finditer(said)), None)
+    layer = _layer_of(network, operation) if operation else None
+    if layer is None:
+        return f"{name} cannot run {network.name}: {said.splitlines()[0][:300]}"
+    what = f"its layer {layer.name} ({type(layer).__name__}) needs {operation}, which {name} has not."
+    return f"{name} cannot run {network.name}: {what}"
+
+
+def _layer_of(network: Any, operation: str) -> Any:
+    """The layer that an operation of TensorFlow belongs to, None where it cannot be told."""
+    import tensorflow as tf
+
+    called: Any = tf.function(network)
+    graph = called.get_concrete_function(tf.TensorSpec(network.inputs[0].shape, "float32")).graph
+    names = [one.name for one in graph.get_operations() if one.type == operation]
+    within = (layer for layer in network.layers if re.search(rf"/{re.escape(layer.name)}(_\d+)?/", "\n".join(names)))
+    return next(within, None)
+
+
+def _in_batches(run: Runner, batch: int) -> Runner:
+    """What takes any number of images, of what takes so many at once; the last ones are filled up with zeros."""
+
+    def runner(images: np.ndarray) -> np.ndarray:
+        filled = np.zeros((-(-len(images) // batch) * batch, *images.shape[1:]), "float32")
+        filled[: len(images)] = images
+        return np.concatenate([run(some) for some in np.split(filled, len(filled) // batch)])[: len(images)]
+
+    return runner
 
 
 def hashed(folder: Path, names: Iterable[str]) -> dict[str, str]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import io
 import time
 from collections import deque
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 from starlette.requests import ClientDisconnect
 
+from keras_cnn import runtime
 from keras_cnn.data.files import Source
 from keras_cnn.data.images import MODES, decoded_by, pixels_of, resize_and_crop
 from keras_cnn.data.stream import Photo
@@ -95,7 +94,7 @@ class Intake:
 
     def _tidy(self) -> None:
         self.tidying = None
-        asyncio.get_running_loop().run_in_executor(None, give_back)
+        asyncio.get_running_loop().run_in_executor(None, runtime.give_back)
 
     async def _fill(self, content: bytearray, request: Any) -> None:
         try:
@@ -145,18 +144,8 @@ def photo(source: Source, preprocess: Preprocess, limits: Limits) -> Photo:
     finally:
         if large:
             image = None
-            give_back()
+            runtime.give_back()
     raise BadImage(said)  # anew: the first one's traceback holds the pixels
-
-
-def give_back() -> None:
-    """Give freed memory back to the system.
-
-    glibc keeps what a thread freed for that thread, so that a few large images in several threads would leave hundreds
-    of megabytes with the process for ever.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no such call
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Rates:

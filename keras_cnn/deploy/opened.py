@@ -59,6 +59,11 @@ class File:
         return tuple(self.about["input"]["shape"])
 
     @property
+    def batch(self) -> int | None:
+        """Images that it takes at once, None for any number."""
+        return self.input_shape[0]
+
+    @property
     def output_shape(self) -> tuple[Any, ...]:
         return tuple(self.about["output"]["shape"])
 
@@ -83,7 +88,7 @@ class File:
         what is float32 in the file."""
         if engine not in ("keras", "auto", self.format):
             raise BadSpec(f"{self.path} is run by {self.format}, not by {engine}: leave the engine out.")
-        run = formats.run(self.path, self.format, precision, threads)
+        run = formats.run(self.path, self.format, precision, threads, self.batch)
         return Running(self.name, self.input_shape, self.output_shape, run, self.format, precision)
 
 
@@ -98,7 +103,9 @@ def opened(path: str | os.PathLike[str]) -> File:
         hashes, record = dict(about["sha256"]), about["network"]
         file = File(path, about)
         one_of("format", file.format, tuple(FORMATS))
-        _ = file.input_shape, file.output_shape, file.kind
+        _ = file.output_shape, file.kind
+        if file.batch is not None and not (isinstance(file.batch, int) and file.batch > 0):
+            raise ValueError(f"a batch of {file.batch!r}")
     except FileNotFoundError:
         raise BadSpec(f"{beside} is not there, which says what {path.name} is of: export writes both.") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -16,7 +16,7 @@ from keras_cnn.building import build
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.data import sequence_files
-from keras_cnn.data.files import Source
+from keras_cnn.data.files import Source, local
 from keras_cnn.data.images import five_crops
 from keras_cnn.data.index import find_images
 from keras_cnn.data.stream import Photo, decoded
@@ -50,14 +50,17 @@ def predictor(
     model: a network of ours, or whatever `build` takes: a weights directory, a tag, an address. It is copied for
     prediction, batch norms folded into convolutions; later training does not reach the copy. Or a file that `export` or
     `quantize` wrote, which its own runtime runs.
-    batch_size: images that the network sees at once. Files are decoded as they are needed, so that any number of them
-    takes the memory of a few batches.
+    batch_size: images that the network sees at once; where memory does not hold them, half as many, and so on. Files
+    are decoded as they are needed, so that any number of them takes the memory of a few batches.
     tile: of a network that answers every pixel: the side of the tiles, in pixels, by which it sees photos at their own
     size, whatever that is (`predict_tiles`); as many at once as have the pixels of a batch.
     engine: what computes: "keras"; "tensorflow", the network as one graph; "openvino", "onnx" or "litert", which take
     seconds to get ready; or "auto", the fastest of those that are installed: they are measured the first time, on this
-    machine and for this network, and the choice is kept. precision:
-    "float32"; of openvino also "bfloat16", which is faster on processors that have it and changes answers a little.
+    machine and for this network, and the choice is kept. That is not the default: measuring takes up to a minute, and
+    engines round in other orders, so that a package that is installed, or what else the machine did in that minute,
+    would change the last digits of answers.
+    precision: "float32"; of openvino also "bfloat16", which is faster on processors that have it and changes answers a
+    little. Nothing chooses it for you: what it costs is seen on labelled images alone, by `evaluate` with both.
     views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
         "five": of files, the mean over the corners and the centre of the resized photo, at five times the cost; the
         centre is what is seen without views. Weights that see the whole photo (crop=1) see it as the fifth, and
@@ -96,9 +99,12 @@ def built(model: Any) -> Any:
 class Predictor:
     """Answers images; made by `predictor`.
 
-    Images are: a path of an image, a folder (images at any depth, in order) or a zip; an array, one image
-    (height, width, channels) or several (images, height, width, channels), of the network's size (any, with tiles) and
-    with raw values of 0..255; or a list of all these. Answers come in the order of the images.
+    Images are: a path of an image, a folder (images at any depth, in order) or a zip, or its `file://` address; an
+    array, one image (height, width, channels) or several (images, height, width, channels), of the network's size (any,
+    with tiles) and with raw values of 0..255; or a list or an iterator of all these. Answers come in the order of the
+    images. An iterator, such as a generator or `Path.glob`, may be without end: `stream` reads it as answers are asked
+    for, three batches of files or one of arrays ahead. So with batch_size=1 an array is answered before the next one is
+    read.
     A network for sequences answers arrays, one (time, channels) or several (sequences, time, channels), and files: an
     `.npz` with an array `x`, a table (`.csv`, `.tsv`, `.parquet`) with a row a step and its channels in the order in
     which they were learnt: a sequence for each value of a column `id`, else the end of one long series.
@@ -201,16 +207,18 @@ class Predictor:
             yield images
         elif isinstance(images, str | os.PathLike) and self.config.backbone.SIDES == 1:
             steps, channels = self.network.input_shape[1:]
-            for one, sequence in sequence_files.named(images, channels, steps):
+            for one, sequence in sequence_files.named(local(images), channels, steps):
                 check_shape(sequence[None], self.network, one)
                 yield one, sequence
         elif isinstance(images, str | os.PathLike):
             yield from find_images(images)
-        elif isinstance(images, list | tuple):
+        elif isinstance(images, list | tuple | Iterator):
             for i, some in enumerate(images):
                 yield from self._found(some, f"{name}[{i}]")
         elif not hasattr(images, "__array__"):
-            raise BadData(f"{name}: give a path, an array, or a list of these, not {type(images).__name__}.")
+            raise BadData(
+                f"{name}: give a path, an array, or a list or iterator of these, not {type(images).__name__}."
+            )
         else:
             array = np.asarray(images)
             single = array.ndim < len(self.network.input_shape)

@@ -94,7 +94,7 @@ def quantize(
     batch_size: images that are measured at once. skip_bad: leave unreadable files out; else they raise BadImage.
     Raises BadSpec for a network that is not of ours or reads sequences, and where too much is lost; BadData for data
     that it cannot be measured on; MissingPackage: pip install "keras-cnn[quantize]"; CannotWrite where something is
-    there, unless overwrite=True.
+    there, unless overwrite=True, and where nothing can be written.
     """
     path = Path(path)
     one_of("precision", precision, KINDS)
@@ -122,7 +122,7 @@ def quantize(
             return scoring.measured(net, some, classes or loaded.class_names, batch_size, runner=run)
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.beside(path) as work, files.beside(path) as folder:  # first of all, since it may be read-only
+    with files.beside(path) as work, files.beside(path) as folder:
         told = {"channels": net.input_shape[-1], "skip_bad": skip_bad}
         seen = arrays(fitted, scoring.loaded(net, measured, split, batch_size, skip_bad).preprocess, **told).images
         if not len(seen):

@@ -42,7 +42,6 @@ from keras_cnn.deploy.intake import (
     Rates,
     TooLarge,
     TooSlow,
-    give_back,
     photo,
 )
 
@@ -285,7 +284,7 @@ def _drawn(net: Any, source: Source) -> bytes:
         [why] = explanations(net, source, folder)
         assert why.picture is not None
         picture = why.picture.read_bytes()
-    give_back()
+    runtime.give_back()
     return picture
 
 

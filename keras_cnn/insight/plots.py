@@ -358,6 +358,28 @@ def expectations(rows: Sequence[Any], path: str | Path, figure: str = "accuracy"
     return _save(picture, path)
 
 
+def speeds(rows: Sequence[Any], path: str | Path) -> Path:
+    """Images a second, a line a network and a panel for each number of images at once, the fastest first (rows of
+    `benchmark`); as multiples of Keras' model.predict, in brackets."""
+    networks, batches = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("network", "batch"))
+    most = max(sum((row.network, row.batch) == (rows[0].network, batch) for row in rows) for batch in batches)
+    size = (6.0 * len(batches), len(networks) * (1.1 + 0.34 * most))
+    figure, axes = _figure(len(networks), len(batches), size)
+    panels = [(network, batch) for network in networks for batch in batches]
+    for axis, (network, batch) in zip(axes, panels, strict=True):
+        mine = [row for row in rows if (row.network, row.batch) == (network, batch)]
+        names = [row.engine if row.precision == "float32" else f"{row.engine}, {row.precision}" for row in mine]
+        bars = axis.barh(range(len(mine)), [row.rate for row in mine], color="C0")
+        axis.bar_label(bars, [f"{row.rate:.3g} ({row.ratio:.2f})" for row in mine], padding=3, fontsize=8)
+        axis.set_yticks(range(len(mine)), map(plain, names), parse_math=False)
+        axis.invert_yaxis()
+        axis.margins(x=0.22)
+        axis.set(xlabel="images/s (times model.predict)")
+        axis.set_title(plain(f"{network}, {batch} image{'s' if batch > 1 else ''} at once"), parse_math=False)
+        axis.grid(axis="x", alpha=0.3)
+    return _save(figure, path)
+
+
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # no display, and no global state of pyplot
     from matplotlib.figure import Figure

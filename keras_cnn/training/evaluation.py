@@ -55,7 +55,10 @@ def evaluate(
     batch_size: images that the network sees at once. Files are decoded as they are needed.
     skip_bad: leave unreadable files out, log them and name them in `Result.skipped`, instead of raising BadImage. (Of
         `Data`, what it was loaded with.)
-    engine, precision: what computes, as of `predictor`: "openvino" with "bfloat16" tells what that costs.
+    engine, precision: what computes, as of `predictor`: "openvino" with "bfloat16" tells what that costs. "keras" is
+        the network as it is, its batch norms not folded: figures are those of what was trained, and begin at once.
+        Others measure the folded network, whose figures are the same but for rounding, and pay off with many images:
+        getting ready takes longer than a thousand small ones.
     views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
         "five", of files: the mean over the corners and the centre of the resized photo, as of `predictor`.
     Returns the `Result` of the network's task. Raises BadSpec for a network without a head for it, BadData for labels

@@ -18,7 +18,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -61,7 +60,7 @@ def check(out: str | os.PathLike[str] | None, resume: bool = False, overwrite: b
             raise BadSpec(f"{'resume' if resume else 'overwrite'}=True needs out: the directory of the run.")
         return
     out = Path(out)
-    _check_writable(out)
+    files.check_writable(out)
     if (out / files.LOCK).exists():
         with files.alone(out):
             pass
@@ -76,18 +75,6 @@ def check(out: str | os.PathLike[str] | None, resume: bool = False, overwrite: b
             f"{out} holds {there[0]}, but no state of a run that this version could go on from: overwrite=True "
             "(--overwrite) begins anew; or name another directory."
         )
-
-
-def _check_writable(out: Path) -> None:
-    place = out
-    while not os.path.lexists(place) and place != place.parent:
-        place = place.parent
-    try:
-        with tempfile.TemporaryFile(dir=place):  # rights tell nothing of disks that are read-only
-            pass
-    except OSError as error:
-        why = "it is no folder" if error.errno == errno.ENOTDIR else os.strerror(error.errno or 0)
-        raise CannotWrite(f"{out} cannot be written to ({place}: {why}): name another directory.") from None
 
 
 # --- the state -------------------------------------------------------------------------------------------------------
