@@ -129,6 +129,52 @@ def test_a_run_that_is_stopped_tells_what_is_kept(run, monkeypatch, tmp_path, le
     assert code == 130 and err.startswith("stopped; ") and sentence in err and f"'{tmp_path / 'my run'}'" in err
 
 
+@pytest.mark.parametrize("left", ["progress.safetensors", "study.json", None])
+@pytest.mark.parametrize("verb", ["train", "study"])
+def test_a_training_and_a_study_that_are_stopped_tell_what_is_kept(run, monkeypatch, tmp_path, verb, left):
+    def stopped(*given, out=None, **_):
+        place = Path(out or given[2])
+        place.mkdir(exist_ok=True)
+        if left:
+            (place / left).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"keras_cnn.{verb}", stopped, raising=False)
+    pets, out = folder(tmp_path / "pets", {"cat": 4, "dog": 4}), tmp_path / "out"
+    line = ("train",) if verb == "train" else ("fine-tune", "--study")
+    code, _, err = run(*line, pets, "-m", "resnet20", "--out", out)
+    again = "the same command" if verb == "study" else "the same command with --resume"
+    kept = f"{out} keeps what is done: {again} goes on." if left else f"nothing is kept in {out}."
+    assert code == 130 and err.splitlines()[-1] == f"stopped; {kept}"
+
+
+@pytest.mark.parametrize("line", [("fine-tune",), ("fine-tune", "--study"), ("train",), ("lr-find",)])
+def test_data_that_is_stopped_while_it_is_read_is_told(run, monkeypatch, tmp_path, line):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keras_cnn.data.load_data", stopped)
+    pets = folder(tmp_path / "pets", {"cat": 4, "dog": 4})
+    code, _, err = run(*line, pets, "-m", "resnet20", "--out", tmp_path / "out")
+    assert code == 130 and f"stopped; {pets} was still being read: nothing of it was learnt or written" in err
+
+
+def test_packing_that_is_stopped_goes_on(run, monkeypatch, tmp_path):
+    from keras_cnn.data import packing
+
+    finish = packing._finish
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "_finish", stopped)
+    pets, out = folder(tmp_path / "pets", {"cat": 4, "dog": 4}), tmp_path / "out"
+    sentence = f"stopped; {out} keeps the shards that are done: the same command goes on.\n"
+    assert run("pack", pets, out) == (130, "", sentence)
+    monkeypatch.setattr(packing, "_finish", finish)
+    assert run("pack", pets, out)[0] == 0
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_a_real_run_which_then_goes_on(tmp_path):
     pets = folder(tmp_path / "pets", {"cat": 40, "dog": 40}, size=(32, 32))
