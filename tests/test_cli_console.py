@@ -101,6 +101,23 @@ def test_a_narrow_terminal_has_the_columns_below_each_other():
     assert Table(("x", "n"), [("東京", "1")]).lines() == ["x     n", "東京  1"]
 
 
+@pytest.mark.parametrize("option", ["--sizes", "--json", "-q"])
+def test_a_study_tells_which_of_its_runs_it_is_at(run, monkeypatch, tmp_path, option):
+    import json
+
+    from keras_cnn.training import study
+
+    monkeypatch.setattr(study, "_curve", lambda *_: [0.5])
+    pets = folder(tmp_path / "pets", {"cat": 6, "dog": 6}, size=(16, 16))
+    line = ["fine-tune", "--study", pets, "-m", "resnet20", "--out", tmp_path / "out", "--seeds", 1, "--sizes", "2"]
+    code, out, err = run(*line, *([] if option == "--sizes" else [option]))
+    assert code == 0, err
+    told = [f"run {n} of {len(study.METHODS)}: 2 images a class, seed 0: " for n in range(1, len(study.METHODS) + 1)]
+    assert all(text in out for text in told) if option == "--sizes" else "run 1 of" not in out
+    if option == "--json":
+        assert json.loads(out)["methods"]
+
+
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 

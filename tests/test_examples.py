@@ -165,7 +165,7 @@ def test_sequences(tmp_path, run):
     )
     lines = re.findall(r"(accuracy|mean absolute error) +(.+?) +(\d.\d+) \+-", printed)
     figures = {(what, name): float(value) for what, name, value in lines}
-    assert figures["accuracy", "TCN"] > stated("sequences.py", r"Of 40 waves .* (\d+) % right") / 100
+    assert figures["accuracy", "TCN"] > stated("sequences.py", r"Of 40 waves, .* (\d+) % right") / 100
     assert figures["mean absolute error", "TCN"] < figures["mean absolute error", "seasonal naive"]
     with Image.open(tmp_path / "out" / "sequences.png") as picture:
         assert picture.size == (1320, 480)
