@@ -4,7 +4,7 @@
 
 Photos lie in one folder a class. Without arguments the example learns scikit-learn's handwritten digits; only with a
 second one is anything written. From 160 photos of five flowers it learns to name more than 55 % of others, where chance
-is 20 %.
+is 20 %. From 80 handwritten digits of four kinds it names more than 90 % of others, where chance is 25 %.
 """
 
 import sys

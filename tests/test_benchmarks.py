@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "tests" / "benchmarks"
+SIDES = {"ours": 1, "ours, commands that predict": 0, "TensorFlow's": 0}  # oneDNN, on a processor with AVX2 only
 
 
 def run(command):
-    name, *told = command.split()
+    name, *told = shlex.split(command)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     line = [sys.executable, str(FOLDER / name), *told]
     done = subprocess.run(line, env=env, capture_output=True, text=True, timeout=580)
@@ -27,6 +29,16 @@ def test_gpu_train_runs_on_a_processor():
     name, size, batch, _, _, rate, ratio, share = (cell.strip() for cell in line.strip("|").split("|"))
     assert (name, size, batch, ratio) == ("resnet20", "32", "2", "1.00 (1.00 to 1.00)")
     assert float(rate) > 0 and float(share.rstrip("%")) > 0
+
+
+@pytest.mark.slow
+def test_settings_of_a_processor_are_compared():
+    told = "--isa avx2 --tasks 'step resnet18' --rounds 1 --seconds 0.1"
+    lines = run(f"cpu_defaults.py {told}")
+    assert lines[0].endswith("sse4_2, avx, fma, avx2 (emulated)")
+    assert lines[1:4] == [f"{side}: TF_ENABLE_ONEDNN_OPTS={value}" for side, value in SIDES.items()]
+    (row,) = (line for line in lines if line.startswith("| step resnet18"))
+    assert all(float(ratio) > 0 for ratio in row.strip("|").split("|")[3:])
 
 
 @pytest.mark.slow

@@ -396,6 +396,14 @@ def test_finetune_tells_baselines_first(run, net, pets, tmp_path):
     assert 0 <= facts["linear_probe"] <= facts["val accuracy"] <= 1 and 0 <= facts["nearest_neighbours"] <= 1
 
 
+@pytest.mark.slow  # the README's first command, two minutes
+def test_the_demo_learns_digits(run, tmp_path):
+    code, out, err = run("demo", "--out", tmp_path / "demo", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["val accuracy"] > 0.9 > found["before"]
+
+
 @pytest.mark.slow  # every method at two sizes; the library's own test of it is fast
 def test_finetune_can_study_what_transfer_brings(run, net, pets, tmp_path):
     out = tmp_path / "study"

@@ -110,6 +110,26 @@ def test_answers_do_not_depend_on_the_batches(run, net, tmp_path):
         )
 
 
+@pytest.mark.parametrize("how", [["--json"], ["--out", "answers.csv"]], ids=["json", "file"])
+def test_predict_shows_on_a_terminal_how_far_it_is(run, net, tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    photos = folder(tmp_path / "photos", {"a": 3})
+    assert "predicting" not in run("predict", photos, "-m", net, *how)[2]
+    Path("answers.csv").unlink(missing_ok=True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    err = run("predict", photos, "-m", net, *how)[2]
+    assert "predicting" in err and "3 of 3" in err
+
+
+def test_a_long_path_is_whole_on_a_narrow_terminal(run, net, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    deep = folder(tmp_path / ("x" * 100) / ("y" * 100), {"a": 1}) / "a" / "000.png"
+    assert len(str(deep)) > 200
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    code, out, _ = run("predict", deep, "-m", net)
+    assert code == 0 and out.splitlines()[0] == str(deep)
+
+
 # The most memory of a process, told by itself: what its parent sees of it begins with the parent's own.
 MEASURED = """
 import atexit, sys

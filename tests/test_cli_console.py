@@ -101,6 +101,23 @@ def test_a_narrow_terminal_has_the_columns_below_each_other():
     assert Table(("x", "n"), [("東京", "1")]).lines() == ["x     n", "東京  1"]
 
 
+@pytest.mark.parametrize("option", ["--sizes", "--json", "-q"])
+def test_a_study_tells_which_of_its_runs_it_is_at(run, monkeypatch, tmp_path, option):
+    import json
+
+    from keras_cnn.training import study
+
+    monkeypatch.setattr(study, "_curve", lambda *_: [0.5])
+    pets = folder(tmp_path / "pets", {"cat": 6, "dog": 6}, size=(16, 16))
+    line = ["fine-tune", "--study", pets, "-m", "resnet20", "--out", tmp_path / "out", "--seeds", 1, "--sizes", "2"]
+    code, out, err = run(*line, *([] if option == "--sizes" else [option]))
+    assert code == 0, err
+    told = [f"run {n} of {len(study.METHODS)}: 2 images a class, seed 0: " for n in range(1, len(study.METHODS) + 1)]
+    assert all(text in out for text in told) if option == "--sizes" else "run 1 of" not in out
+    if option == "--json":
+        assert json.loads(out)["methods"]
+
+
 # --- Ctrl-C ---------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +144,52 @@ def test_a_run_that_is_stopped_tells_what_is_kept(run, monkeypatch, tmp_path, le
     pets = folder(tmp_path / "pets", {"cat": 2, "dog": 2})
     code, _, err = run("fine-tune", pets, "-m", "resnet20", "--out", tmp_path / "my run", *options)
     assert code == 130 and err.startswith("stopped; ") and sentence in err and f"'{tmp_path / 'my run'}'" in err
+
+
+@pytest.mark.parametrize("left", ["progress.safetensors", "study.json", None])
+@pytest.mark.parametrize("verb", ["train", "study"])
+def test_a_training_and_a_study_that_are_stopped_tell_what_is_kept(run, monkeypatch, tmp_path, verb, left):
+    def stopped(*given, out=None, **_):
+        place = Path(out or given[2])
+        place.mkdir(exist_ok=True)
+        if left:
+            (place / left).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"keras_cnn.{verb}", stopped, raising=False)
+    pets, out = folder(tmp_path / "pets", {"cat": 4, "dog": 4}), tmp_path / "out"
+    line = ("train",) if verb == "train" else ("fine-tune", "--study")
+    code, _, err = run(*line, pets, "-m", "resnet20", "--out", out)
+    again = "the same command" if verb == "study" else "the same command with --resume"
+    kept = f"{out} keeps what is done: {again} goes on." if left else f"nothing is kept in {out}."
+    assert code == 130 and err.splitlines()[-1] == f"stopped; {kept}"
+
+
+@pytest.mark.parametrize("line", [("fine-tune",), ("fine-tune", "--study"), ("train",), ("lr-find",)])
+def test_data_that_is_stopped_while_it_is_read_is_told(run, monkeypatch, tmp_path, line):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("keras_cnn.data.load_data", stopped)
+    pets = folder(tmp_path / "pets", {"cat": 4, "dog": 4})
+    code, _, err = run(*line, pets, "-m", "resnet20", "--out", tmp_path / "out")
+    assert code == 130 and f"stopped; {pets} was still being read: nothing of it was learnt or written" in err
+
+
+def test_packing_that_is_stopped_goes_on(run, monkeypatch, tmp_path):
+    from keras_cnn.data import packing
+
+    finish = packing._finish
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(packing, "_finish", stopped)
+    pets, out = folder(tmp_path / "pets", {"cat": 4, "dog": 4}), tmp_path / "out"
+    sentence = f"stopped; {out} keeps the shards that are done: the same command goes on.\n"
+    assert run("pack", pets, out) == (130, "", sentence)
+    monkeypatch.setattr(packing, "_finish", finish)
+    assert run("pack", pets, out)[0] == 0
 
 
 @pytest.mark.slow

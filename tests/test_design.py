@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import keras_cnn as kc
@@ -59,3 +60,31 @@ def rooms(run) -> list[str]:
 def test_build_visits_each_room_once():
     told = re.findall(r"^\d\. `(\w+)`", DESIGN.split("## `build`")[1].split("\n## ")[0], re.MULTILINE)
     assert rooms(lambda: kc.build("resnet18.tiny_in200", classes=5, freeze="stage3")) == told
+
+
+def test_fine_tuning_goes_through_the_rooms_that_are_told(tmp_path):
+    """Each module that the page names is called; the network is cut before features are kept, and written last."""
+    steps = re.findall(r"^\d\. (.*?)(?=^\d\. |\Z)", DESIGN.split("## `fine_tune`")[1].split("\n## ")[0], re.M | re.S)
+    told = [re.findall(r"`(data|\w+/\w+\.py)`", step) for step in steps]
+    modules = [[name.removesuffix(".py").replace("/", ".") for name in names] for names in told if names]
+    entered: dict[str, int] = {}
+
+    def look(frame, event, _):
+        if event == "call":
+            package, _, module = frame.f_globals.get("__name__", "").partition(".")
+            if package == "keras_cnn":
+                for name in (module, module.partition(".")[0]):
+                    entered.setdefault(name, len(entered))
+
+    labels = np.arange(16) % 2
+    images = (np.zeros((16, 16, 16, 3)) + 200 * labels[:, None, None, None]).astype("uint8")
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 16, 3))
+    options = {"head_epochs": 1, "epochs": 1, "batch_size": 8, "probe": False, "verbose": 0}
+    data = kc.load_data((images, labels), model, augment=None, batch_size=8)
+    sys.setprofile(look)
+    try:
+        kc.fine_tune(model, data, out=tmp_path / "run", **options)
+    finally:
+        sys.setprofile(None)
+    assert len(modules) == 5 and {name for names in modules for name in names} <= entered.keys()
+    assert entered["transfer.split"] < entered["transfer.cache"] < entered["checkpoints.directory"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import images
 import keras
 import numpy as np
@@ -44,6 +46,13 @@ def test_the_suggestion_lies_where_the_loss_falls(model):
     ratios = np.diff(np.log(found.rates))
     np.testing.assert_allclose(ratios, ratios[0])
     assert min(found.losses) < 0.8 * found.losses[0]
+
+
+def test_a_terminal_is_shown_how_far_the_test_is(model, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    kc.lr_find(model, (IMAGES, LABELS), steps=3, batch_size=4)
+    err = capsys.readouterr().err
+    assert "learning-rate test" in err and "of 3" in err
 
 
 def test_few_batches_are_gone_through_again(model):

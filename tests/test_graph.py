@@ -298,6 +298,35 @@ def test_variables_of_a_savedmodel_have_the_paths_of_keras(tmp_path):
     assert names == {variable.path for variable in model.variables}
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="they are TensorFlow's")
+def test_variables_of_checkpoints_and_traced_graphs_have_the_paths_of_keras(tmp_path):
+    import tensorflow as tf
+
+    told = {"depths": (1, 1, 1), "input_shape": SMALL, "classes": 3}
+    model, again = (seed(kc.build("resnet20", **told)), kc.build("resnet20", **told))
+    traced = tf.function(lambda images: model(images, training=False))
+    graph = traced.get_concrete_function(tf.TensorSpec((1, *SMALL))).graph
+    assert {v.name for v in graph.variables} == {f"{v.path}:0" for v in model.variables}
+    saved = tf.train.Checkpoint(model=model).write(str(tmp_path / "weights"))
+    assert not [name for name, _ in tf.train.list_variables(saved) if name.startswith("variable")]
+    tf.train.Checkpoint(model=again).read(saved).assert_consumed()
+    for one, other in zip(model.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other), err_msg=one.path)
+
+
+def test_room_for_recursion_is_made_only_where_it_is_needed(monkeypatch):
+    limits = []
+    monkeypatch.setattr(sys, "setrecursionlimit", limits.append)
+    kc.build("resnet20", depths=(1, 1, 1))
+    before = sys.getrecursionlimit()
+    with assemble.recursion(before // 2):
+        pass
+    assert not limits
+    with assemble.recursion(before // 2 + 1):
+        assert limits == [before + before // 2 + 1]
+    assert limits[1:] == [before]
+
+
 def test_room_for_recursion_is_given_back():
     """Keras makes models by recursion; a deep network gets the room for it, and nobody else's limit changes."""
     kc.build("resnet20")

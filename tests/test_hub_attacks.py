@@ -15,6 +15,7 @@ from attacks import hub_answers
 from hub_server import Hub
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import close_session
+from PIL import Image
 from repositories import INFO, LFS, NET, WEIGHTS, arrays, cached, config, offline, ours, same, write
 
 import keras_cnn as kc
@@ -116,7 +117,7 @@ def test_the_time_is_an_option_or_a_variable(hub, net, monkeypatch):
     monkeypatch.setenv("KERAS_CNN_TIMEOUT", "1.5")
     with pytest.raises(Offline, match=r"GET http://\S+/main made no progress for 1\.5 s: .*KERAS_CNN_TIMEOUT"):
         kc.info(NET)
-    with pytest.raises(Offline, match=r"made no progress for 0\.5 s.*timeout= \(--timeout\)"):
+    with pytest.raises(Offline, match=r"made no progress for 0\.5 s.*timeout= of pull and publish"):
         kc.pull(NET, timeout=0.5)
     for wrong in ("soon", "-1", "0", "nan", "inf"):
         monkeypatch.setenv("KERAS_CNN_TIMEOUT", wrong)
@@ -124,6 +125,24 @@ def test_the_time_is_an_option_or_a_variable(hub, net, monkeypatch):
             kc.pull(NET)
     with pytest.raises(KerasCnnError, match="timeout=0: give the seconds"):
         kc.pull(NET, timeout=0)
+
+
+def test_every_command_that_reaches_the_hub_has_the_time_as_an_option(hub, net, run, tmp_path):
+    hub.faults.push("stall", path=INFO, after=0, seconds=60, times=None)
+    image = tmp_path / "x.png"
+    Image.new("RGB", (8, 8)).save(image)
+    for line in (
+        ("info", NET),
+        ("pull", NET),
+        ("predict", image, "-m", NET),
+        ("evaluate", "digits", "-m", NET),
+        ("fine-tune", "digits", "-m", NET, "--out", tmp_path / "run"),
+    ):
+        code, _, err = run(*line, "--timeout", 0.3)
+        assert code == 2 and "made no progress for 0.3 s" in err and "--timeout" in err, line
+    assert client.seconds() == 60  # what one command is told is not the next one's
+    code, _, err = run("info", NET, "--timeout", 0)
+    assert code == 2 and "timeout=0.0: give the seconds" in err and err.count("\n") == 1
 
 
 def test_what_moves_is_not_ended(hub, net):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -143,6 +144,21 @@ def test_commands(hub, home, environment, tmp_path):
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr.startswith("error: me/net at revision v2 is not in the cache") and hub.requests == []
     assert "hf_me" not in dry.stdout + done.stdout + done.stderr + pulled.stdout
+
+
+def test_a_download_that_is_stopped_is_kept_and_says_so(hub, home, environment):
+    hub.create("me/net", ours())
+    hub.faults.push("stall", path=rf"{LFS}.*{WEIGHTS}", after=500_000, seconds=60)
+    line = [sys.executable, "-m", "keras_cnn.cli", "pull", "hf://me/net"]
+    process = subprocess.Popen(line, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    parts = (home / "hub").glob
+    wait_for(lambda: any(p.stat().st_size == 500_000 for p in parts("models--*/blobs/.*.part")), process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    sentence = f"stopped; what has come of {WEIGHTS} of hf://me/net is kept: the same command goes on."
+    assert (process.returncode, err.splitlines()[-1]) == (130, sentence)
+    assert command(environment, "pull", "hf://me/net").returncode == 0
+    assert [status for _, _, status in hub.seen("GET", rf"{LFS}.*{WEIGHTS}")] == [200, 206]
 
 
 def test_warnings_are_one_sentence(hub, environment):

@@ -159,7 +159,14 @@ print("\\n" + json.dumps([code, sorted({name.partition(".")[0] for name in sys.m
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list"], ["info", "resnet50"], ["info", "resnet50", "--freeze", "0.5"], ["list", "--pretrained", "--json"]],
+    [
+        ["--help"],
+        ["predict", "-h"],
+        ["list"],
+        ["info", "resnet50"],
+        ["info", "resnet50", "--freeze", "0.5"],
+        ["list", "--pretrained", "--json"],
+    ],
 )
 def test_list_and_info_load_no_framework(arguments):
     done = python(LOADED, *arguments)

@@ -124,16 +124,16 @@ def test_images_and_labels_that_do_not_belong_together(net, call, kind, tmp_path
 
 
 class Sequence(keras.utils.PyDataset):
-    def __init__(self, labels):
+    def __init__(self, labels, images=IMAGES):
         super().__init__()
-        self.labels = labels
+        self.images, self.labels = images, labels
 
     def __len__(self):
         return 2
 
     def __getitem__(self, index):
         part = slice(8 * index, 8 * index + 8)
-        return IMAGES[part], self.labels[part]
+        return self.images[part], self.labels[part]
 
 
 def tiny() -> keras.Model:
@@ -158,17 +158,39 @@ def test_labels_of_later_batches_do_not_pass_either(call, form):
         call(tiny(), good, data, **told)
 
 
-def test_faint_pixels_are_warned_of_once(net):
+class Enough(Exception):
+    pass
+
+
+@BOTH
+@pytest.mark.parametrize("form", ["arrays", "tf.data", "PyDataset", "Data"])
+def test_faint_pixels_are_warned_of_once(call, form, monkeypatch):
+    model = make(depths=(1, 1, 1), norm="none")
+
+    def fit(*_, **__):
+        raise Enough
+
     def told(images, labels=LABELS):
+        data = {
+            "arrays": lambda: (images, labels),
+            "tf.data": lambda: given("data set", images, labels),
+            "PyDataset": lambda: Sequence(labels, images),
+            "Data": lambda: kc.load_data((images, labels), model, batch_size=8, augment=None),
+        }[form]()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with pytest.raises(BadData, match="patience"):  # said after the images were looked at
-                kc.fine_tune(net, images, labels, patience=1, verbose=0)
+            with pytest.raises(Enough):
+                call(model, data, **OPTIONS[call])
         return [warning for warning in caught if warning.category is PixelWarning]
 
-    (warning,) = told(IMAGES.astype("float32") / 255)
-    assert "no pixel exceeds 1" in str(warning.message) and warning.filename == __file__
-    assert not told(IMAGES) and not told(np.concatenate([IMAGES * 0, IMAGES]), np.tile(LABELS, 2))
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    # Data holds whole numbers, and refuses others: drawings of 0 and 1.
+    faint = told((IMAGES > 99).astype("uint8") if form == "Data" else IMAGES.astype("float32") / 255)
+    assert len(faint) == 1, [str(warning.message) for warning in faint]
+    assert "no pixel exceeds 1" in str(faint[0].message) and faint[0].filename == __file__
+    assert not told(IMAGES)
+    if form == "arrays":  # one image among many says enough
+        assert not told(np.concatenate([IMAGES * 0, IMAGES]), np.tile(LABELS, 2))
 
 
 def test_one_hot_labels_and_columns_are_labels():

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import typer
+from images import folder
 
 import keras_cnn as kc
 from keras_cnn.cli import app
@@ -96,3 +97,32 @@ def test_a_run_keeps_its_options_however_they_were_given(tmp_path, name):
         kept.append(json.loads((out / "run.json").read_text())["facts"]["options"])
     assert kept[0] == kept[1] == kept[2] and kept[0].items() >= told.items()
     assert kept[0].keys() >= {field.name for field in dataclasses.fields(KINDS[name])}
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    counts = {f"{split}/{name}": count for split, count in (("train", 4), ("val", 2)) for name in ("cat", "dog")}
+    return folder(tmp_path_factory.mktemp("data") / "pets", counts, (16, 16))
+
+
+@pytest.mark.parametrize("name", ["fine_tune", pytest.param("train", marks=pytest.mark.slow)])
+def test_the_command_line_tells_the_same_as_a_call_and_wins_over_its_file(tmp_path, run, pets, name):
+    weights = kc.save_pretrained(kc.build("resnet20", depths=(1, 1, 1), input_shape=(16, 16, 3)), tmp_path / "weights")
+    told = {"epochs": 3, "learning_rate": 0.01, "batch_size": 4, "seed": 5}
+    told |= {"schedule": "all", "probe": False} if name == "fine_tune" else {"label_smoothing": 0.2}
+    (file := tmp_path / "some.toml").write_text(
+        "".join(f"{key} = {json.dumps(value)}\n" for key, value in told.items())
+    )
+    named = "resnet20" if name == "train" else weights
+    line = (name.replace("_", "-"), pets, "-m", named, "--size", 16, "--options", file, "--epochs", 1)
+    code, _, err = run(*line, "--out", tmp_path / "command", "--json")
+    assert code == 0, err
+    model = kc.build(named, classes=["cat", "dog"], input_shape=(16, 16, 3))
+    data = kc.load_data(pets, model, batch_size=4, augment="light", seed=5)
+    getattr(kc, name)(model, data, options=file, epochs=1, out=tmp_path / "call", verbose=0)
+    by_command, by_call = (
+        json.loads((tmp_path / how / "run.json").read_text())["facts"]["options"] for how in ("command", "call")
+    )
+    if name == "train":  # which sees small images whole, without the architecture's crop
+        assert by_command.pop("network") != by_call.pop("network")
+    assert by_command == by_call and by_command.items() >= {**told, "epochs": 1}.items()

@@ -1,5 +1,6 @@
 """Recipes, optimisers and their rates, and runs that a signal stops in the middle of an epoch."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from images import folder
 from test_runs import contents
 
 import keras_cnn as kc
@@ -52,6 +54,35 @@ def test_a_recipe_is_a_file_and_what_is_given_beside_it_wins(tmp_path):
         kc.Recipe.of("small_image")
     with pytest.raises(BadSpec, match=r"gone\.toml: the file of options cannot be read"):
         kc.Recipe.of(tmp_path / "gone.toml")
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_by_a_recipe_and_wins_over_it(tmp_path, run, precision):
+    counts = {f"{split}/{name}": count for split, count in (("train", 4), ("val", 2)) for name in ("cat", "dog")}
+    pets = folder(tmp_path / "pets", counts, (16, 16))
+    (file := tmp_path / "mine.toml").write_text(
+        'precision = "mixed_bfloat16"\n[build]\ndrop_rate = 0.25\ninput_shape = [16, 16, 3]\n'
+        '[data]\naugment = "shift"\nbatch_size = 4\nseed = 3\n[train]\nepochs = 3\nlearning_rate = 0.02\n'
+    )
+
+    def kept(*options):
+        out = tmp_path / "out"
+        code, _, err = run(
+            "train", pets, "-m", "resnet20", "--recipe", file, "--epochs", 1, "--out", out, "--overwrite", *options
+        )
+        assert code == 0, err
+        return json.loads((out / "run.json").read_text())["facts"]["options"], kc.config_of(kc.build(out)), err
+
+    options, config, err = kept()
+    told = {"epochs": 1, "learning_rate": 0.02, "batch_size": 4, "seed": 3, "precision": "mixed_bfloat16"}
+    assert options.items() >= {**told, "augment": "shift"}.items() and "note: the learning rate" not in err
+    assert config.head.dropout == 0.25 and config.input_shape == (16, 16, 3)
+    options, config, err = kept("--augment", "crop", "--batch-size", 2, "--seed", 7, "--size", 24)
+    assert options.items() >= {**told, "augment": "crop", "batch_size": 2, "seed": 7}.items()
+    assert config.input_shape == (24, 24, 3)
+    assert "0.02, is for batches of 4; of 2, take about --learning-rate 0.01" in err
+    code, _, err = run("train", pets, "-m", "resnet20", "--recipe", file, "--options", file, "--out", tmp_path / "x")
+    assert code == 2 and "give one of them" in err and not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from images import folder
 
 from keras_cnn import runtime
+from keras_cnn.errors import KerasCnnError
 from keras_cnn.hub import info
 
 pytestmark = pytest.mark.no_keras
@@ -98,6 +100,58 @@ def test_a_command_that_only_predicts_leaves_onednn_to_tensorflow(monkeypatch):
     assert runtime.prepare(training=False) == {} and os.environ[runtime.ONEDNN] == "1"
 
 
+NET = "resnet18.tiny_in200"
+# What is typed, and whether the process is for more than prediction.
+PURPOSES = {
+    f"predict IMAGE -m {NET}": False,
+    f"evaluate PETS -m {NET}": False,
+    f"explain IMAGE -m {NET} -o OUT": False,
+    f"export OUT.onnx -m {NET}": False,
+    f"quantize PETS -m {NET} -o OUT.xml": False,
+    f"serve {NET} --port 0": False,
+    f"benchmark {NET}": False,
+    f"lint {NET}": False,
+    f"benchmark --data PETS -m {NET}": True,
+    f"fine-tune PETS -m {NET} -o OUT": True,
+    f"fine-tune PETS -m {NET} -o OUT --study": True,
+    "train PETS -m resnet20 -o OUT": True,
+    f"lr-find PETS -m {NET}": True,
+    "demo -o OUT": True,
+}
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[bool]:
+    """What commands tell `prepare`; they end there."""
+    asked = []
+
+    def prepare(training=True):
+        asked.append(training)
+        raise KerasCnnError("enough")
+
+    monkeypatch.setattr(runtime, "prepare", prepare)
+    return asked
+
+
+@pytest.mark.parametrize("line", PURPOSES)
+def test_a_command_prepares_for_what_it_does(line, run, asked, tmp_path):
+    pets = folder(tmp_path / "pets", {"cat": 4, "dog": 4})
+    places = {"PETS": pets, "IMAGE": pets / "cat" / "000.png", "OUT": tmp_path / "out", "OUT.onnx": tmp_path / "o.onnx"}
+    places["OUT.xml"] = tmp_path / "out.xml"
+    code, _, err = run(*(places.get(word, word) for word in line.split()))
+    assert (code, err.splitlines()[-1]) == (2, "error: enough") and asked == [PURPOSES[line]]
+
+
+def test_a_command_with_an_exported_network_prepares_for_prediction(asked, monkeypatch):
+    from keras_cnn.cli import runs
+    from keras_cnn.deploy import opened
+
+    monkeypatch.setattr(opened, "opened", lambda name: None)
+    with pytest.raises(KerasCnnError, match="enough"):
+        runs.network(None, "net.onnx", None, 0)  # type: ignore[arg-type]
+    assert asked == [False]
+
+
 def test_a_container_gets_as_many_threads_as_it_has_time_for(started):
     settings, _, _ = started(ZEN4, quota="150000 100000\n")
     assert [settings[name] for name in runtime.THREADS] == ["2", "2"]
@@ -111,6 +165,16 @@ def test_a_machine_that_tells_nothing_is_left_alone(started):
 def test_counts_on_file_are_the_real_ones():
     names = [*info.list_models(), *info.list_models(pretrained=True)]
     assert info.counted() == {name: info.count(name) for name in names}, "run: python -m keras_cnn.hub.info"
+
+
+@pytest.mark.parametrize("line", [["list"], ["list", "--pretrained"], ["list", "resnet*", "--sort", "macs", "--json"]])
+def test_list_counts_no_network(line, run, monkeypatch):
+    def counted(name):
+        raise AssertionError(f"{name} is counted")
+
+    monkeypatch.setattr(info, "count", counted)
+    code, out, _ = run(*line)
+    assert code == 0 and "resnet50" in out
 
 
 # --- doctor ---------------------------------------------------------------------------------------------------------
@@ -163,3 +227,123 @@ def test_a_gpu_that_is_not_seen_is_told_with_the_reason(monkeypatch):
     assert "/dev/nvidia0" in found.value and ("keras-cnn[gpu]" in found.mend or "driver" in found.mend)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert "unset" in next(doctor.CHECKS["GPU"]()).mend
+
+
+def gpu(monkeypatch, *, libraries: bool, driver: str | None):
+    from keras_cnn.training import doctor
+
+    monkeypatch.setattr(runtime, "gpus", lambda: ["/dev/nvidia0"])
+    monkeypatch.setattr(runtime, "driver", lambda: driver)
+    monkeypatch.setattr(doctor, "_accelerators", list)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: libraries or None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (found,) = doctor.CHECKS["GPU"]()
+    return found
+
+
+def test_each_reason_why_a_gpu_is_not_seen_has_its_mend(monkeypatch):
+    assert "libraries are not installed" in gpu(monkeypatch, libraries=False, driver="550.54").mend
+    assert "driver does not run" in gpu(monkeypatch, libraries=True, driver=None).mend
+    assert "its driver 550.54 does not fit" in gpu(monkeypatch, libraries=True, driver="550.54").mend
+
+
+def test_a_gpu_that_is_seen_and_none_at_all_need_no_mend(monkeypatch):
+    from keras_cnn.training import doctor
+
+    for present, seen, told in (["/dev/nvidia0"], ["gpu:0"], "gpu:0"), ([], [], "none"):
+        monkeypatch.setattr(runtime, "gpus", lambda present=present: present)
+        monkeypatch.setattr(doctor, "_accelerators", lambda seen=seen: seen)
+        assert [*doctor.CHECKS["GPU"]()] == [doctor.Finding("GPU", told)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "on", "mend"),
+    [(ZEN3, False, "TF_ENABLE_ONEDNN_OPTS=1"), (ZEN3, True, ""), (ZEN4, True, ""), ("fpu sse2", False, "")],
+    ids=["zen 3, off", "zen 3, on", "zen 4", "too old for it"],
+)
+def test_onednn_that_is_off_where_it_should_be_on_is_told(monkeypatch, flags, on, mend):
+    from keras_cnn.training import doctor
+
+    monkeypatch.setattr(runtime, "instructions", lambda: frozenset(flags.split()))
+    monkeypatch.setattr(doctor, "_onednn", lambda: on)
+    monkeypatch.delenv(runtime.ONEDNN, raising=False)
+    found = next(doctor.CHECKS["settings"]())
+    assert (found.name, found.value) == ("oneDNN", "on" if on else "off")
+    assert mend in found.mend and bool(found.mend) == bool(mend)
+    monkeypatch.setenv(runtime.ONEDNN, "0")
+    assert next(doctor.CHECKS["settings"]()).value.endswith("(TF_ENABLE_ONEDNN_OPTS=0)")
+
+
+def test_a_processor_that_is_slow_at_networks_is_told(monkeypatch):
+    from keras_cnn.training import doctor
+
+    monkeypatch.setattr(runtime, "quota", lambda: 2)
+    for flags, mend in (("fpu sse4_2 avx", True), (ZEN3, False), ("asimd", False), ("", False)):
+        monkeypatch.setattr(runtime, "instructions", lambda flags=flags: frozenset(flags.split()))
+        (found,) = doctor.CHECKS["processor"]()
+        assert bool(found.mend) == mend and "a container's limit of 2" in found.value
+
+
+@pytest.mark.parametrize(("status", "told"), [(200, "answers in"), (404, "answers 404"), (503, "answers 503")])
+def test_a_hub_that_answers_can_be_reached(monkeypatch, status, told):
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    from huggingface_hub import constants
+
+    from keras_cnn.training import doctor
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        (found,) = doctor.CHECKS["hub"]()
+    assert told in found.value and ("try again later" in found.mend) == (status == 503)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "unset HF_HUB_OFFLINE" in next(doctor.CHECKS["hub"]()).mend
+
+
+def test_folders_have_their_size_and_little_room_is_told(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    from keras_cnn.training import doctor
+
+    (tmp_path / "hub" / "blobs").mkdir(parents=True)
+    (tmp_path / "hub" / "blobs" / "a").write_bytes(bytes(3 << 20))
+    (tmp_path / "hub" / "b").symlink_to(tmp_path / "hub" / "blobs" / "a")  # as a snapshot has it: counted once
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("KERAS_CNN_CACHE", str(tmp_path / "none" / "yet"))
+    for free, mends in ((doctor.LEAST_FREE, ("", "")), (doctor.LEAST_FREE - 1, ("HF_HOME", "KERAS_CNN_CACHE"))):
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        weights, features = doctor.CHECKS["caches"]()
+        assert (weights.figures["bytes"], features.figures["bytes"]) == (3 << 20, 0) and "3.0 MiB" in weights.value
+        for found, mend in zip((weights, features), mends, strict=True):
+            assert mend in found.mend and bool(found.mend) == bool(mend) == ("little room" in found.mend)
+
+
+@pytest.mark.parametrize("slow", ["product", "step", None])
+def test_a_machine_that_is_slower_than_it_could_be_is_told(monkeypatch, slow):
+    """The times are those of a sound machine, but for one."""
+    import keras
+
+    from keras_cnn.training import doctor
+
+    best = 1e11
+    product = 2 * 1024**3 / (best * doctor.SOUND_PRODUCT * (0.9 if slow == "product" else 1.1))
+    times = iter([product, 100.0 if slow == "step" else 1e-3])
+    monkeypatch.setattr(doctor, "_least", lambda run, times_: next(times))
+    monkeypatch.setattr(doctor, "_best", lambda: best)
+    monkeypatch.setattr(doctor, "_accelerators", list)
+    found = {finding.name: finding for finding in doctor.CHECKS["speed"]()}
+    on_cpu = keras.backend.backend() == "tensorflow"
+    assert bool(found["matrix product"].mend) == (slow == "product" and on_cpu)
+    assert bool(found["training step"].mend) == (slow == "step" and on_cpu)
+    if on_cpu and slow == "step":
+        assert "see oneDNN above" in found["training step"].mend

@@ -155,7 +155,14 @@ def test_nothing_else_asks_what_the_task_is():
     """Outside of their folder no line compares a task's name, but where data finds out what its labels are; and
     training knows nothing of classes either."""
     names = "|".join(MEANINGS)
-    asked = re.compile(rf"""task(\.name)?\s*(==|!=|in)\s*[("']*({names})\b""")
+    kinds = "|".join(type(task).__name__ for task in tasks.TASKS.values())
+    asked = re.compile(
+        rf"""task(\.name)?\s*(==|!=|in|not\s+in)\s*[\[{{("']*({names})\b"""
+        rf"""|["']({names})["']\s*(==|!=|in|not\s+in)\s*[\[{{(]*[\w.]*task\b"""
+        rf"""|isinstance\([^)]*\b({kinds})\b"""
+    )
+    for text in ('task == "binary"', 'task not in ("binary",)', '"binary" != head.task', "isinstance(t, Binary)"):
+        assert asked.search(text), text
     package = Path(kc.__file__).parent
     others = [path for path in package.rglob("*.py") if path.parent.name not in ("tasks", "data")]
     assert len(others) > 80

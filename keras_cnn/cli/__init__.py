@@ -53,7 +53,7 @@ class Verbs(TyperGroup):
                 vars(error)["possibilities"] = ["--" + new.replace("_", "-")]
             raise
         except KeyboardInterrupt as stop:
-            console.note("; ".join(["stopped", *getattr(stop, "__notes__", ())]) + ".")
+            console.note("; ".join(["stopped", *getattr(stop, "__notes__", ())]).removesuffix(".") + ".")
             raise typer.Exit(130) from None
 
 

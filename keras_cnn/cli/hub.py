@@ -9,18 +9,17 @@ from typing import Annotated, Any
 import typer
 
 from keras_cnn.cli import console, tables
-from keras_cnn.cli.options import JSON, TIMEOUT
+from keras_cnn.cli.options import JSON
 
 
 def pull(
     name: Annotated[str, typer.Argument(help="Tag, hf://owner/name[@revision], or weights directory.")],
-    timeout: Annotated[float | None, TIMEOUT] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Fetch weights and check them, for use offline."""
     from keras_cnn.hub.pulling import fetch
 
-    _show_files(dataclasses.asdict(fetch(name, timeout=timeout)), ("source", "commit", "path"), as_json)
+    _show_files(dataclasses.asdict(fetch(name)), ("source", "commit", "path"), as_json)
 
 
 def publish(
@@ -32,7 +31,6 @@ def publish(
     message: Annotated[str | None, typer.Option(help="What changed.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the weights, if config.json names none.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and tell; send nothing.")] = False,
-    timeout: Annotated[float | None, TIMEOUT] = None,
     as_json: Annotated[bool, JSON] = False,
 ) -> None:
     """Upload a weights directory as one commit.
@@ -50,7 +48,6 @@ def publish(
         message=message,
         license=license,
         dry_run=dry_run,
-        timeout=timeout,
     )
     _show_files(dataclasses.asdict(done), ("repository", "branch", "commit", "tag", "url"), as_json)
 

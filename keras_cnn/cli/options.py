@@ -35,8 +35,6 @@ RESUME = typer.Option("--resume", help="Go on with a run that was killed.")
 OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that are in --out.")
 OPTIONS = typer.Option("--options", help="TOML file with values for the options below, by their names.")
 JSON = typer.Option("--json", help="Print JSON.")
-TIMEOUT = typer.Option(help="Seconds without progress before giving up; KERAS_CNN_TIMEOUT, else 60.")
-
 VIEWS = typer.Option(
     help="mirror: the mean of the answers for an image and its mirror image; five: for its corners and its centre."
 )
@@ -44,19 +42,36 @@ LOG = typer.Option(help="Tell each epoch to tensorboard, wandb or mlflow, or to 
 RECIPE = typer.Option(help="A recipe by name, or a TOML file of one; the options below win over it.")
 DISTRIBUTE = typer.Option(help="Train on several devices or machines: auto, none, mirrored or multiworker.")
 
-OF_ALL = {
-    "verbose": typer.Option("--verbose", "-v", callback=console.set_verbose, help="Show logs, and where errors arose."),
-    "quiet": typer.Option("--quiet", "-q", callback=console.set_quiet, help="Show no progress."),
+
+def _be_patient(context: typer.Context, seconds: float | None) -> None:
+    """Whatever this command asks of a hub is given up after so many seconds without progress."""
+    if seconds is not None:
+        from keras_cnn.hub import client
+
+        context.with_resource(client.patience(seconds))
+
+
+# Name: kind, default, option.
+OF_ALL: dict[str, tuple[Any, Any, Any]] = {
+    "verbose": (
+        *(bool, False),
+        typer.Option("--verbose", "-v", callback=console.set_verbose, help="Show logs, and where errors arose."),
+    ),
+    "quiet": (bool, False, typer.Option("--quiet", "-q", callback=console.set_quiet, help="Show no progress.")),
+    "timeout": (
+        *(float | None, None),
+        typer.Option(callback=_be_patient, help="Seconds that a hub may make no progress; KERAS_CNN_TIMEOUT, else 60."),
+    ),
 }
 
 
 def with_options_of_all(verb: Callable[..., None]) -> Callable[..., None]:
-    """The same command, with --verbose and --quiet; their callbacks do all there is to do."""
+    """The same command, with the options of all; their callbacks do all there is to do."""
 
     def command(*args: Any, **options: Any) -> None:
         verb(*args, **{name: value for name, value in options.items() if name not in OF_ALL})
 
-    return _like(verb, command, [_keyword(name, bool, False, option) for name, option in OF_ALL.items()])
+    return _like(verb, command, [_keyword(name, *told) for name, told in OF_ALL.items()])
 
 
 def with_fields(kind: type[Options], *without: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

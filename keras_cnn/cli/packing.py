@@ -27,7 +27,11 @@ def pack(
     """
     from keras_cnn.data.packing import pack as write
 
-    made = write(data.source, out, size=size or None, task=task, skip_bad=data.skip_bad, overwrite=overwrite)
+    try:
+        made = write(data.source, out, size=size or None, task=task, skip_bad=data.skip_bad, overwrite=overwrite)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"{console.quoted(out)} keeps the shards that are done: the same command goes on")
+        raise
     if as_json:
         return console.print_json({**made._asdict(), "path": str(made.path)})
     counts = ", ".join(f"{count:,} {name}" for name, count in made.images.items())

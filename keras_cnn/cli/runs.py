@@ -81,7 +81,11 @@ def pretrained(data: TrainingData, model: str, weights: str | None, size: int, s
 
 def learner(data: TrainingData, config: Config, batch_size: int, seed: int, model: str, **told: Any) -> Learner:
     """A network for the data, once this is decoded. config: the network's, as it is to see images; told: to `build`."""
-    loaded, head = datasets.load(data, config, batch_size, seed)
+    try:
+        loaded, head = datasets.load(data, config, batch_size, seed)
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"{console.quoted(data.data)} was still being read: nothing of it was learnt or written")
+        raise
     shape = config.input_shape
     if config.backbone.SIDES == 1:
         shape = (shape[0] and loaded.input_shape[0], loaded.input_shape[1])

@@ -194,6 +194,7 @@ def _of_recipe(
     if "augment" in recipe.data and not str(context.get_parameter_source("augment")).endswith("COMMANDLINE"):
         data = dataclasses.replace(data, augment=str(recipe.data["augment"]))
     if recipe.precision:
+        console.framework()
         import keras
 
         keras.config.set_dtype_policy(recipe.precision)

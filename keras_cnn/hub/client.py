@@ -212,6 +212,16 @@ def explaining(repo: str) -> Iterator[None]:
         raise explained(error, repo) from error
 
 
+@contextlib.contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """On Ctrl-C, note that a download is gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"what has come of {what} is kept: the same command goes on")
+        raise
+
+
 def _cause(error: BaseException) -> BaseException:
     """The client wraps why an upload failed in a bare RuntimeError."""
     return error.__cause__ if type(error) in (ValueError, RuntimeError) and error.__cause__ else error

@@ -68,7 +68,7 @@ class Watch:
         last = f" ({self.last})" if self.last else ""
         return Offline(
             f"{self.doing or 'the network'} made no progress for {self.seconds:g} s{last}: try later, or wait longer "
-            "with timeout= (--timeout) or KERAS_CNN_TIMEOUT."
+            "by --timeout, timeout= of pull and publish, or KERAS_CNN_TIMEOUT for everything."
         )
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from keras_cnn.checkpoints.hashes import Print, fits
 from keras_cnn.errors import Offline
+from keras_cnn.hub import client
 from keras_cnn.hub.download import download, sweep
 
 
@@ -46,5 +47,6 @@ class RemoteFile:
             )
         files = Path(constants.HF_HOME) / "keras_cnn" / "files"
         sweep(files.glob("*"))
-        download(self.url, path, want, repo=self.url, lock=path.with_name(f"{path.name}.lock"), headers={})
+        with client.going_on(self.url):
+            download(self.url, path, want, repo=self.url, lock=path.with_name(f"{path.name}.lock"), headers={})
         return path

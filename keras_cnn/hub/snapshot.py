@@ -87,14 +87,10 @@ class Snapshot(Folder):
         digits = want.hash.partition(":")[2]
         blob = _storage(self.repo) / "blobs" / digits
         sweep(cache.glob("models--*/blobs"))
-        download(
-            hf_hub_url(self.repo, name, revision=self.commit),
-            blob,
-            want,
-            repo=self.repo,
-            lock=cache / ".locks" / folder_name(self.repo) / f"{digits}.lock",
-            headers=client.headers(),
-        )
+        lock = cache / ".locks" / folder_name(self.repo) / f"{digits}.lock"
+        url = hf_hub_url(self.repo, name, revision=self.commit)
+        with client.going_on(f"{name} of hf://{self.repo}"):
+            download(url, blob, want, repo=self.repo, lock=lock, headers=client.headers())
         with client.explaining(self.repo):
             _link(self.path / name, blob)
 

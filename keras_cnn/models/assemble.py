@@ -171,8 +171,10 @@ def recursion(layers: int) -> Iterator[None]:
     `keras.saving.load_model` for it needs the room as well; saving it, its summary and its predictions do not.
     """
     before = sys.getrecursionlimit()
-    if 2 * layers > before:  # the other half is for whoever called
-        sys.setrecursionlimit(before + layers)
+    if 2 * layers <= before:  # the other half is for whoever called
+        yield
+        return
+    sys.setrecursionlimit(before + layers)
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from keras_cnn.errors import BadSpec
+from keras_cnn.models import naming
 from keras_cnn.models.backbone import Backbone, check_norm, out_size
 from keras_cnn.models.builder import Builder
 from keras_cnn.models.config import Config
@@ -252,8 +253,8 @@ def activations(rows: Iterable[Row]) -> int:
 
 
 def by_stage(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows of each stage: the first token of a layer's name."""
+    """Rows of each stage."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.layer.partition("_")[0], []).append(row)
+        groups.setdefault(naming.stage_of(row.layer), []).append(row)
     return groups

@@ -36,6 +36,8 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
             raise BadData("the data has no training images: load a folder that has some.")
         check_shape(np.empty((0, *train.preprocess.size, train.channels), "uint8"), model, "training")
         warn_of_crop(model, train)
+        if "train" in train.held:  # drawings of 0 and 1 are images, too
+            _warn_of_pixels(model, train.held["train"].images)
         if outputs is not None:
             task.check_data(train, model, outputs)
         if val is None:  # its own was checked when it was loaded

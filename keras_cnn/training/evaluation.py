@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from keras_cnn import tasks
-from keras_cnn.building import build
 from keras_cnn.data import Data, Splits, seen
 from keras_cnn.data.sequences import Sequences
 from keras_cnn.data.tables import Table
 from keras_cnn.deploy import scoring
 from keras_cnn.deploy.engines import running
-from keras_cnn.deploy.opened import File, is_exported, opened
+from keras_cnn.deploy.opened import File
 from keras_cnn.deploy.outputs import check_files, of_views
+from keras_cnn.deploy.predictor import built
 from keras_cnn.deploy.scoring import Labelled
 from keras_cnn.errors import BadData, BadImage, BadSpec
 from keras_cnn.models.fields import known_options
@@ -61,8 +61,8 @@ def evaluate(
         getting ready takes longer than a thousand small ones.
     views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
         "five", of files: the mean over the corners and the centre of the resized photo, as of `predictor`.
-    Returns the `Result` of the network's task. Raises BadSpec for a network without a head for it, BadData for labels
-    or images that it cannot be measured on.
+    Returns the `Result` of the network's task. Warns with a WeightsWarning where a name brings random weights. Raises
+    BadSpec for a network without a head for it, BadData for labels or images that it cannot be measured on.
 
     >>> import keras_cnn as kc, numpy as np
     >>> model = kc.build("resnet20", classes=["cat", "dog"])
@@ -76,7 +76,7 @@ def evaluate(
         raise BadData(f"run={str(run)!r}: there is no such directory.")
     named = isinstance(model, str | os.PathLike)
     run = model if named and run is None and Path(model).is_dir() else run
-    model = opened(model) if is_exported(model) else build(model) if named else model
+    model = built(model)
     net = model.blank if isinstance(model, File) else model
     task = tasks.of(net)
     outputs, names = task.outputs(net), class_names(net)

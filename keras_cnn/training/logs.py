@@ -123,9 +123,11 @@ def _tensorboard(run: state.Run, notes: Notes, network: Any, given: TrainingSet)
     board.set_model(network)  # also of a run in which no epoch is left
     try:
         yield board
-        with board._val_writer.as_default():
+        writer = board.summary.create_file_writer(str(Path(str(run.out)) / BOARD / "validation"))
+        with writer.as_default():
             for name, picture in pictures(network, given).items():
                 board.summary.image(name, picture[None], step=notes.get("epochs", 0))
+        writer.close()
     finally:
         board.on_train_end()
 

@@ -48,7 +48,7 @@ def convert(state: dict[str, np.ndarray], config: Config, source: str) -> tuple[
     state = {key.removeprefix("module."): value for key, value in state.items()}
     backbone, names = config.backbone, config.class_names
     # Most files hold a classifier, whichever head is wanted, and only a file with a decoder is read as a U-Net's.
-    decoder = bool(config.head.suffix) and any(key.startswith("decoder") for key in state)
+    decoder = bool(config.head.suffix) and any(naming.of_decoder(key) or key.startswith(smp.DECODER) for key in state)
     head = Head(classes=1) if config.head.suffix and not decoder else config.head
     # An auxiliary classifier is read wherever the file has one: `build` decides whether it is wanted.
     whole = backbone.with_(aux=True) if hasattr(backbone, "aux") and not decoder else backbone

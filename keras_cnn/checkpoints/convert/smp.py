@@ -8,6 +8,8 @@ from typing import Any
 from keras_cnn.checkpoints.convert import timm
 from keras_cnn.checkpoints.convert.rename import Rules
 
+DECODER = "decoder.blocks"
+
 
 def rules(backbone: Any) -> Rules:
     """Its encoder has torchvision's names; decoder blocks count from 0, a convolution and its norm are a Sequential."""
@@ -16,8 +18,8 @@ def rules(backbone: Any) -> Rules:
     encoder: Rules = [(ours, _below(theirs)) for ours, theirs in timm.resnet(backbone) if ours != "head_logits"]
     return [
         *encoder,
-        (r"decoder(\d+)_block(\d)_conv", lambda i, b: f"decoder.blocks.{i - 1}.conv{b}.0"),
-        (r"decoder(\d+)_block(\d)_norm", lambda i, b: f"decoder.blocks.{i - 1}.conv{b}.1"),
+        (r"decoder(\d+)_block(\d)_conv", lambda i, b: f"{DECODER}.{i - 1}.conv{b}.0"),
+        (r"decoder(\d+)_block(\d)_norm", lambda i, b: f"{DECODER}.{i - 1}.conv{b}.1"),
         ("head_logits", "segmentation_head.0"),
     ]
 
