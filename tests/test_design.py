@@ -73,7 +73,7 @@ def test_fine_tuning_goes_through_the_rooms_that_are_told(tmp_path):
         if event == "call":
             package, _, module = frame.f_globals.get("__name__", "").partition(".")
             if package == "keras_cnn":
-                for name in (module, module.partition(".")[0]):
+                for name in (module, module.partition(".")[0], f"{module}.{frame.f_code.co_name}"):
                     entered.setdefault(name, len(entered))
 
     labels = np.arange(16) % 2
@@ -87,4 +87,4 @@ def test_fine_tuning_goes_through_the_rooms_that_are_told(tmp_path):
     finally:
         sys.setprofile(None)
     assert len(modules) == 5 and {name for names in modules for name in names} <= entered.keys()
-    assert entered["transfer.split"] < entered["transfer.cache"] < entered["checkpoints.directory"]
+    assert entered["transfer.split"] < entered["transfer.cache"] < entered["checkpoints.directory.save_pretrained"]
