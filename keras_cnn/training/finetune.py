@@ -140,7 +140,7 @@ def fine_tune(
     goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     with (
         distribution.together(model),
-        state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as directory,
+        state.Run(out, facts, **goes_on, known=lambda: given.seen(model), here=here) as directory,
         logs.opened(wished, directory, model, given) as told,
     ):
         save = into(out if here.chief else None, model, half, provenance)
