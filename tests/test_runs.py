@@ -170,6 +170,24 @@ def test_training_that_crashed_ends_as_if_nothing_had_happened(whole, tmp_path, 
     assert contents(tmp_path / "run").keys() == contents(out).keys()
 
 
+@pytest.mark.parametrize("verb", ["train", "fine_tune"])
+def test_weights_that_are_damaged_before_a_run_goes_on_are_written_anew(saved, tmp_path, monkeypatch, verb):
+    """After the best epoch, so that no later one replaces them."""
+    told = {} if verb == "train" else {"schedule": "head", "head_epochs": 2, "probe": False}
+    offer = Best.offer
+    # The first epoch is best: the figures of others are worse.
+    monkeypatch.setattr(Best, "offer", lambda self, logs: offer(self, {**logs, self.monitor: float(not self.logs)}))
+    crash_in(monkeypatch, 1)
+    out, model = tmp_path / "run", make() if verb == "train" else kc.build(saved, classes=2)
+    with pytest.raises(Crash):
+        run_of(verb, model, out, **told)
+    weights, config = (out / directory.WEIGHTS).read_bytes(), (out / directory.CONFIG).read_bytes()
+    (out / directory.WEIGHTS).write_bytes(weights[: len(weights) // 2])
+    run_of(verb, make() if verb == "train" else kc.build(saved, classes=2), out, resume=True, **told)
+    assert ((out / directory.WEIGHTS).read_bytes(), (out / directory.CONFIG).read_bytes()) == (weights, config)
+    assert kc.build(out).output_shape == (None, 2)
+
+
 def test_a_run_that_is_complete_is_not_run_again(whole):
     out, expected, history = whole
     before = contents(out)
@@ -201,7 +219,7 @@ def test_a_data_set_goes_on_in_its_own_order_and_says_so(tmp_path, monkeypatch):
         kc.train(make(), batches, out=tmp_path / "run", **RUN)
     with pytest.warns(RunWarning, match="only Data and arrays repeat it"):
         kc.train(make(), batches, out=tmp_path / "run", resume=True, **RUN)
-    assert not seen.read(tmp_path / "run")
+    assert not seen.read(tmp_path / "run" / seen.FILE)
 
 
 def test_fine_tuning_that_is_cut_short_after_its_last_epoch_repeats_none(saved, tmp_path, monkeypatch):

@@ -196,6 +196,8 @@ class _Run:
         if self.spare and self.best.beats(self.spare[0]):
             self.model.set_weights(self.spare[1])
             self.best.offer({self.task.monitor: self.spare[0]})
+        elif self.directory.state:
+            self.best.save_again()
         if self.options.bn == "recalibrate":
             self._recalibrate()
         baselines = self.history.baselines

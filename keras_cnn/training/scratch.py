@@ -163,6 +163,8 @@ def _complete(
     )
     run.keep(lambda: now(epochs), now=True)  # so that no epoch is repeated where what follows is cut short
     best.restore()
+    if run.state:
+        best.save_again()
     run.finish({"history": history.rows})
     loop.hand_over(model, learner.optimizer)
     return history
