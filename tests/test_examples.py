@@ -168,7 +168,7 @@ def test_fine_tuning_step_by_step(shared, tmp_path, run):
     printed = run("fine_tune_photos.py", photos, tmp_path / "out")
     (line,) = [line for line in printed.splitlines() if "are named right" in line]
     assert float(line.partition("%")[0]) > 55
-    assert kc.config_of(kc.build(tmp_path / "out")).provenance["data"] == str(photos)
+    assert kc.config_of(kc.build(tmp_path / "out")).provenance["data"] == photos.name
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -19,7 +20,7 @@ from repositories import INFO, LFS, NET, WEIGHTS, arrays, cached, config, offlin
 
 import keras_cnn as kc
 from keras_cnn.errors import CacheError, CorruptFile, HubError, HubWarning, KerasCnnError, Offline, UnsafeFile
-from keras_cnn.hub import client, resolve
+from keras_cnn.hub import client, http, resolve
 
 pytestmark = pytest.mark.no_keras
 
@@ -204,6 +205,23 @@ def test_an_interrupted_download_goes_on(hub, net, home):
     kc.pull(NET)
     assert [status for _, _, status in hub.seen("GET", rf"{LFS}.*{WEIGHTS}")] == [200, 206]
     assert cached(home, WEIGHTS)[0].read_bytes() == hub.files("me/net")[WEIGHTS] and not part.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX'")
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_the_modes_of_files_follow_the_umask(hub, net, home, mask, mode):
+    before = os.umask(mask)
+    try:
+        path = kc.pull(NET)
+    finally:
+        os.umask(before)
+    assert {(path / name).stat().st_mode & 0o777 for name in ("config.json", WEIGHTS)} == {mode}
+
+
+def test_a_packed_answer_is_unpacked_piece_by_piece():
+    """64 MiB of zeros are 64 KB: at once, they would be in memory before anything could bound them."""
+    parts = list(http._unpacked([gzip.compress(bytes(64 << 20))], "gzip", "x"))
+    assert max(map(len, parts)) <= http.STEP and sum(map(len, parts)) == 64 << 20
 
 
 @pytest.mark.parametrize("data", [b"other" * 1000, b"x" * 2_000_000], ids=["another beginning", "too long"])
