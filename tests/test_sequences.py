@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import io
 import re
+import zipfile
 
 import numpy as np
 import pytest
