@@ -54,6 +54,10 @@ def counts(answer: tuple[int, str, str]) -> tuple[int, int | None]:
     return facts["images"], facts["trained_on"] and facts["trained_on"]["images"]
 
 
+def told(result) -> tuple[int, int]:
+    return len(result), len(result.trained_on)
+
+
 @pytest.mark.parametrize("more", [(), ("--size", 32), ("--size", 32, "--views", "five")])
 def test_at_another_size_and_in_other_views(run, pets, trained, more):
     assert counts(run("evaluate", pets, "-m", trained, "--json", *more)) == (HELD_OUT, LEARNT)
@@ -64,7 +68,7 @@ def test_seen_otherwise(pets, trained):
     look = kc.Preprocess(size=(16, 16), crop=0.5, interpolation="bilinear")
     net = kc.build(trained, preprocess=look)
     result = kc.evaluate(net, kc.load_data(pets, net, val_split=0.4), split="train", run=trained)
-    assert (len(result), len(result.trained_on)) == (0, LEARNT)
+    assert told(result) == (0, LEARNT)
     assert kc.evaluate(net, pets).trained_on is None
 
 
@@ -74,7 +78,7 @@ def test_a_run_of_before_the_file_told_how_images_were_seen(pets, trained, tmp_p
     assert json.loads(first)["size"] == [16, 16] and len(hashes) == LEARNT
     (old / seen.FILE).write_text("\n".join(hashes))
     result = kc.evaluate(kc.build(old, input_shape=(24, 24, 3)), pets, run=old)
-    assert (len(result), len(result.trained_on)) == (HELD_OUT, LEARNT)
+    assert told(result) == (HELD_OUT, LEARNT)
     (old / seen.FILE).write_text('{"size": "large"}\n')
     with pytest.raises(CorruptFile, match=r"seen\.txt is not as a run wrote it .*: delete it"):
         kc.evaluate(old, pets)
@@ -112,4 +116,4 @@ def test_arrays_are_told_apart_at_their_own_size(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (8, 20, 24, 3)).astype("uint8")
     kc.train(net, (images[:6], np.arange(6) % 2), epochs=1, out=tmp_path / "run", verbose=0)
     result = kc.evaluate(tmp_path / "run", (images, np.arange(8) % 2))
-    assert (len(result), len(result.trained_on)) == (2, 6)
+    assert told(result) == (2, 6)

@@ -59,7 +59,8 @@ def check_file(path: Path) -> None:
 
     _check_heaps(path)
     with h5py.File(path, "r") as file:
-        groups, claimed, count = [file], 0, 0
+        groups: list[Any] = [file]
+        claimed = count = 0
         while groups:
             group = groups.pop()
             for name in group:
