@@ -113,7 +113,7 @@ def test_classes_are_matched_by_name(net, held_out, tmp_path):
 def test_images_that_the_run_was_trained_on_are_told_apart(net, pets, held_out, tmp_path):
     names, images, labels = held_out
     out = kc.save_pretrained(net, tmp_path / "run")
-    seen.write(out, seen.of(images[[0, 3]]))
+    seen.write(out / seen.FILE, seen.of(images[[0, 3]]))
     for result in (
         kc.evaluate(out, pets),
         kc.evaluate(str(out), (images, labels)),
@@ -123,7 +123,7 @@ def test_images_that_the_run_was_trained_on_are_told_apart(net, pets, held_out, 
         assert (len(result), len(result.trained_on)) == (3, 2)
         assert result.correct + result.trained_on.correct == kc.evaluate(net, (images, labels)).correct
     assert result.trained_on.names == (names[0], names[3])
-    seen.write(out, seen.of(images))
+    seen.write(out / seen.FILE, seen.of(images))
     nothing_new = kc.evaluate(out, pets)
     assert nothing_new.metrics == {"images": 0} and not nothing_new.intervals and not nothing_new.worst()
     assert not nothing_new.confusion().any() and nothing_new.trained_on.metrics["images"] == 5

@@ -168,7 +168,10 @@ def test_pictures_beside_a_card_are_shown(tmp_path):
     kc.save_pretrained(model, tmp_path)
     assert "![" not in (tmp_path / "README.md").read_text()
     (tmp_path / "curves.png").write_bytes(b"\x89PNG")
-    kc.save_pretrained(model, tmp_path, provenance={"command": "keras-cnn finetune /home/ann/photos"})
+    facts = {"command": "keras-cnn finetune /home/ann/photos", "data": "/home/ann/photos", "source": "C:\\ann\\net"}
+    kc.save_pretrained(model, tmp_path, provenance=facts)
+    for name in ("README.md", "config.json"):
+        assert "ann" not in (tmp_path / name).read_text(encoding="utf-8")
     assert "![Learning curves](curves.png)" in (tmp_path / "README.md").read_text()
     assert directory.read(tmp_path).config.provenance["command"] == "keras-cnn finetune photos"
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import seeded
@@ -18,6 +19,7 @@ from PIL import Image
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
+from keras_cnn.cli import runs
 from keras_cnn.models import registry
 from keras_cnn.models.config import Preprocess
 
@@ -387,6 +389,28 @@ def test_finetune_leaves_a_weights_directory_and_pictures(run, net, pets, tmp_pa
     assert (facts["skipped"], facts["images"], facts["trained_on"]["images"]) == (1, 2, 10)
 
 
+def test_a_run_that_is_cut_short_while_it_is_scored_is_held_until_then_and_not_fitted_again(
+    run, net, pets, tmp_path, monkeypatch
+):
+    out, score, found = tmp_path / "out", runs.score, list[str]()
+
+    def cut(*_, **__):
+        monkeypatch.setattr(runs, "score", score)
+        hold = "import sys; from keras_cnn import files\nwith files.holding(sys.argv[1]): pass"
+        found.append(subprocess.run([sys.executable, "-c", hold, out], capture_output=True, text=True).stderr)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "score", cut)
+    command = ["finetune", pets, "-m", net, "--out", out, "--schedule", "head", "--head-epochs", 1, "--batch-size", 4]
+    code, _, err = run(*command)
+    assert code not in (0, 2) and not (out / "report.html").exists()
+    assert "is in use by another run" in found[0]  # by this process, though `fine_tune` has ended
+    monkeypatch.setattr(keras.Model, "fit", lambda *_, **__: pytest.fail("an epoch was fitted again"))
+    code, _, err = run(*command, "--resume")
+    assert code == 0, err
+    assert (out / "report.html").exists() and "val accuracy" in (out / "README.md").read_text(encoding="utf-8")
+
+
 def test_finetune_tells_baselines_first(run, net, pets, tmp_path):
     options = ["--schedule", "head", "--head-epochs", 1, "--batch-size", 4, "--size", 24, "--balance"]
     code, printed, err = run("finetune", pets, "--model", net, "--out", tmp_path / "out", *options)
@@ -461,8 +485,8 @@ def start(*arguments: object) -> subprocess.CompletedProcess:
 
 def test_a_process_keeps_the_framework_quiet(net, pets):
     done = start("evaluate", pets, "--model", net, "--json")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout)["images"] == 12
+    assert (done.returncode, done.stderr.count("\n")) == (0, 1)
+    assert done.stderr.startswith("note: nothing tells whether ") and json.loads(done.stdout)["images"] == 12
 
 
 def test_a_process_fails_with_one_sentence(pets):

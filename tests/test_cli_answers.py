@@ -207,12 +207,14 @@ def test_evaluate_takes_a_folder_of_one_class_or_without_training_images(run, ne
 
 def test_images_that_the_run_was_trained_on_are_named_and_counted_apart(run, net, tmp_path):
     pets = folder(tmp_path / "pets", {"cat": 4, "dog": 4})
-    whole = values(run("evaluate", pets, "-m", net, "--json"))
-    assert (whole["images"], whole["trained_on"]["images"]) == (8, 0)
+    code, out, err = run("evaluate", pets, "-m", net, "--json")
+    whole = json.loads(out)
+    assert (code, whole["images"], whole["trained_on"]) == (0, 8, None)
+    assert f"nothing tells whether {net} was trained on some of these images" in err
     pre = config_of(kc.build(net)).preprocess
     known = [kc.load_image(pets / "cat" / f"{i:03}.png", pre) for i in (0, 2, 3)]
     again = small(["cat", "dog"], tmp_path / "run")
-    seen.write(again, seen.of(np.stack(known)))
+    seen.write(again / seen.FILE, seen.of(np.stack(known)))
     facts = values(run("evaluate", pets, "-m", again, "--json"))
     assert (facts["images"], facts["trained_on"]["images"]) == (5, 3)
     assert facts["correct"] + facts["trained_on"]["correct"] == whole["correct"]

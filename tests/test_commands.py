@@ -131,3 +131,41 @@ def test_no_folder_is_told_and_the_command_means_the_same(data, model, out, form
 def test_a_command_from_elsewhere_is_told_the_same_way_or_not_at_all(old, shown):
     assert commands.cleaned(old) == shown
     assert commands.public({"command": old, "data": "x"}) == {"data": "x"} | ({"command": shown} if shown else {})
+
+
+@settings(max_examples=150, deadline=None)
+@given(path=paths().filter(lambda path: not path.startswith(tuple("0123456789"))))
+@example("/home/ANN/my photos")
+@example("~ANN/x")
+@example("C:/ANN/photos/")
+def test_no_folder_of_data_or_source_is_told(path):
+    if not commands.PATH.fullmatch(path):  # from no root: a path only where it is there
+        return
+    facts = {key: path for key in commands.PLACES}
+    once = commands.public(facts)
+    assert "ANN" not in str(once) and commands.public(once) == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CIFAR-10/100",
+        "photos of ants and/or bees",
+        "~5,000 photos",
+        "hf://me/net@main",
+        "tfds:flowers/a:1.0",
+        "https://download.example/nets/w.h5",
+        "timm resnet50.a1_in1k",
+        ".5 of all / some",
+        "",
+    ],
+)
+def test_what_is_no_path_is_told_as_it_is(text):
+    assert commands.public({"data": text, "source": text}) == {"data": text, "source": text}
+
+
+def test_a_path_below_the_present_folder_is_known_by_being_there(tmp_path, monkeypatch):
+    (tmp_path / "acme" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert commands.public({"data": "acme/photos"}) == {"data": "photos"}
+    assert commands.public({"data": ["a", 1]}) == {"data": ["a", 1]}

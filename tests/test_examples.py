@@ -177,7 +177,7 @@ def test_fine_tuning_step_by_step(tmp_path, run):
     assert named_right(run("fine_tune_photos.py", small, tmp_path / "out")) > stated(
         "fine_tune_photos.py", r"80 handwritten digits .* more than (\d+) %"
     )
-    assert kc.config_of(kc.build(tmp_path / "out")).provenance["data"] == str(small)
+    assert kc.config_of(kc.build(tmp_path / "out")).provenance["data"] == small.name
 
 
 @pytest.mark.slow

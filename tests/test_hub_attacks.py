@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import re
@@ -20,7 +21,7 @@ from repositories import INFO, LFS, NET, WEIGHTS, arrays, cached, config, offlin
 
 import keras_cnn as kc
 from keras_cnn.errors import CacheError, CorruptFile, HubError, HubWarning, KerasCnnError, Offline, UnsafeFile
-from keras_cnn.hub import client, resolve
+from keras_cnn.hub import client, http, resolve
 
 pytestmark = pytest.mark.no_keras
 
@@ -42,8 +43,10 @@ DAILY = {
     "pull, file: an early end without a length",
     "pull, file: no end",
     "pull, info: 401 and another's token error",
-    "pull, file: an ETag that climbs out",
     "pull, address: an ETag that climbs out",
+    "pull, address: an ETag that is a path",
+    "pull, address: an X-Linked-Etag that climbs out",
+    "pull, address: an X-Linked-Etag that is a path",
     "pull, file: another content",
     "pull, address: a redirect to a local file",
     "pull, info: {}",
@@ -87,8 +90,8 @@ def test_an_answer(attack, hub, home, tmp_path, monkeypatch):
     if attack.verb == "pull":
         hub.create("me/net", ours())
     with Hub() as evil:
-        attack.strike(hub, evil.endpoint.replace("127.0.0.1", "localhost"))
-        before = {path for path in tmp_path.rglob("*") if home not in path.parents}
+        attack.strike(hub, evil.endpoint.replace("127.0.0.1", "localhost"), tmp_path)
+        before = hub_answers.outside(home, tmp_path)
         try:
             if attack.verb == "pull":
                 kc.pull(NET, timeout=attack.patience(TIMEOUT))
@@ -105,7 +108,7 @@ def test_an_answer(attack, hub, home, tmp_path, monkeypatch):
                 assert hub.files("me/net")[WEIGHTS] == (run / WEIGHTS).read_bytes()
                 assert hub.repos["me/net"].tags == {"v1": hub.repos["me/net"].branches["main"]}
         assert not evil.authorized
-    assert {path for path in tmp_path.rglob("*") if {home, path} - {path, *path.parents}} - {home} == before
+    assert not hub_answers.changes(before, hub_answers.outside(home, tmp_path))
     assert not [path for path in cached(home, WEIGHTS) if path.read_bytes() != hub.files("me/net")[WEIGHTS]]
 
 
@@ -221,6 +224,23 @@ def test_an_interrupted_download_goes_on(hub, net, home):
     kc.pull(NET)
     assert [status for _, _, status in hub.seen("GET", rf"{LFS}.*{WEIGHTS}")] == [200, 206]
     assert cached(home, WEIGHTS)[0].read_bytes() == hub.files("me/net")[WEIGHTS] and not part.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX'")
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_the_modes_of_files_follow_the_umask(hub, net, home, mask, mode):
+    before = os.umask(mask)
+    try:
+        path = kc.pull(NET)
+    finally:
+        os.umask(before)
+    assert {(path / name).stat().st_mode & 0o777 for name in ("config.json", WEIGHTS)} == {mode}
+
+
+def test_a_packed_answer_is_unpacked_piece_by_piece():
+    """64 MiB of zeros are 64 KB: at once, they would be in memory before anything could bound them."""
+    parts = list(http._unpacked([gzip.compress(bytes(64 << 20))], "gzip", "x"))
+    assert max(map(len, parts)) <= http.STEP and sum(map(len, parts)) == 64 << 20
 
 
 @pytest.mark.parametrize("data", [b"other" * 1000, b"x" * 2_000_000], ids=["another beginning", "too long"])

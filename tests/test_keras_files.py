@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import seeded
 
 import keras_cnn as kc
-from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints import arrays, keras_file
 from keras_cnn.errors import CorruptFile, KerasCnnError, UnsafeFile, WeightsMismatch
 from keras_cnn.transfer.freeze import pretrained
 
@@ -85,6 +87,75 @@ def test_damaged_files_are_told(file, tmp_path, damage):
     else:
         bad.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello"}[damage])
     with pytest.raises(CorruptFile, match=r"bad\.keras is not a whole \.keras file"):
+        kc.build(bad)
+
+
+def with_weights(file, path, change, method=zipfile.ZIP_STORED):
+    """A copy of a file whose weights `change` makes, of their path."""
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w", method) as new:
+        (path.parent / "w.h5").write_bytes(old.read("model.weights.h5"))
+        change(path.parent / "w.h5")
+        new.write(path.parent / "w.h5", "model.weights.h5")
+        for name in set(old.namelist()) - {"model.weights.h5"}:
+            new.writestr(name, old.read(name))
+    return path
+
+
+def linked(path):
+    with h5py.File(path, "a") as file:
+        file["layers/other"] = h5py.ExternalLink("/etc/other.h5", "/x")
+
+
+def elsewhere(path):
+    with h5py.File(path, "a") as file:
+        file.create_dataset("layers/other", (4,), "f4", external=[("/etc/hostname", 0, 16)])
+
+
+def packed(path):
+    with h5py.File(path, "a") as file:
+        file.create_dataset("layers/other", (1 << 40,), "f4", chunks=(1 << 20,), compression="gzip")
+
+
+def vast(path):
+    with h5py.File(path, "a") as file:
+        file.create_dataset("layers/other", (1 << 40,), "f4", chunks=(1 << 20,))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        (linked, UnsafeFile, "is a link that may lead to other files"),
+        (elsewhere, UnsafeFile, "has its numbers in other files"),
+        (packed, CorruptFile, "is compressed"),
+        (vast, CorruptFile, "claims arrays of 4398"),
+    ],
+)
+def test_weights_that_lead_elsewhere_or_claim_too_much_are_not_read(file, tmp_path, change, error, says):
+    bad = with_weights(file, tmp_path / "bad.keras", change)
+    with pytest.raises(error, match=rf"bad\.keras, model\.weights\.h5.*{says}"):
+        kc.build(bad)
+
+
+def test_members_that_unpack_to_too_much(file, tmp_path, monkeypatch):
+    """They are given up as soon as they are too large, and are not held until then."""
+    monkeypatch.setattr(keras_file, "MOST", 1 << 20)
+    monkeypatch.setattr(keras_file, "ROOM", 1 << 20)
+    for name, says in {"config.json": "more than 1048576 bytes", "model.weights.h5": "too many for resnet20"}.items():
+        bad = tmp_path / f"{name}.keras"
+        with zipfile.ZipFile(file) as old, zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as new:
+            for one in old.namelist():
+                new.writestr(one, bytes(30_000_000) if one == name else old.read(one))
+        before = tracemalloc.start() or tracemalloc.get_traced_memory()[0]
+        with pytest.raises(CorruptFile, match=says):
+            kc.build(bad)
+        assert tracemalloc.get_traced_memory()[1] - before < 25_000_000
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_unpack_whole_blocks_are_refused(file, tmp_path, method):
+    bad = with_weights(file, tmp_path / "bad.keras", lambda path: None, method)
+    with pytest.raises(CorruptFile, match=r"is packed otherwise than Keras packs"):
         kc.build(bad)
 
 

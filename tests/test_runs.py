@@ -141,6 +141,21 @@ def test_two_runs_at_once_and_one_that_was_killed(tmp_path):
     assert not out.exists() or not list(out.iterdir())
 
 
+@pytest.mark.parametrize("verb", ["train", "fine_tune"])
+def test_a_directory_is_held_as_long_as_the_run_lasts(saved, tmp_path, verb):
+    out, found = tmp_path / "run", list[str]()
+    hold = "import sys; from keras_cnn import files\nwith files.holding(sys.argv[1]): pass"
+
+    def another(*_) -> None:
+        found.append(subprocess.run([sys.executable, "-c", hold, out], capture_output=True, text=True).stderr)
+
+    told = {"epochs": 1} if verb == "train" else {"schedule": "head", "head_epochs": 1, "probe": False}
+    watch = keras.callbacks.LambdaCallback(on_epoch_end=another)
+    run_of(verb, make() if verb == "train" else kc.build(saved, classes=2), out, callbacks=[watch], **told)
+    another()
+    assert ["is in use by another run" in said for said in found] == [True, False] and not found[1]
+
+
 def test_a_run_of_an_earlier_version_is_told(tmp_path):
     arrays.write_arrays({"network/0": np.zeros(3)}, tmp_path / state.STATE, {"state": json.dumps({"options": {}})})
     with pytest.raises(RunExists, match="another version of keras_cnn"):
@@ -202,6 +217,24 @@ def test_every_option_of_a_training_survives_a_crash(tmp_path, monkeypatch, told
         np.testing.assert_array_equal(value, expected[key], err_msg=key)
 
 
+@pytest.mark.parametrize("verb", ["train", "fine_tune"])
+def test_weights_that_are_damaged_before_a_run_goes_on_are_written_anew(saved, tmp_path, monkeypatch, verb):
+    """After the best epoch, so that no later one replaces them."""
+    told = {} if verb == "train" else {"schedule": "head", "head_epochs": 2, "probe": False}
+    offer = Best.offer
+    # The first epoch is best: the figures of others are worse.
+    monkeypatch.setattr(Best, "offer", lambda self, logs: offer(self, {**logs, self.monitor: float(not self.logs)}))
+    crash_in(monkeypatch, 1)
+    out, model = tmp_path / "run", make() if verb == "train" else kc.build(saved, classes=2)
+    with pytest.raises(Crash):
+        run_of(verb, model, out, **told)
+    weights, config = (out / directory.WEIGHTS).read_bytes(), (out / directory.CONFIG).read_bytes()
+    (out / directory.WEIGHTS).write_bytes(weights[: len(weights) // 2])
+    run_of(verb, make() if verb == "train" else kc.build(saved, classes=2), out, resume=True, **told)
+    assert ((out / directory.WEIGHTS).read_bytes(), (out / directory.CONFIG).read_bytes()) == (weights, config)
+    assert kc.build(out).output_shape == (None, 2)
+
+
 def test_a_run_that_is_complete_is_not_run_again(whole):
     out, expected, history = whole
     before = contents(out)
@@ -233,7 +266,7 @@ def test_a_data_set_goes_on_in_its_own_order_and_says_so(tmp_path, monkeypatch):
         kc.train(make(), batches, out=tmp_path / "run", **RUN)
     with pytest.warns(RunWarning, match="only Data and arrays repeat it"):
         kc.train(make(), batches, out=tmp_path / "run", resume=True, **RUN)
-    assert not seen.read(tmp_path / "run")
+    assert not seen.read(tmp_path / "run" / seen.FILE)
 
 
 def test_fine_tuning_that_is_cut_short_after_its_last_epoch_repeats_none(saved, tmp_path, monkeypatch):
@@ -272,9 +305,9 @@ def test_a_full_disk_leaves_the_last_state(small_disk):
 
 
 def test_a_run_keeps_the_hashes_of_its_images(whole):
-    found, (pixels, _) = seen.read(whole[0]), pair()
+    found, (pixels, _) = seen.read(whole[0] / seen.FILE).hashes, pair()
     assert found == set(seen.of(pixels)) == set(seen.of(pixels.astype("float32"))) and len(found) == len(pixels)
-    assert not found & set(seen.of(pair(16, 1)[0])) and not seen.read(whole[0] / "gone")
+    assert not found & set(seen.of(pair(16, 1)[0])) and seen.read(whole[0] / "gone") is None
 
 
 def test_images_of_a_folder_are_known_again_where_they_are_decoded_anew(tmp_path, saved):
@@ -283,8 +316,9 @@ def test_images_of_a_folder_are_known_again_where_they_are_decoded_anew(tmp_path
     data = kc.load_data(folder, model, augment="light", cache_bytes=0)
     kc.fine_tune(model, data, schedule="head", head_epochs=1, cache=False, out=tmp_path / "run", verbose=0)
     again = kc.load_data(folder, model)
-    assert seen.read(tmp_path / "run") == set(seen.of(again.arrays("train").images))
-    assert not seen.read(tmp_path / "run") & set(seen.of(again.arrays("val").images))
+    found = seen.read(tmp_path / "run" / seen.FILE).hashes
+    assert found == set(seen.of(again.arrays("train").images))
+    assert not found & set(seen.of(again.arrays("val").images))
 
 
 def test_what_is_written_follows_the_umask_and_is_utf8(tmp_path):

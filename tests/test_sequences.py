@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import io
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -61,6 +63,16 @@ def test_splits_that_are_given_stay_as_they_are():
     assert found.class_names == ("low", "high") and found.val is None
     np.testing.assert_array_equal(found.test[0], X[:4].astype("float32"))
     np.testing.assert_array_equal(found.train[1], y)
+
+
+def test_an_npz_that_claims_more_than_memory_holds(tmp_path):
+    header = io.BytesIO()
+    told = {"descr": "<f8", "fortran_order": False, "shape": (10**12, 5, 2)}
+    np.lib.format.write_array_header_1_0(header, told)
+    with zipfile.ZipFile(tmp_path / "vast.npz", "w") as archive:
+        archive.writestr("x.npy", header.getvalue())
+    with pytest.raises(CorruptFile, match=r"vast\.npz claims more numbers than memory holds: it is damaged"):
+        kc.load_sequences(tmp_path / "vast.npz")
 
 
 def test_npz_has_documented_keys(tmp_path):

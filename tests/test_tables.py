@@ -13,6 +13,7 @@ from images import encode, folder, noise, zipped
 
 import keras_cnn as kc
 from keras_cnn import data
+from keras_cnn.data import tables
 from keras_cnn.errors import BadData, BadSpec, DataWarning, MissingPackage, UnknownOption
 from keras_cnn.models.config import Preprocess
 
@@ -55,6 +56,15 @@ AGES = [20 + 1.5 * i for i in range(COUNT)]
 TAGS = ["sun|sea", "sea", "sun", "", "sun|sea", "hut"] * 2
 ONES = [i % 2 for i in range(COUNT)]
 THIRDS = [int(i % 3 == 0) for i in range(COUNT)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_table_is_read_up_to_a_bound_in_a_zip_too(photos, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(tables, "LARGEST", 1 << 20)
+    (photos / f"metadata.{kind}").write_bytes(b" " * ((1 << 20) + 1))
+    for place in (photos, zipped(photos, tmp_path.parent / f"{tmp_path.name}.zip")):
+        with pytest.raises(BadData, match=rf"metadata\.{kind}.*the file has more than 1 MiB, too many for a table"):
+            kc.load_data(place, SMALL)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "parquet", "semicolon"])

@@ -5,6 +5,7 @@ Cards, config.json, run directories and what is published show it; all of them h
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,12 @@ ADDRESS = re.compile(
 )
 # Regular expressions, whose backslash separates nothing; columns of a table, and what separates names in its cells.
 AS_TYPED = ("freeze", "above", "image_column", "labels", "separator", "split_column")
+PLACES = ("data", "source", "base_source")  # facts of a provenance that may be paths
+# What can be nothing else than a path: from a root, a home, a drive or a server, or from the present folder. And an
+# address with credentials or a signature in it.
+PATH = re.compile(
+    r"(?:[/\\]|~[\w.-]*[/\\]|\.{1,2}[/\\]|[A-Za-z]:[\\/]|file://).*|[\w+.-]+://(?:[^/\s]*@\S*|\S*[?#]\S*)", re.DOTALL
+)
 SECRET = re.compile(r"token|password|secret|credential", re.IGNORECASE)  # in the name of an option
 TOKEN = re.compile(r"\b(?:hf|api_org)_\w{8,}")  # in a value: how the Hub's tokens look
 LEFT_OUT = "..."  # in place of an argument that may not be told
@@ -59,10 +66,24 @@ def cleaned(text: str) -> str | None:
 
 
 def public(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a provenance with its command as strangers may read it, or without one."""
-    told = dict(facts)
+    """The facts of a provenance with its command as strangers may read it, or without one; paths by their last name."""
+    told = {key: _place(value) if key in PLACES else value for key, value in facts.items()}
     command = cleaned(str(told.pop("command", "")))
     return {**told, "command": command} if command else told
+
+
+def _place(value: Any) -> Any:
+    """A fact by its last name where it is one path; of a text that only holds a slash, nothing is cut off."""
+    if not isinstance(value, str) or ADDRESS.fullmatch(value):
+        return value
+    return last_name(value) if PATH.fullmatch(value) or (re.search(r"[/\\]", value) and _exists(value)) else value
+
+
+def _exists(path: str) -> bool:
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # it holds a zero byte
+        return False
 
 
 def last_name(value: str) -> str:

@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from keras_cnn.checkpoints import arrays
+from keras_cnn.checkpoints.convert.legacy_h5 import check_file
 from keras_cnn.checkpoints.directory import Source, finite
 from keras_cnn.errors import CorruptFile, KerasCnnError, UnsafeFile
 from keras_cnn.models import registry
 from keras_cnn.models.config import Config
 
 LAYER = "keras_cnn>Preprocessing"  # the registered name of the layer that carries the record
+WEIGHTS = "model.weights.h5"
+# Bytes of weights that are unpacked: an optimizer's moments may stand beside them, and what HDF5 adds to each array.
+TIMES, ROOM = 6, 64 << 20
 MOST = 64 << 20  # bytes of the file's configuration; resnet1202's has 3 MiB
 
 
@@ -34,10 +40,11 @@ def read(path: Path) -> Source:
 
 def _config(path: Path) -> Config:
     with _damage_told(path), zipfile.ZipFile(path) as archive:
-        member = archive.getinfo("config.json")
-        if member.file_size > MOST:
-            raise CorruptFile(f"{path}: its configuration has {member.file_size} bytes: it is no network of ours.")
-        model = json.loads(archive.read(member))
+        with _member(archive, "config.json") as member:
+            content = member.read(MOST + 1)  # whatever size it claims
+        if len(content) > MOST:
+            raise CorruptFile(f"{path}: its configuration has more than {MOST} bytes: it is no network of ours.")
+        model = json.loads(content)
         layers = model["config"].get("layers", ())
         records = [layer for layer in layers if layer.get("registered_name") == LAYER]
         if not records:
@@ -55,9 +62,28 @@ def _arrays(path: Path, config: Config) -> arrays.Arrays:
     from keras_cnn.models.assemble import assemble
 
     model = assemble(config)
-    with _damage_told(path):
-        model.load_weights(path)
+    most = ROOM + TIMES * sum(value.nbytes for value in arrays.arrays(model).values())
+    with _damage_told(path), tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / WEIGHTS
+        with zipfile.ZipFile(path) as archive, _member(archive, WEIGHTS) as member, weights.open("wb") as file:
+            while chunk := member.read(1 << 20):
+                file.write(chunk)
+                if file.tell() > most:
+                    raise CorruptFile(f"{path}: its weights have more than {most} bytes, too many for {config.name}.")
+        try:
+            check_file(weights)
+        except KerasCnnError as error:
+            raise type(error)(str(error).replace(str(weights), f"{path}, {WEIGHTS}")) from None
+        model.load_weights(weights)
     return arrays.arrays(model)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """A member that is unpacked as it is read: other methods than Keras' own unpack a whole block at once."""
+    info = archive.getinfo(name)
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise CorruptFile(f"{archive.filename}: {name} is packed otherwise than Keras packs: it was not read.")
+    return archive.open(info)
 
 
 @contextlib.contextmanager

@@ -59,25 +59,31 @@ def evaluate(
     found, splits = datasets.to_measure(data, known.config)
     split = split or splits[-1]
     net, kc = runs.network(known, model, weights, size)
-    run = model if weights is None and Path(model).is_dir() else None
+    from keras_cnn.deploy import trained_on
+
     told = {
+        "run": trained_on.place(weights or model),
         "batch_size": batch_size,
         "skip_bad": data.skip_bad,
         "engine": engine,
         "precision": precision,
         "views": views,
     }
-    result = kc.evaluate(net, found, split=split, run=run, **told)
+    result = kc.evaluate(net, found, split=split, **told)
     old = result.trained_on
-    before: dict[str, Any] = _figures(old) if old else {"images": 0}
+    before = None if old is None else {**_figures(old), **({"names": list(old.names)} if as_json else {})}
     facts = {"split": split, **_figures(result), "skipped": len(result.skipped), "trained_on": before}
+    if old is None and known.load is not None:
+        console.note(
+            f"note: nothing tells whether {model} was trained on some of these images: only a run's directory, and "
+            "what is made of one by its name, know its training images."
+        )
     drawn: dict[str, str] = {}
     if out and len(result):
         out.mkdir(parents=True, exist_ok=True)
         drawn = result.pictures(out)
     details = result.details() if len(result) else {}
     if as_json:
-        before["names"] = list(old.names) if old else []
         return console.print_json({**facts, **details, "skipped_names": list(result.skipped)})
     console.show(*tables.evaluation(f"{model} on {data.data}", facts, details, old.names if old else ()))
     for name, title in drawn.items():

@@ -222,14 +222,17 @@ def open_image(file: IO[bytes], name: str) -> Image.Image:
     return image
 
 
-def read_bounded(file: IO[bytes], name: str) -> bytes:
-    """All bytes of a file, whatever size it claims; BadImage beyond what an image may have."""
+def read_bounded(
+    file: IO[bytes], name: str, most: int = 0, what: str = "an image", error: type[KerasCnnError] = BadImage
+) -> bytes:
+    """All bytes of a file, whatever size it claims; an error beyond what an image, or whatever it is, may have."""
+    most = most or MOST_BYTES
     chunks, size = [], 0
     while chunk := file.read(1 << 20):
         chunks.append(chunk)
         size += len(chunk)
-        if size > MOST_BYTES:
-            raise BadImage(f"{name}: the file has more than {MOST_BYTES >> 20} MiB, too many for an image; shrink it.")
+        if size > most:
+            raise error(f"{name}: the file has more than {most >> 20} MiB, too many for {what}; shrink it.")
     return b"".join(chunks)
 
 

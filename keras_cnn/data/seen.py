@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +12,34 @@ from typing import Any
 
 import numpy as np
 
+from keras_cnn.errors import CorruptFile
 from keras_cnn.files import write_text
+from keras_cnn.models.config import Preprocess
 
-FILE = "seen.txt"  # a hash a line; it stays on this machine
+FILE = "seen.txt"  # how the run saw images, and a hash a line; it stays on this machine
+LOOK = ("size", "crop", "interpolation", "mode")  # what the pixels of an image depend on
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """hashes: of the images that a run was trained on. preprocess: how it saw them, since hashes are of pixels at the
+    run's own size; None in older files, which do not tell."""
+
+    hashes: frozenset[str]
+    preprocess: Preprocess | None = None
+
+    def looked(self, preprocess: Preprocess) -> bool:
+        """Whether images that are seen like this have the pixels that the run saw."""
+        return self.preprocess is None or all(
+            getattr(self.preprocess, name) == getattr(preprocess, name) for name in LOOK
+        )
+
+    def comparable(self, image: np.ndarray) -> bool:
+        """Whether an array has the size at which the run saw images; of sequences the length may be any."""
+        return self.preprocess is None or image.ndim < 3 or image.shape[:2] == self.preprocess.size
+
+    def __contains__(self, image: np.ndarray) -> bool:
+        return bool(self.hashes) and of(image[None])[0] in self.hashes
 
 
 def of(images: Any) -> list[str]:
@@ -29,18 +56,25 @@ def of(images: Any) -> list[str]:
     ]
 
 
-def write(out: str | Path, hashes: Iterable[str]) -> None:
-    """Keep the hashes in a run's directory; where there are none, what an earlier run kept is removed."""
+def write(path: str | os.PathLike[str], hashes: Iterable[str], preprocess: Preprocess | None = None) -> None:
+    """Keep hashes in a file; where there are none, what an earlier run kept is removed."""
     lines = sorted(set(hashes))
-    if lines:
-        write_text(Path(out) / FILE, "\n".join(lines) + "\n")
-    else:
-        (Path(out) / FILE).unlink(missing_ok=True)
+    if not lines:
+        return Path(path).unlink(missing_ok=True)
+    look = [json.dumps(dataclasses.asdict(preprocess))] if preprocess else []
+    write_text(path, "\n".join([*look, *lines]) + "\n")
 
 
-def read(directory: str | os.PathLike[str]) -> set[str]:
-    """The hashes that a directory has; none where its images are not known."""
+def read(path: str | os.PathLike[str]) -> Known | None:
+    """What a file tells; None where there is none: then it is not known."""
     try:
-        return set((Path(directory) / FILE).read_text(encoding="utf-8").split())
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        look = json.loads(lines.pop(0)) if lines and lines[0].startswith("{") else None
+        return Known(frozenset(lines), look and Preprocess(**look))
     except (FileNotFoundError, NotADirectoryError):
-        return set()
+        return None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CorruptFile(
+            f"{path} is not as a run wrote it ({type(error).__name__}): delete it; then nothing tells which images the "
+            "network was trained on."
+        ) from None

@@ -69,6 +69,10 @@ def npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
+    except MemoryError:
+        raise CorruptFile(
+            f"{path} claims more numbers than memory holds: it is damaged, or too large; save it anew, or in parts."
+        ) from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, zlib.error) as error:
         raise CorruptFile(f"{path} is damaged, or holds objects instead of arrays ({error}): save it anew.") from None
 

@@ -15,13 +15,14 @@ from typing import IO, Any
 
 from keras_cnn.data.files import Source, Spool, files_of, regular
 from keras_cnn.data.frames import Columns, Frame, data_set, pick
-from keras_cnn.data.images import printable
+from keras_cnn.data.images import printable, read_bounded
 from keras_cnn.data.labels import Wish
 from keras_cnn.data.splits import Splits, in_list
 from keras_cnn.errors import BadData, BadSpec, MissingPackage
 from keras_cnn.models.fields import held_to, known_options
 
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
+LARGEST = 1 << 30  # bytes of a table as text: ten times what ImageNet's 1.3 million rows have
 ROWS = 256  # of a Parquet file that are held at a time, with their images
 
 Open = Callable[[], IO[bytes]]
@@ -138,7 +139,7 @@ def frame_of(where: str, kind: str, open_file: Open) -> Frame:
         return _parquet(where, open_file)
     with open_file() as file:
         try:
-            text = file.read().decode("utf-8-sig")
+            text = read_bounded(file, where, LARGEST, "a table", BadData).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadData(f"{where}: the table is not UTF-8 ({error.reason}); save it as UTF-8.") from None
     if kind.lower() == ".jsonl":

@@ -16,6 +16,7 @@ from keras_cnn.data.augment import tensorflow
 from keras_cnn.data.examples import Batches, Examples, Pair
 from keras_cnn.data.growth import growing
 from keras_cnn.errors import BadData, BadImage, BadSpec
+from keras_cnn.models.config import Preprocess
 from keras_cnn.terminal import progress
 
 
@@ -139,13 +140,18 @@ class TrainingSet:
         """Validation images in order, in batches; None where there are none."""
         return Batches(*self.val) if isinstance(self.val, tuple) else self.val
 
-    def seen(self) -> list[str]:
-        """The hashes of the training images, as the network sees them; none of a data set of batches."""
+    def seen(self, model: Any) -> seen.Known:
+        """The training images, as the network sees them; none of a data set of batches."""
         if not self.again:
-            return []
+            return seen.Known(frozenset())
         with BadImage.surfacing():
             batches = progress(self.plain(), "hashing images", self.steps)
-            return [one for images, _ in batches for one in seen.of(images)]
+            hashes = frozenset(one for images, _ in batches for one in seen.of(images))
+        return seen.Known(hashes, self.look(model))
+
+    def look(self, model: Any) -> Preprocess:
+        """How the training images are seen."""
+        return Preprocess.of(model)
 
 
 class OfArrays(TrainingSet):
@@ -171,6 +177,9 @@ class OfArrays(TrainingSet):
             whole.update(f"{name} {array.dtype} {array.shape}".encode())
             whole.update(array.data)
         return {"data": whole.hexdigest()}
+
+    def look(self, model: Any) -> Preprocess:
+        return Preprocess.of(model).at_size(self.train[0].shape[1:-1])
 
     def labels(self) -> np.ndarray:
         return np.asarray(self.train[1])
@@ -235,6 +244,9 @@ class OfData(TrainingSet):
         labels = split.labels.astype("int64" if split.labels.dtype.kind in "iu" else "float64").tobytes()
         seen_as = f"{self.train.preprocess.size}{self.train.splits.content}".encode()
         return {"data": hashlib.sha256(names + labels + seen_as).hexdigest()}
+
+    def look(self, model: Any) -> Preprocess:
+        return self.train.preprocess
 
     def labels(self) -> np.ndarray:
         held = self.train.held.get("train")

@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_cnn import files
 from keras_cnn.building import build
-from keras_cnn.deploy import engines, formats
+from keras_cnn.deploy import engines, formats, trained_on
 from keras_cnn.deploy.fold import unfolded
 from keras_cnn.deploy.formats import FORMATS
 from keras_cnn.deploy.opened import SUFFIXES, about_of
@@ -52,7 +52,8 @@ def export(
     The file holds everything, preprocessing included: raw values of 0..255 in, float32 (batch, height, width,
     channels), and the answers that the network gives, its first output. Batch norms are folded into convolutions. It is
     run in its own runtime before it is put in place, and refused where it answers otherwise than the network.
-    Beside it stands `PATH.json`: what the input is, class names, task, where the weights come from, and hashes.
+    Beside it stands `PATH.json`: what the input is, class names, task, where the weights come from, and hashes; and,
+    where `model` names a run's directory, `PATH.seen.txt`, by which `evaluate` tells the images that it was trained on.
 
     model: a network of ours, whatever `build` takes, or any functional Keras model of one input.
     path: ends in .onnx (ONNX), .xml (OpenVINO, with a .bin beside it), .tflite (LiteRT), or in none of them: a folder
@@ -73,7 +74,7 @@ def export(
     if batch is not None and batch < 1:
         raise BadSpec(f"batch={batch!r}: give 1 or more, or leave it out for any number.")
     name = target(path, format, overwrite)
-    model = build(model) if isinstance(model, str | os.PathLike) else model
+    given, model = model, build(model) if isinstance(model, str | os.PathLike) else model
     network = engines.for_prediction(model)
     images = _samples(network, samples)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,8 @@ def export(
                 f"{name} answers otherwise than {network.name}: its outputs differ by {difference:.2g} of the largest, "
                 f"where rounding explains {TOLERANCE:g}; nothing was written. Try another format."
             )
-        size = put(folder, path, {**facts_of(model, network, batch), "format": name, "difference": difference})
+        facts = {**facts_of(model, network, batch), "format": name, "difference": difference}
+        size = put(folder, path, facts, given)
     return Exported(path, about_of(path), name, size, difference)
 
 
@@ -110,11 +112,17 @@ def target(path: Path, format: str | None, overwrite: bool) -> str:
     return name
 
 
-def put(folder: Path, path: Path, facts: dict[str, Any]) -> int:
-    """Move the files of a folder to where `path` is, with what is known of them beside; their size in bytes."""
+def put(folder: Path, path: Path, facts: dict[str, Any], given: Any) -> int:
+    """Move the files of a folder to where `path` is, with what is known of them beside; their size in bytes.
+
+    given: what was asked to be exported: of a run, its training images are known as well.
+    """
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     size = sum((folder / name).stat().st_size for name in names)
-    text = json.dumps({**facts, "sha256": formats.hashed(folder, names)}, indent=1)
+    known = trained_on.keep(given, trained_on.beside(folder / path.name))
+    if known is None:
+        trained_on.beside(path).unlink(missing_ok=True)  # of what is replaced
+    text = json.dumps({**facts, "seen": known, "sha256": formats.hashed(folder, names)}, indent=1)
     files.write_text(folder / about_of(path).name, text + "\n")
     for made in sorted(folder.iterdir(), key=lambda one: one.name == path.name):  # what is asked for comes last
         _put(made, path.parent / made.name)

@@ -104,7 +104,7 @@ def quantize(
     if name not in TOOLS:
         raise BadSpec(f"{path}: {name} has no 8 bits: give a file that ends in .xml, .onnx or .tflite.")
     _check_installed(name)
-    net = build(model) if isinstance(model, str | os.PathLike) else model
+    given, net = model, build(model) if isinstance(model, str | os.PathLike) else model
     if config_of(net).backbone.SIDES == 1:
         raise BadSpec(f"{net.name} reads sequences: only networks for images are quantized.")
     task = tasks.of(net)
@@ -171,7 +171,7 @@ def quantize(
                 "lost": lost,
             },
         }
-        size = exporting.put(folder, path, facts)
+        size = exporting.put(folder, path, facts, given)
     return Quantized(path, about_of(path), name, precision, size, len(seen), before, after, figure, lost, layers)
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_cnn import tasks
-from keras_cnn.data import Data, Splits, index, load_data, pairs, seen
-from keras_cnn.data.images import five_crops
+from keras_cnn.data import Data, Splits, index, load_data, pairs
+from keras_cnn.data.decoding import as_seen
+from keras_cnn.data.images import five_crops, resize_and_crop
 from keras_cnn.data.labels import Wish
+from keras_cnn.data.seen import Known
 from keras_cnn.deploy.outputs import check_files, outputs_of
-from keras_cnn.errors import BadData
+from keras_cnn.errors import BadData, DataWarning
 from keras_cnn.tasks import Result, labelled
 from keras_cnn.tasks.base import Task
 
-Labelled = tuple[str, np.ndarray | None, Any]  # name, image (None where it is left out), label
+
+class Labelled(NamedTuple):
+    """image: None where it is left out. before: it as the run saw it that the network comes from, where that is
+    another size or cut."""
+
+    name: str
+    image: np.ndarray | None
+    label: Any
+    before: np.ndarray | None = None
 
 
 def found(net: Any, data: Any, split: str | None) -> tuple[Splits, str]:
@@ -33,20 +44,38 @@ def loaded(net: Any, splits: Splits, split: str, batch_size: int, skip_bad: bool
 
 
 def images_of(
-    net: Any, task: Task, data: Data, split: str, names: tuple[str, ...], outputs: int, views: str | None = None
+    net: Any,
+    task: Task,
+    data: Data,
+    split: str,
+    names: tuple[str, ...],
+    outputs: int,
+    views: str | None = None,
+    known: Known | None = None,
 ) -> tuple[Iterator[Labelled], int]:
     """(images, or the five views of each, and their labels as the network numbers classes; how many)."""
-    images, place = (_in_five if views == "five" else Data.each)(data, split), task.places(data, names, outputs)
+    images, place = _read(data, split, views == "five", known), task.places(data, names, outputs)
     labelled.warn_of_crop(net, data)
     labelled.check_shape(np.empty((0, *data.preprocess.size, data.channels), "uint8"), net, split)
-    return ((name, image, task.renumbered(label, place)) for name, image, label in images), data.sizes[split]
+    return (row._replace(label=task.renumbered(row.label, place)) for row in images), data.sizes[split]
 
 
-def _in_five(data: Data, split: str) -> Iterator[Labelled]:
-    """As `Data.each`, the five views of each image in its place; their files are read anew."""
-    if pairs.is_of_arrays(dict(data.splits.items())[split]):
+def _read(data: Data, split: str, five: bool, known: Known | None) -> Iterator[Labelled]:
+    """As `Data.each`; five views of each image in its place, and it as a run saw it, take reading files anew."""
+    plain = (Labelled(*row) for row in data.each(split))
+    arrays, look = pairs.is_of_arrays(dict(data.splits.items())[split]), data.preprocess
+    if five and arrays:
         check_files("five")
-    return data.each(split, lambda image, mask, name: (five_crops(image, data.preprocess, name=name), mask))
+    before = known.preprocess if known and not arrays and not known.looked(look) else None
+    if not five and not before:
+        return plain
+
+    def see(image: np.ndarray, mask: np.ndarray | None, name: str) -> tuple[Any, Any]:
+        shown = (five_crops(image, look, name=name), mask) if five else as_seen(image, mask, name, look)
+        return (shown[0], before and resize_and_crop(image, before, name=name)), shown[1]
+
+    every: Iterator[Any] = data.each(split, see)
+    return (Labelled(name, both and both[0], label, both and both[1]) for name, both, label in every)
 
 
 def measured(
@@ -56,21 +85,30 @@ def measured(
     batch_size: int,
     *,
     runner: Any = None,
-    known: set[str] | None = None,
+    known: Known | None = None,
 ) -> Result:
-    """The result of images. runner: what answers them, by default the network itself; known: hashes of images that are
-    counted apart."""
+    """The result of images. runner: what answers them, by default the network itself; known: what the network was
+    trained on, which is counted apart."""
     task = tasks.of(net)
     logits, skipped = task.logits(net)[0], list[str]()
     unseen, old = (task.gather(net.outputs[0].shape[1:], names) for _ in range(2))
-    told = (((name, label), image) for name, image, label in images)
-    for (name, label), image, row in outputs_of(runner or net, told, batch_size):
+    told, strange = ((one, one.image) for one in images), 0
+    for (name, _, label, before), image, row in outputs_of(runner or net, told, batch_size):
         if row is None:
             skipped.append(name)
             continue
         plain = image[-1] if image.ndim == 4 else image  # of five views the last is what is seen without them
-        trained_on = bool(known) and seen.of(plain[None])[0] in known
-        (old if trained_on else unseen).add(name, image, label, task.finish(row, logits))
+        plain = plain if before is None else before
+        strange += known is not None and not known.comparable(plain)
+        (old if known and plain in known else unseen).add(name, image, label, task.finish(row, logits))
+    if strange and known and known.preprocess:
+        size = "x".join(map(str, reversed(known.preprocess.size)))
+        warnings.warn(
+            f"{strange:,} of the images are arrays of another size than the {size} pixels at which the run saw its "
+            "own: nothing tells whether it was trained on them. Give files, or arrays of that size.",
+            DataWarning,
+            stacklevel=3,
+        )
     if not len(unseen) and not len(old):
         raise BadData("not one of the images can be read." if skipped else "there are no images to evaluate on.")
     return unseen.result(skipped=tuple(skipped), trained_on=old.result() if known is not None else None)

@@ -45,7 +45,6 @@ def download(url: str, path: Path, want: Print, *, repo: str, lock: Path, header
                     part.unlink(missing_ok=True)
                     raise
                 if whole:
-                    part.chmod(0o644)
                     os.replace(part, path)
                     return
                 part.unlink()

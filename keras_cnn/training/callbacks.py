@@ -59,16 +59,17 @@ class Best(keras.callbacks.Callback):
         self.network, self.monitor, self.out, self.save = network, monitor, out, save
         self.sign = {"max": 1.0, "min": -1.0}[mode]
         self.value, self.weights, self.since = -math.inf, None, 0  # the figure, so that more is better; epochs since
+        self.logs: Logs = {}  # of the best epoch
 
     def state(self) -> tuple[arrays.Arrays, Logs]:
         """What to keep of it so that a run can go on."""
         weights = self.weights or []
         kept = {f"best/{i}": value for i, value in enumerate(weights)}
-        return kept, {"value": self.value, "since": self.since, "best": len(weights)}
+        return kept, {"value": self.value, "since": self.since, "logs": self.logs, "best": len(weights)}
 
     def go_on(self, kept: arrays.Arrays, facts: Logs) -> None:
         """Be as it was when `state` was called."""
-        self.value, self.since = facts["value"], facts["since"]
+        self.value, self.since, self.logs = facts["value"], facts["since"], facts.get("logs", {})
         self.weights = [kept[f"best/{i}"] for i in range(facts["best"])] or None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
@@ -89,7 +90,13 @@ class Best(keras.callbacks.Callback):
         if not all(np.isfinite(values).all() for values in weights):  # the last update has no loss after it
             raise not_finite("the weights are no longer numbers", self.out)
         self.value, self.weights = -math.inf if figure is None else float(figure), weights
-        self.save(logs)
+        self.logs = {key: float(value) for key, value in logs.items() if key != "learning_rate"}
+        self.save(self.logs)
+
+    def save_again(self) -> None:
+        """Write the best epoch anew: what a run that went on found in its directory may have been damaged meanwhile."""
+        if self.weights is not None:
+            self.save(self.logs)
 
     def restore(self) -> None:
         """Give the network the weights of the best epoch."""
@@ -104,8 +111,7 @@ def into(
 
     def save(logs: Logs) -> None:
         if out is not None:
-            metrics = {key: float(value) for key, value in logs.items() if key != "learning_rate"}
-            facts = {**(provenance or {}), "metrics": metrics}
+            facts = {**(provenance or {}), "metrics": dict(logs)}
             directory.save_pretrained(network, out, half=half, provenance=facts)
 
     return save

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from keras_cnn import tasks
-from keras_cnn.data import Data, Splits, seen
+from keras_cnn.data import Data, Splits
 from keras_cnn.data.sequences import Sequences
 from keras_cnn.data.tables import Table
-from keras_cnn.deploy import scoring
+from keras_cnn.deploy import scoring, trained_on
 from keras_cnn.deploy.engines import running
 from keras_cnn.deploy.opened import File
 from keras_cnn.deploy.outputs import check_files, of_views
@@ -51,7 +51,9 @@ def evaluate(
     split: of a folder, `Data` or `Sequences`: "train", "val" or "test". By default test, else val; a folder without
         splits is taken whole, training images of `Data` only when asked for.
     run: the directory of a run. Images that it was trained on, as it knows them, are left out and counted apart in
-        `Result.trained_on`. By default that of `model`, where this is a directory.
+        `Result.trained_on`, at whatever size the network now sees them. By default that of `model`, where this is a
+        directory, a file in one, or a file that was exported from one by its name. `trained_on` is None where nothing
+        tells, as of a network in memory or from the hub.
     batch_size: images that the network sees at once. Files are decoded as they are needed.
     skip_bad: leave unreadable files out, log them and name them in `Result.skipped`, instead of raising BadImage. (Of
         `Data`, what it was loaded with.)
@@ -75,16 +77,17 @@ def evaluate(
     if run is not None and not Path(run).is_dir():
         raise BadData(f"run={str(run)!r}: there is no such directory.")
     named = isinstance(model, str | os.PathLike)
-    run = model if named and run is None and Path(model).is_dir() else run
+    run = trained_on.place(model) if named and run is None else run
     model = built(model)
     net = model.blank if isinstance(model, File) else model
     task = tasks.of(net)
     outputs, names = task.outputs(net), class_names(net)
+    known = trained_on.of(model if run is None else run)
     if isinstance(data, str | os.PathLike | Table | Splits):
         splits, split = scoring.found(net, data, split)
         data = scoring.loaded(net, splits, split, batch_size, skip_bad)
     if isinstance(data, Data):
-        images, count = scoring.images_of(net, task, data, _chosen(data, split), names, outputs, views)
+        images, count = scoring.images_of(net, task, data, _chosen(data, split), names, outputs, views, known)
         names = names or data.class_names
     elif isinstance(data, Sequences):
         x, y = _of_sequences(task, data, _chosen(data, split), names, outputs)
@@ -95,7 +98,6 @@ def evaluate(
     else:
         check_files(views)
         images, count = _of_batches(net, task, data, outputs), None
-    known = seen.read(run) if run is not None else None
     asked = isinstance(model, File) or (engine, precision) != ("keras", "float32")
     runner = running(model, engine, precision, batch=batch_size) if asked else net
     runner = of_views(runner, views, len(net.input_shape) - 2, everywhere=len(net.outputs[0].shape) == 4)
@@ -134,4 +136,4 @@ def _of_batches(net: Any, task: Task, data: Any, outputs: int) -> Iterator[Label
     for i, batch in enumerate([data] if isinstance(data, tuple) else data):
         images, labels = labelled.check_batch(net, batch, outputs, what, first=i == 0)
         for image, label in zip(images, task.numbers(labels, what), strict=True):
-            yield f"images[{next(number)}]", image, label
+            yield Labelled(f"images[{next(number)}]", image, label)

@@ -141,7 +141,7 @@ def fine_tune(
     goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     with (
         distribution.together(model),
-        state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as directory,
+        state.Run(out, facts, **goes_on, known=lambda: given.seen(model), here=here) as directory,
         logs.opened(wished, directory, model, given) as told,
     ):
         save = into(out if here.chief else None, model, half, provenance)
@@ -197,6 +197,8 @@ class _Run:
         if self.spare and self.best.beats(self.spare[0]):
             self.model.set_weights(self.spare[1])
             self.best.offer({self.task.monitor: self.spare[0]})
+        elif self.directory.state:
+            self.best.save_again()
         if self.options.bn == "recalibrate":
             self._recalibrate()
         baselines = self.history.baselines

@@ -89,7 +89,7 @@ def train(
     with (
         distribution.together(model),
         loop.of_any_size(model, chosen.initial_scale < 1),
-        state.Run(out, facts, **goes_on, hashes=given.seen, here=here) as run,
+        state.Run(out, facts, **goes_on, known=lambda: given.seen(model), here=here) as run,
         logs.opened(wished, run, model, given) as told,
     ):
         learner, share = model, 1.0
@@ -163,6 +163,8 @@ def _complete(
     )
     run.keep(lambda: now(epochs), now=True)  # so that no epoch is repeated where what follows is cut short
     best.restore()
+    if run.state:
+        best.save_again()
     run.finish({"history": history.rows})
     loop.hand_over(model, learner.optimizer)
     return history

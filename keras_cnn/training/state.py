@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -154,7 +154,7 @@ class Run:
     """One run in its directory, which it holds as long as the `with` block lasts; without `out`, nothing is kept.
 
     options: all that its course depends on; one that began otherwise does not go on.
-    hashes: of its training images, kept beside its first weights.
+    known: gives its training images, kept beside its first weights.
     here: this worker, where several train together. The chief alone writes; the others read what it goes on from, once
     that is ready, and all have to have read the same.
     state: what it goes on from, once it is entered. end: what it noted, where it is already complete.
@@ -172,17 +172,17 @@ class Run:
         *,
         resume: bool = False,
         overwrite: bool = False,
-        hashes: Callable[[], Iterable[str]] = tuple,
+        known: Callable[[], seen.Known] = lambda: seen.Known(frozenset()),
         here: Place = ALONE,
     ) -> None:
         self.out = None if out is None else Path(out)
         self.here = here
         self.options = json.loads(json.dumps(options))  # as they are read back
-        self.resume, self.overwrite, self._hash = resume, overwrite, hashes
+        self.resume, self.overwrite, self._know = resume, overwrite, known
         self.state: State | None = None
         self.end: Facts | None = None
         self.written, self._took = -math.inf, 0.0  # when a state was written last, and how long that took
-        self._hashes: tuple[str, ...] | None = None  # that are to be kept beside the first weights
+        self._known: seen.Known | None = None  # what is to be kept beside the first weights
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Run:
@@ -221,7 +221,7 @@ class Run:
             if self.state:
                 self._compare(self.state[1]["options"])
         if self.here.chief and self.end is None and not (self.state and (out / seen.FILE).exists()):
-            self._hashes = tuple(self._hash())
+            self._known = self._know()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._held.close()
@@ -289,9 +289,9 @@ class Run:
         """Write what each epoch so far gave; called before its weights are written."""
         if self.out is None or not self.here.chief:
             return
-        if self._hashes is not None:
-            seen.write(self.out, self._hashes)
-            self._hashes = None
+        if self._known is not None:
+            seen.write(self.out / seen.FILE, self._known.hashes, self._known.preprocess)
+            self._known = None
         text = io.StringIO()
         writer = csv.DictWriter(
             text, ["epoch", *dict.fromkeys(key for row in rows for key in row)], lineterminator="\n"

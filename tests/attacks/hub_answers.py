@@ -34,14 +34,15 @@ FOREVER = 600.0
 STALLED = "made no progress for"
 START = 60.0  # seconds that a command may take beside what it waits for, on a busy machine
 MEMORY = 1 << 30
-CLIMB = "../" * 12
+OUTSIDE = "OUTSIDE"  # in a fault: the folder that is watched, as an absolute path
+CLIMB = "../" * 24 + OUTSIDE + "/"  # the same from anywhere in the cache
 PORTAL = b"<html><title>Hotel Wi-Fi: please log in</title></html>"
 HTML = {"Content-Type": "text/html; charset=utf-8"}
 
 PULL = {
     "info": ("GET", r"^/api/models/me/net/revision/"),
-    "address": ("GET", r"/resolve/"),
-    "file": ("GET", r"^/lfs/"),
+    "address": ("HEAD|GET", r"/resolve/"),  # HEAD: where other clients learn a file's name
+    "file": ("HEAD|GET", r"^/lfs/"),
 }
 PUBLISH = {
     "create": ("POST", r"/repos/create$"),
@@ -74,16 +75,18 @@ class Attack:
         """The timeout where it is what ends the attack; enough for a busy machine where something else must."""
         return timeout if STALLED in self.says else 30.0
 
-    def strike(self, hub: Hub, elsewhere: str) -> None:
+    def strike(self, hub: Hub, elsewhere: str, folder: Path) -> None:
+        """elsewhere: a server that must see nothing. folder: what must not change, the cache in it aside."""
         method, path = (PULL if self.verb == "pull" else PUBLISH)[self.step]
         how: dict[str, Any] = {"kind": "answer", "times": None, "method": method, "path": path, **self.fault}
         how["headers"] = {
-            name: text and text.replace("ELSEWHERE", elsewhere) for name, text in how.get("headers", {}).items()
+            name: text and text.replace("ELSEWHERE", elsewhere).replace(OUTSIDE, str(folder))
+            for name, text in how.get("headers", {}).items()
         }
         if how.get("body") == "BOMB":
             how["body"] = bomb()
         if self.change:
-            how["body"] = json.dumps(self.change(_info(hub))).encode()
+            how["body"] = json.dumps(self.change(_info(hub))).replace(OUTSIDE, str(folder)).encode()
         hub.faults.push(**how)
 
 
@@ -134,7 +137,11 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "403": (r"\(403\)", dict(kind=403, code="")),
 }
 FILES: dict[str, tuple[str, dict[str, Any]]] = {
-    "an ETag that climbs out": ("", dict(kind="headers", headers={"ETag": f'"{CLIMB}tmp/x"', "X-Linked-Etag": "/x"})),
+    **{
+        f"an {header} that {does}": ("", dict(kind="headers", headers={"X-Linked-Etag": None, header: f'"{where}new"'}))
+        for header in ("ETag", "X-Linked-Etag")
+        for does, where in {"climbs out": CLIMB, "is a path": f"{OUTSIDE}/"}.items()
+    },
     "an X-Repo-Commit that climbs out": ("", dict(kind="headers", headers={"X-Repo-Commit": CLIMB})),
     "a name in Content-Disposition": (
         "",
@@ -173,7 +180,7 @@ def _lfs(**changes: Any) -> Callable[[dict], dict]:
 RECORDS: dict[str, tuple[str, Callable[[dict], Any]]] = {
     "a commit that climbs out": (NO_HUB, lambda info: {**info, "sha": CLIMB}),
     "a commit that is a number": (NO_HUB, lambda info: {**info, "sha": 7}),
-    "a hash that climbs out": (NO_HUB, _lfs(sha256=f"{CLIMB}tmp/x")),
+    "a hash that climbs out": (NO_HUB, _lfs(sha256=f"{CLIMB}new")),
     "a hash of another file": ("came twice with another content", _lfs(sha256="0" * 64)),
     "a size that is too small": ("would send", _lfs(size=10)),
     "a size that is too large": ("would send", _lfs(size=10**7)),
@@ -237,8 +244,7 @@ def run(attack: Attack, folder: Path, timeout: float) -> Outcome:
         if attack.verb == "pull":
             hub.create("me/net", ours())
         elsewhere = evil.endpoint.replace("127.0.0.1", "localhost")
-        attack.strike(hub, elsewhere)
-        before = _tree(folder)
+        attack.strike(hub, elsewhere, folder)
         given = (
             ["pull", "hf://me/net"] if attack.verb == "pull" else ["publish", str(run_folder), "me/net", "--tag", "v1"]
         )
@@ -252,6 +258,8 @@ def run(attack: Attack, folder: Path, timeout: float) -> Outcome:
             "PYTHONPATH": str(ROOT),
         }
         (folder / "tmp").mkdir(exist_ok=True)
+        (folder / "said").touch()
+        before = outside(home, folder)
         started = time.monotonic()
         with (folder / "said").open("w+") as said:
             process = subprocess.Popen(
@@ -268,7 +276,7 @@ def run(attack: Attack, folder: Path, timeout: float) -> Outcome:
         seconds = time.monotonic() - started
         code, memory = os.waitstatus_to_exitcode(done[1]), done[2].ru_maxrss * 1024
         process.returncode = code
-        harm = list(_harm(attack, code, seconds, memory, text, timeout, before ^ _tree(folder), home))
+        harm = list(_harm(attack, code, seconds, memory, text, timeout, changes(before, outside(home, folder)), home))
         harm += ["the token was sent elsewhere"] * bool(evil.authorized)
     return Outcome(code, seconds, memory, text, harm)
 
@@ -288,14 +296,20 @@ def _harm(attack, code, seconds, memory, text, timeout, changed, home) -> Iterat
         yield f"{seconds:.0f} s"
     if memory > MEMORY:
         yield f"{memory >> 20} MiB"
-    if strays := [path for path in changed if home not in (path, *path.parents) and path.name not in ("said", "tmp")]:
+    if strays := [path for path in changed if path.name != "said"]:
         yield f"files outside the cache: {strays}"
     if left := [path for path in home.rglob("*") if path.name.endswith((".incomplete", ".tmp"))]:
         yield f"leftovers: {left}"
 
 
-def _tree(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if folder / "home" not in path.parents}
+def outside(home: Path, folder: Path) -> dict[Path, bytes]:
+    """What stands in a folder, but for the cache: folders, and files with their content."""
+    paths = (path for path in folder.rglob("*") if home not in (path, *path.parents))
+    return {path: path.read_bytes() if path.is_file() else b"" for path in paths}
+
+
+def changes(before: Mapping[Path, bytes], after: Mapping[Path, bytes]) -> list[Path]:
+    return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
 
 
 def _info(hub: Hub) -> dict:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_NAMES = 4_096  # in one attribute, of which Keras writes at most 64,512 bytes: 16 for each
 MOST_ARRAYS = 20_000
+MOST_MEMBERS = 100_000  # with the groups that Keras 3 puts each layer's arrays into
 # HDF5 keeps texts in heaps. It makes none as large as this but for a larger text, and thousands of names may be the
 # same text of the file: only the size of the heaps tells beforehand how much memory reading the names takes.
 LARGEST_HEAP = 2**16
@@ -50,6 +51,30 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
         raise
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:  # as h5py tells a damaged file
         raise CorruptFile(f"{path} is truncated or not an HDF5 file ({error}): fetch it again.") from None
+
+
+def check_file(path: Path) -> None:
+    """Refuse an HDF5 file that holds anything but plain arrays inside it, whatever Keras would look for in it."""
+    import h5py
+
+    _check_heaps(path)
+    with h5py.File(path, "r") as file:
+        groups: list[Any] = [file]
+        claimed = count = 0
+        while groups:
+            group = groups.pop()
+            for name in group:
+                found = _member(group, name, path)
+                count += 1
+                if count > MOST_MEMBERS:
+                    raise CorruptFile(f"{path} lists more than {MOST_MEMBERS} groups and arrays: it was not read.")
+                if isinstance(found, h5py.Group):
+                    groups.append(found)
+                else:
+                    _check_plain(found, f"{path}: {found.name}")
+                    claimed += math.prod(found.shape) * found.dtype.itemsize
+        if claimed > (size := path.stat().st_size):
+            raise CorruptFile(f"{path} has {size} bytes and claims arrays of {claimed} bytes: it was not read.")
 
 
 def _check_heaps(path: Path) -> None:
