@@ -31,6 +31,10 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import yaml
+
+from keras_cnn.checkpoints.licences import LICENCES
+
 BAD_TOKEN = "Invalid credentials in Authorization header"
 STALE_PARENT = "A commit has happened since. Please refresh and try again."
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
@@ -297,6 +301,33 @@ def whoami(hub: Hub, ask: Ask) -> dict:
     return {"type": "user", "name": ask.user, "fullname": ask.user, "orgs": [], "auth": {"accessToken": token}}
 
 
+def validate_yaml(hub: Hub, ask: Ask) -> dict | Answer:
+    """What the Hub says of the header of a card, by its documentation of model cards."""
+    header = ask.json()["content"].split("---\n")[1]
+    try:
+        told, wrong = yaml.safe_load(header), []
+    except yaml.YAMLError as error:
+        told, wrong = {}, [f"the header is no YAML: {error}"]
+    texts = [told.get(key) for key in ("library_name", "pipeline_tag", "license_name") if key in told]
+    texts += [tag for key in ("tags", "datasets", "language") for tag in told.get(key) or []]
+    wrong += [f"{text!r} is no text" for text in texts if not isinstance(text, str)]
+    if told.get("license", "mit") not in LICENCES:
+        wrong.append(f'"license" must be one of {len(LICENCES)} names')
+    if told.get("license") == "other" and not re.fullmatch(r"[a-z0-9-.]+", str(told.get("license_name", ""))):
+        wrong.append('"license_name" must be there, in small letters, digits, dots and hyphens')
+    for model in told.get("model-index") or []:
+        for result in model.get("results") or [{}]:
+            named = [model.get("name"), result.get("task", {}).get("type")]
+            named += [result.get("dataset", {}).get(key) for key in ("type", "name")]
+            metrics = result.get("metrics") or [{}]
+            if not all(isinstance(text, str) and text for text in [*named, *(one.get("type") for one in metrics)]):
+                wrong.append(f"model-index: a result of {model.get('name')!r} lacks a name or a type")
+            if any(one.get("value") is None for one in metrics):
+                wrong.append("model-index: a metric without a value")
+    found = {"errors": [{"message": text} for text in wrong], "warnings": []}
+    return Answer(400, json.dumps(found).encode()) if wrong else found
+
+
 def create_repo(hub: Hub, ask: Ask) -> dict | Answer:
     wish = ask.json()
     owner = wish.get("organization") or ask.user
@@ -485,7 +516,7 @@ ID, REV, NAME = r"(?P<repo>[^/]+/[^/]+)", r"(?P<rev>[^/]+)", r"(?P<name>[^/]+)"
 MODEL, LFS = rf"/api/models/{ID}", r"/lfs/[^/]+/[^/]+/(?P<oid>[0-9a-f]{64})"
 ROUTES: list[tuple[str, str, str, Any]] = [
     ("GET", r"/api/whoami-v2", "user", whoami),
-    ("POST", r"/api/validate-yaml", "", lambda hub, ask: {"errors": [], "warnings": []}),
+    ("POST", r"/api/validate-yaml", "", validate_yaml),
     ("POST", r"/api/repos/create", "user", create_repo),
     ("DELETE", r"/api/repos/delete", "user", delete_repo),
     ("GET", rf"{MODEL}(/revision/{REV})?", "read", info),

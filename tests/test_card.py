@@ -105,6 +105,7 @@ def test_the_hub_is_shown_a_card_that_it_accepts(hub, home, monkeypatch, tmp_pat
     values = seeded.arrays(shapes.variables(shapes.tally(conf)))
     monkeypatch.setattr("repositories.config", lambda *_, **__: conf)
     kc.publish(write(ours(values=values), tmp_path / "run"), "me/net")
+    assert hub.seen("POST", "/validate-yaml")
     read = ModelCard(hub.files("me/net")["README.md"].decode())
     assert read.data.license == "mit" and ModelCard(str(read)).data.to_dict() == read.data.to_dict()
     told = json.loads(hub.files("me/net")["config.json"])["keras_cnn"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import seeded
+import test_card
 from images import encode, folder, noise, zipped
 from PIL import Image
 
@@ -25,6 +26,7 @@ from keras_cnn.tasks import classification
 from keras_cnn.terminal import plain
 
 HOSTILE = (
+    *test_card.HOSTILE,
     "fox [red]",
     "fox [grey]",
     "[/x]",
@@ -253,6 +255,19 @@ def test_hostile_names_are_shown_as_text(run, tmp_path):
     assert (tmp_path / "report" / "confusion.png").is_file()
     assert not [text for text in shown if "\x1b" in text or "\u202e" in text]
     assert not [value for line in rows(path) for value in line.values() if value.startswith(("=", "+", "-", "@"))]
+
+
+def test_hostile_names_are_text_in_the_report_of_a_run(run, net, tmp_path):
+    names = [name for name in HOSTILE if "/" not in name]
+    labelled = folder(tmp_path / "labelled", {f"{split}/{name}": 1 for split in ("train", "val") for name in names})
+    told = ["-m", net, "--head-epochs", 1, "--epochs", 0]
+    assert run("fine-tune", labelled, "--out", tmp_path / "run", *told)[0] == 0
+    text = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    page = test_card.Tags(text)
+    elements = "html head meta title style body h1 h2 table tr th td p img figure figcaption br"
+    assert page.names <= set(elements.split()) and text.count("<h1>") == 1
+    assert sum(plain(name) in page.text for name in names) > 5  # those of the worst mistakes
+    assert "\x1b" not in text and "\u202e" not in text
 
 
 def test_hostile_names_in_errors_are_shown_as_text(run, net, tmp_path):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from attacks import kill_hub
 from repositories import LFS, ROOT, cached, ours, write
 
 pytestmark = pytest.mark.no_keras
@@ -220,3 +221,10 @@ def test_a_read_only_cache_serves_what_it_has(hub, home, environment, mounting, 
     line += f"! touch {home}/x && exec {sys.executable} -m keras_cnn.cli pull hf://me/net"
     done = subprocess.run([*mounting, line], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", kill_hub.CODE)
+def test_a_hundred_kills_at_whatever_moment_do_no_harm(verb):
+    places, harm = kill_hub.attack(verb, 100, 1, jobs=2)
+    assert harm == [] and sum(places.values()) == 100 and len(places) == len(kill_hub.HOLDS[verb]) + 1

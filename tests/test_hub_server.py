@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -94,6 +95,22 @@ def test_round_trip(hub, tmp_path):
     assert set(hub.files("me/net")) == {*FILES, "README.md", ".gitattributes"}
     assert statuses(hub, "PUT", LFS) == [200]
     assert hub.seen("POST", "/validate-yaml")
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("license: mine", "must be one of"),
+        ("license: other", '"license_name" must be there'),
+        ("tags: [1]", "1 is no text"),
+        ("license: [", "is no YAML"),
+        ("model-index: [{name: a, results: [{task: {type: b}, metrics: [{type: c, value: 1}]}]}]", "lacks a name"),
+    ],
+)
+def test_a_card_that_the_hub_would_refuse_is_refused(hub, header, why):
+    api(hub).create_repo("me/net")
+    with pytest.raises(ValueError, match=re.escape(why)):
+        push(hub, {**FILES, "README.md": f"---\n{header}\n---\n".encode()})
 
 
 def test_an_upload_from_a_file_on_disk(hub, tmp_path):

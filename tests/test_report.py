@@ -23,6 +23,7 @@ def test_all_text_is_shown_as_text_and_nothing_is_fetched(tmp_path):
     assert page.name == "report.html"
     text = page.read_text()
     assert "<script" not in text and text.count("&lt;script&gt;") == 6
+    assert "\x1b" not in text and "\u202e" not in text  # nor does it turn or hide what stands around it
     assert "0.5123" in text and "not a number" in text and ">none<" not in text
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert len(sources) == 3 and all(source.startswith("data:image/png;base64,") for source in sources)

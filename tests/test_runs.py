@@ -301,6 +301,33 @@ def test_a_full_disk_leaves_the_last_state(small_disk):
         assert {file.name for file in out.glob("[!.]*")} == {state.STATE, state.PREVIOUS}
 
 
+@pytest.mark.parametrize("verb", ["train", "fine_tune"])
+def test_a_run_on_a_disk_that_was_full_ends_as_if_nothing_had_happened(saved, tmp_path, monkeypatch, verb):
+    """The disk is full amid the writing of a state; there is room again when the run goes on."""
+    told = {} if verb == "train" else {"schedule": "all", "epochs": 2, "probe": False}
+    monkeypatch.setattr(state, "EVERY", 0.0)
+    new = (lambda: make()) if verb == "train" else (lambda: kc.build(saved, classes=2))
+    keras.utils.set_random_seed(0)
+    run_of(verb, first := new(), tmp_path / "whole", **told)
+    left, flush = [3], files.flush
+
+    def full(path):
+        if Path(path).name == state.STATE and not left.append(left.pop() - 1) and left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        flush(path)
+
+    keras.utils.set_random_seed(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "flush", full)
+        with pytest.raises(CannotWrite, match=r"the disk is full .*resume=True \(--resume\)"):
+            run_of(verb, new(), tmp_path / "run", **told)
+    assert state.read(tmp_path / "run" / state.STATE)
+    keras.utils.set_random_seed(0)
+    run_of(verb, again := new(), tmp_path / "run", resume=True, **told)
+    for key, value in arrays.arrays(again).items():
+        np.testing.assert_array_equal(value, arrays.arrays(first)[key], err_msg=key)
+
+
 # --- what is kept ---------------------------------------------------------------------------------------------------
 
 

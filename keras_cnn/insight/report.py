@@ -17,6 +17,7 @@ from PIL import Image
 
 from keras_cnn import files, runtime
 from keras_cnn.checkpoints.card import REPORT
+from keras_cnn.terminal import plain
 
 SIDE = 160  # pixels of the longer side of a small picture
 PACKAGES = ("keras_cnn", "keras", "tensorflow", "jax", "torch", "numpy")
@@ -51,9 +52,9 @@ def write(
     folder = Path(folder)
     about = {**(facts or {}), **environment()}
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
+        f"<h1>{_text(title)}</h1>",
         _table(scores),
-        *(f'<p><img alt="{html.escape(name)}" src="{_inline((folder / name).read_bytes())}"></p>' for name in pictures),
+        *(f'<p><img alt="{_text(name)}" src="{_inline((folder / name).read_bytes())}"></p>' for name in pictures),
     ]
     if shown := [_figure(told, image) for told, image in mistakes]:
         parts += ["<h2>Worst mistakes, the surest first</h2>", *shown]
@@ -63,7 +64,7 @@ def write(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src '
         "'unsafe-inline'\">"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
     files.write_text(folder / REPORT, page)
     return folder / REPORT
@@ -90,9 +91,9 @@ def _table(rows: Mapping[str, Any]) -> str:
     def cell(value: Any) -> str:
         if isinstance(value, float):
             return f'<td class="number">{value:.4g}</td>' if math.isfinite(value) else "<td>not a number</td>"
-        return f"<td>{html.escape(str(value))}</td>"
+        return f"<td>{_text(value)}</td>"
 
-    lines = (f"<tr><th>{html.escape(name)}</th>{cell(value)}</tr>" for name, value in rows.items() if value is not None)
+    lines = (f"<tr><th>{_text(name)}</th>{cell(value)}</tr>" for name, value in rows.items() if value is not None)
     return f"<table>{''.join(lines)}</table>"
 
 
@@ -104,7 +105,12 @@ def _figure(told: str, image: np.ndarray | None) -> str:
         small.thumbnail((SIDE, SIDE))
         small.save(held, "PNG")
         picture = f'<img alt="" src="{_inline(held.getvalue())}">'
-    return f"<figure>{picture}<figcaption>{html.escape(told)}</figcaption></figure>"
+    return f"<figure>{picture}<figcaption>{_text(told)}</figcaption></figure>"
+
+
+def _text(told: object) -> str:
+    """Foreign text as text: no element, and nothing that hides or turns what stands around it."""
+    return html.escape(plain(told))
 
 
 def _inline(png: bytes) -> str:
