@@ -257,6 +257,15 @@ def test_hostile_names_are_shown_as_text(run, tmp_path):
     assert not [value for line in rows(path) for value in line.values() if value.startswith(("=", "+", "-", "@"))]
 
 
+@pytest.mark.parametrize("verb, name", [("predict", "answers.csv"), ("evaluate", "figures")])
+def test_a_place_that_cannot_be_written_to_is_told_first(run, net, tmp_path, verb, name):
+    pets = folder(tmp_path / "pets", {"cat": 1, "dog": 1})
+    (tmp_path / "file").write_text("in the way")
+    code, out, err = run(verb, pets, "-m", net, "--out", tmp_path / "file" / name)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "cannot be written to" in err and "it is no folder" in err and "name another directory" in err
+
+
 def test_hostile_names_are_text_in_the_report_of_a_run(run, net, tmp_path):
     names = [name for name in HOSTILE if "/" not in name]
     labelled = folder(tmp_path / "labelled", {f"{split}/{name}": 1 for split in ("train", "val") for name in names})

@@ -26,7 +26,7 @@ from keras_cnn.cli.options import (
     with_data,
 )
 from keras_cnn.errors import BadData
-from keras_cnn.files import write_beside, write_text
+from keras_cnn.files import check_writable, write_beside, write_text
 from keras_cnn.terminal import plain, progress
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def evaluate(
 
     Images that a run was trained on, as its directory knows them, are left out and told apart.
     """
+    if out:
+        check_writable(out)
     known = runs.known(model, weights, size)
     found, splits = datasets.to_measure(data, known.config)
     split = split or splits[-1]

@@ -83,11 +83,12 @@ def partial(out: Path, work: Mapping[str, Any], *, resume: bool = True) -> Itera
 
     work: all that answers depend on. resume: go on with those that are there; else they are forgotten.
     Raises BadSpec where the partial file is of other work or cannot be read, RunInUse where another process writes it,
-    MissingPackage where the file needs one that is not installed.
+    CannotWrite where nothing can be written, MissingPackage where the file needs one that is not installed.
     """
     if out.suffix.lower() == ".parquet":
         _pyarrow()
     path = out.with_name(f"{out.name}.partial")
+    files.check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     busy = f"{path} is written by another process: wait for its end, or give another file."
     with files.locked(path.with_name(f".{path.name}.lock"), busy):
