@@ -284,7 +284,7 @@ def test_only_train_is_augmented_and_only_its_labels_are_mixed(tmp_path):
 
 
 def test_an_unknown_level_is_refused_with_the_choices():
-    with pytest.raises(BadSpec, match=r"augment='severe': .*None, 'shift', 'light', 'crop', 'medium', 'heavy'"):
+    with pytest.raises(BadSpec, match=r"augment='severe': .*None, 'shift', 'light', 'mix', 'crop', 'medium', 'heavy'"):
         data.load_data("digits", SMALL, augment="severe")
 
 

@@ -29,7 +29,7 @@ OUT = typer.Option("--out", "-o", help="Directory for weights, card, pictures an
 BATCH = typer.Option(min=1)
 ENGINE = typer.Option(help="keras, tensorflow, openvino, onnx, litert; or auto, the fastest here.")
 PRECISION = typer.Option(help="float32; of openvino also bfloat16.")
-AUGMENT = typer.Option(help="Of training images: none, shift, light, crop, medium or heavy.")
+AUGMENT = typer.Option(help="Of training images: none, shift, light, mix, crop, medium or heavy.")
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out; each is named, and they are counted.")
 RESUME = typer.Option("--resume", help="Go on with a run that was killed.")
 OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that are in --out.")

@@ -34,6 +34,7 @@ AUGMENTS = {
     None: Level(),
     "shift": Level(shift=True),
     "light": Level(shift=True, flip=True),
+    "mix": Level(shift=True, flip=True, mix=True),
     "crop": Level(shift=True, crop=True, flip=True),
     "medium": Level(shift=True, crop=True, flip=True, operations=2, magnitude=0.5, erase=0.25),
     "heavy": Level(shift=True, crop=True, flip=True, operations=2, magnitude=1.0, erase=0.25, mix=True),

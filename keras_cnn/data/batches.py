@@ -43,8 +43,8 @@ class Data:
     and test (None where absent) in order, train in another order for each pass, given by the seed.
     Labels are by task: "classification", int32 (batch,); "multilabel", 0 or 1 of each class, uint8 (batch, classes);
     "regression", float32 (batch, targets); "segmentation", masks, uint8 (batch, height, width), where 255 is a pixel
-    that does not count. Where augment="heavy" mixes images of the first two, the labels of train are float32 (batch,
-    classes), each class' share.
+    that does not count. Where "mix" or "heavy" mixes images of the first two, the labels of train are float32
+    (batch, classes), each class' share.
     All are None where absent; there is a train unless `index` was told otherwise.
     canvas: (height, width) of the whole photos that train's images are random parts of ("crop" and up); None where
     they are cropped as for evaluation.
@@ -329,20 +329,21 @@ def load_data(
         default that of the weights, else of the fewest bits (8, 10, 12, 14 or 16) that all training images need, with a
         DataWarning that says so. It is in `Data.preprocess`; `fine_tune` keeps it with the weights, so that prediction
         sees images alike (for `train`: `build(..., preprocess=data.preprocess)`).
-    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level adds to the
-    last:
+    augment: only train is augmented, and all randomness follows from (seed, pass, step). Each level but "mix" adds to
+    the last:
         None;
         "shift": by up to a tenth of the size, the border reflected;
         "light": half of the images mirrored (see mirror);
+        "mix": as "light", and MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels become shares of
+        classes; masks and numbers to predict are not mixed;
         "crop": as "light", but where photos are larger than preprocess.size by a tenth at least (and no glyphs), not
         shifted: a random part of each, of 35 % of its area or more (1409.4842, section 6). Whole photos are held for
         it at twice that size, or at their own if smaller; where there is no room, the same parts are read from the
         files, of JPEGs no more than the part, at a half, a quarter or an eighth where that is enough;
         "medium": two operations of RandAugment (1909.13719) on each image, a gray rectangle over a quarter of them
         (Random Erasing, 1708.04896);
-        "heavy": RandAugment twice as strong, MixUp (1710.09412) or CutMix (1905.04899) in each batch, so that labels
-        become shares of classes; masks and numbers to predict are not mixed. Alpha, a fourth channel, keeps its values;
-        it is only moved and mixed.
+        "heavy": RandAugment twice as strong, and images mixed as by "mix".
+        Alpha, a fourth channel, keeps its values; it is only moved and mixed.
         Masks move with their images, to the nearest pixel; what RandAugment brings in from outside is 255 there.
         Numbers stay as they are: where they are places or angles, only None keeps them true.
     mirror: whether augmentation may mirror images. By default unless they are glyphs, such as digits, or names of
