@@ -14,6 +14,7 @@ from PIL import Image
 import keras_cnn as kc
 from keras_cnn import data
 from keras_cnn.data import crops, index, survey
+from keras_cnn.data.augment import AUGMENTS
 from keras_cnn.data.files import Source
 from keras_cnn.models.config import Preprocess
 
