@@ -72,10 +72,9 @@ def test_photos_are_held_at_up_to_twice_the_networks_size(sizes, expected):
     assert crops.canvas(survey.look(sources).sizes, dataclasses.replace(SMALL, interpolation="nearest")) is None
 
 
-@pytest.mark.parametrize(
-    ("augment", "cropped"), [(None, 0), ("light", 0), ("mix", 0), ("crop", 1), ("medium", 1), ("heavy", 1)]
-)
-def test_the_data_says_what_it_crops_from(photos, augment, cropped):
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_the_data_says_what_it_crops_from(photos, augment):
+    cropped = augment in ("crop", "medium", "heavy")
     loaded = load(photos, augment=augment)
     assert loaded.canvas == ((32, 40) if cropped else None)
     assert (loaded.held["train"].photos is not None) == bool(cropped)
