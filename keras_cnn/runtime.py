@@ -110,7 +110,7 @@ def growth(work: Callable[[], Any]) -> tuple[Any, float | None]:
     before). None where the system does not tell: Linux does."""
     give_back()
     try:
-        with open(REFS, "w") as file:
+        with open(REFS, "w", encoding="ascii") as file:
             file.write("5")  # the highest is reckoned anew
         before = _status("VmRSS")
     except OSError:
@@ -120,7 +120,7 @@ def growth(work: Callable[[], Any]) -> tuple[Any, float | None]:
 
 def _status(key: str) -> float:
     """A line of what Linux tells of this process' memory, in MiB."""
-    with open(STATUS) as file:
+    with open(STATUS, encoding="ascii", errors="replace") as file:
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
 
 

@@ -59,7 +59,7 @@ def alike(some, others):
         ([(100, 100)], (32, 40)),  # twice the network's size
         ([(24, 30)], (24, 30)),  # the photos' own
         ([(24, 300)], (24, 30)),  # the side that has less to choose from decides
-        ([(19, 40)], None),  # hardly larger
+        ([(17, 40)], None),  # hardly larger
         ([(8, 8)], None),
         ([(8, 8), (24, 30), (100, 100)], (24, 30)),  # the median
     ],

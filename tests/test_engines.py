@@ -184,8 +184,8 @@ def test_a_file_that_answers_otherwise_is_not_left(net, tmp_path, monkeypatch):
     """A runtime with an error in it."""
     honest = formats.run
 
-    def faulty(*told):
-        run = honest(*told)
+    def faulty(*told, **more):
+        run = honest(*told, **more)
         return lambda images: run(images) + 0.001
 
     monkeypatch.setattr(formats, "run", faulty)

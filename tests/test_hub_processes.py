@@ -151,7 +151,9 @@ def test_a_download_that_is_stopped_is_kept_and_says_so(hub, home, environment):
     hub.create("me/net", ours())
     hub.faults.push("stall", path=rf"{LFS}.*{WEIGHTS}", after=500_000, seconds=60)
     line = [sys.executable, "-m", "keras_cnn.cli", "pull", "hf://me/net"]
-    process = subprocess.Popen(line, env=environment, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    told: dict = {"env": environment, "text": True, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    heeding = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731, a shell's background job would not
+    process = subprocess.Popen(line, preexec_fn=heeding, **told)
     parts = (home / "hub").glob
     wait_for(lambda: any(p.stat().st_size == 500_000 for p in parts("models--*/blobs/.*.part")), process)
     process.send_signal(signal.SIGINT)

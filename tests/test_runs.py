@@ -188,9 +188,9 @@ def test_training_that_crashed_ends_as_if_nothing_had_happened(whole, tmp_path, 
 @pytest.mark.parametrize(
     "told",
     [
-        {"optimizer": "muon", "ema": 0.5},
         {"accumulate": 2, "clipnorm": 0.5},
-        {"optimizer": "lamb", "initial_scale": 0.5},
+        pytest.param({"optimizer": "muon", "ema": 0.5}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "lamb", "initial_scale": 0.5}, marks=pytest.mark.slow),
         pytest.param({"optimizer": "adamw", "streamed": True}, marks=pytest.mark.slow),
     ],
     ids=lambda told: "-".join(told),
