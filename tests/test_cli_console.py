@@ -101,7 +101,9 @@ def test_a_narrow_terminal_has_the_columns_below_each_other():
     assert Table(("x", "n"), [("東京", "1")]).lines() == ["x     n", "東京  1"]
 
 
-@pytest.mark.parametrize("option", ["--sizes", "--json", "-q"])
+@pytest.mark.parametrize(
+    "option", ["--sizes", pytest.param("--json", marks=pytest.mark.slow), pytest.param("-q", marks=pytest.mark.slow)]
+)
 def test_a_study_tells_which_of_its_runs_it_is_at(run, monkeypatch, tmp_path, option):
     import json
 
