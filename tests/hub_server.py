@@ -303,9 +303,9 @@ def whoami(hub: Hub, ask: Ask) -> dict:
 
 def validate_yaml(hub: Hub, ask: Ask) -> dict | Answer:
     """What the Hub says of the header of a card, by its documentation of model cards."""
-    header = ask.json()["content"].split("---\n")[1]
+    header = re.match(r"---\n(.*?)^---$", ask.json()["content"], re.DOTALL | re.MULTILINE)
     try:
-        told, wrong = yaml.safe_load(header), []
+        told, wrong = yaml.safe_load(header[1]) if header else {}, []  # a card may have none
     except yaml.YAMLError as error:
         told, wrong = {}, [f"the header is no YAML: {error}"]
     texts = [told.get(key) for key in ("library_name", "pipeline_tag", "license_name") if key in told]
