@@ -130,8 +130,8 @@ def fine_tune(
         keep_window(model, train.preprocess.window)
     if chosen.patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
-    bn = chosen.bn or norms(model, given.steps * given.batch_size, given.batch_size)
-    chosen = dataclasses.replace(chosen, bn=bn)
+    images = given.count if given.again else given.steps * given.batch_size
+    chosen = dataclasses.replace(chosen, bn=chosen.bn or norms(model, images, given.batch_size))
     weights = targets.class_weights(chosen.class_weight, given, model)
     adapt(model, given)
     check_ema(chosen.ema, given.steps * phases[-1].epochs)

@@ -59,7 +59,7 @@ def norms(model: Any, images: int, batch_size: int) -> str:
     """What becomes of batch norm in stages that learn, where nothing is said: "frozen" or "train".
 
     Statistics of few images are worse than those that came with the weights: on five flowers at 64 pixels, networks
-    that kept these had 4.2 points more with 10 images a class, the same with 50 (250 in all), and fewer with 2,828.
+    that kept these had 4.2 points more with 10 images a class, the same with 50 (250 in all), and 3 fewer with 2,828.
     """
     return "frozen" if pretrained(model) and (images < MANY or batch_size < WIDE) else "train"
 
