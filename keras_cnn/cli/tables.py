@@ -299,15 +299,13 @@ def speeds(rows: Sequence[Any]) -> list[str | Table]:
     for network, batch in dict.fromkeys((row.network, row.batch) for row in rows):
         what = f"{network}, {batch} image{'s' if batch > 1 else ''} at once"
         figures = ("ms", "95 % within", "images/s", "times model.predict", "share of peak", "ready in s", "MiB")
-        table = Table((what, "", *figures), texts=2)
-        for row in rows:
-            if (row.network, row.batch) == (network, batch):
-                table.caption = (
-                    f"{row.macs / 1e9:.3g} billion multiply-accumulates an image; MiB: the most, conversion too"
-                )
-                times = (f"{1e3 * row.median:.1f}", f"{1e3 * row.p95:.1f}", f"{row.rate:.1f}", f"{row.ratio:.2f}")
-                memory = "" if row.peak_mb is None else f"{row.peak_mb:.0f}"
-                table.add(row.engine, row.precision, *times, f"{row.share:.0%}", f"{row.ready:.1f}", memory)
+        mine = [row for row in rows if (row.network, row.batch) == (network, batch)]
+        cost = f"{mine[0].macs / 1e9:.3g} billion multiply-accumulates an image"
+        table = Table((what, "", *figures), texts=2, caption=f"{cost}; MiB: the most, conversion too")
+        for row in mine:
+            times = (f"{1e3 * row.median:.1f}", f"{1e3 * row.p95:.1f}", f"{row.rate:.1f}", f"{row.ratio:.2f}")
+            memory = "" if row.peak_mb is None else f"{row.peak_mb:.0f}"
+            table.add(row.engine, row.precision, *times, f"{row.share:.0%}", f"{row.ready:.1f}", memory)
         shown.append(table)
     return shown
 

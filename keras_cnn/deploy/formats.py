@@ -127,8 +127,8 @@ def _layer_of(network: Any, operation: str) -> Any:
 
     called: Any = tf.function(network)
     graph = called.get_concrete_function(tf.TensorSpec(network.inputs[0].shape, "float32")).graph
-    names = [one.name for one in graph.get_operations() if one.type == operation]
-    within = (layer for layer in network.layers if re.search(rf"/{re.escape(layer.name)}(_\d+)?/", "\n".join(names)))
+    names = "\n".join(one.name for one in graph.get_operations() if one.type == operation)
+    within = (layer for layer in network.layers if re.search(rf"/{re.escape(layer.name)}(_\d+)?/", names))
     return next(within, None)
 
 
