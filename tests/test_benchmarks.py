@@ -56,3 +56,12 @@ def test_a_ring_all_reduce_on_paper():
     spec.loader.exec_module(workers)
     assert workers.ring(4 * 25.6e6, 8, 10) == pytest.approx(0.14336)
     assert workers.ring(4 * 25.6e6, 1, 10) == 0
+
+
+def test_the_time_to_a_first_result_is_divided_among_packages():
+    head, _, nothing, names = run("start.py --rounds 1 --only 'python -c pass' list")
+    columns = [cell.strip() for cell in head.strip("|").split("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in (nothing, names)]
+    table = {row[0]: dict(zip(columns[1:], map(float, row[1:]), strict=True)) for row in rows}
+    assert table["list"]["clock"] > table["python -c pass"]["clock"] > 0
+    assert table["list"]["tensorflow"] == table["list"]["keras"] == 0 < table["list"]["keras_cnn"]
