@@ -23,6 +23,7 @@ from keras_cnn.tasks.embedding import MARGIN, NEAREST, TEMPERATURE, MetricLoss
 from keras_cnn.tasks.multilabel import BinaryLoss
 from keras_cnn.tasks.regression import R2, ScaledLoss
 from keras_cnn.training import state
+from keras_cnn.transfer import split
 
 CLASSES = np.arange(48) % 3
 DRAWS = np.random.default_rng(0)
@@ -351,12 +352,12 @@ def test_one_text_is_no_list_of_names():
 
 def test_data_for_another_task_is_told_with_the_head_for_it():
     data = kc.load_data((IMAGES, NUMBERS), build("regression"), task="regression")
-    with pytest.raises(BadData, match=r"build the network with classes=data.class_names, task='regression'\."):
+    with pytest.raises(BadData, match=r"build it with classes=data.class_names, task='regression'\."):
         kc.fine_tune(build("classification"), data, verbose=0)
     masks = (IMAGES[..., 0] > 99).astype("uint8")
     data = kc.load_data((IMAGES, masks), build("classification"), task="segmentation")
     for name in ("classification", "embedding"):
-        with pytest.raises(BadData, match=r"build the network with head=kc.UNet\(classes=data.class_names\)"):
+        with pytest.raises(BadData, match=r"build it with head=kc.UNet\(classes=data.class_names\)"):
             kc.fine_tune(build(name), data, verbose=0)
 
 
@@ -511,6 +512,32 @@ def anything(name: str):
 
 class Crash(RuntimeError):
     pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*CASES, "sequences"])  # a U-Net's skips leave nothing that one cut could divide
+def test_features_that_are_computed_once_come_to_the_same_as_the_whole_network(name, monkeypatch):
+    """The same figures and weights, whether what is frozen is run once or in every epoch."""
+    found, (_, inputs, labels) = [], anything(name)
+    for divided in (True, False):
+        cuts = []
+
+        def divide(model, divided=divided, cuts=cuts, real=split.divide):
+            cuts.append(real(model))
+            return cuts[-1] if divided else None
+
+        with monkeypatch.context() as patched:
+            patched.setattr(split, "divide", divide)
+            model = anything(name)[0]
+            told = {"schedule": "head", "head_epochs": 3, "probe": False, "verbose": 0, "cache": False}
+            history = kc.fine_tune(model, inputs, labels, validation_data=(inputs, labels), **told).history
+        assert cuts and all(cuts)
+        found.append((history, arrays.arrays(model)))
+    (one, weights), (two, others) = found
+    for figure in sorted(one.keys() - {"phase"}):
+        np.testing.assert_allclose(one[figure], two[figure], rtol=1e-3, atol=1e-4, err_msg=figure)
+    for key, value in weights.items():
+        np.testing.assert_allclose(value, others[key], atol=2e-4, err_msg=key)
 
 
 @pytest.mark.slow

@@ -169,9 +169,7 @@ class Task(abc.ABC):
         if data.task != self.data:
             mend = f"classes=data.class_names, task={data.task!r}"
             mend = "head=kc.UNet(classes=data.class_names)" if MEANINGS[data.task].whole else mend
-            raise BadData(
-                f"the data is for {data.task}, the network's head for {self.name}: build the network with {mend}."
-            )
+            raise BadData(f"the data is for {data.task}, the network's head for {self.name}: build it with {mend}.")
 
     def as_labels(self, labels: np.ndarray) -> np.ndarray:
         """Labels of arrays in the plainest form that says the same."""
@@ -214,6 +212,7 @@ class Task(abc.ABC):
         raise BadSpec(f"class_weight is for classes, which {self.name} has none of: leave it out.")
 
     weighs_images: ClassVar[bool] = False  # whether `weights` are for Keras' fit, instead of for the loss
+    one_by_one: ClassVar[bool] = True  # whether the loss of an image is the same whatever its batch
     one_class: ClassVar[bool] = False  # whether the answer is a share of each class, in all the whole
 
     def score(self, network: Any, batches: Any) -> float:

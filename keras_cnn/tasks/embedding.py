@@ -123,7 +123,7 @@ class MetricLearning(Classification):
     name = "embedding"
     monitor = "val_recall1"
     label_smoothing = None
-    weighs_images = one_class = False
+    weighs_images = one_class = one_by_one = False
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
         "contrastive": lambda **_: MetricLoss("contrastive"),
         "triplet": lambda **_: MetricLoss("triplet"),

@@ -70,7 +70,8 @@ def fit(
     """Keras `fit` on images and labels: a data set of batches, or a pair of arrays. task: as of `compile_`."""
     task = task or tasks.of(model)
     options.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
-    if isinstance(val, tuple) and val[0].ndim == 2:  # features: a batch costs more than what is in it
+    # Features: a batch costs more than what is in it.
+    if isinstance(val, tuple) and val[0].ndim == 2 and task.one_by_one:
         options.setdefault("validation_batch_size", 256)
     options["validation_data"] = targets.targets(model, val, task)
     data = distribution.spread(targets.targets(model, data, task), batch_size)
