@@ -15,6 +15,7 @@ from images import folder
 import keras_cnn as kc
 from keras_cnn.cli import app
 from keras_cnn.errors import BadSpec, UnknownOption
+from keras_cnn.training import state
 from keras_cnn.training.options import FineTuneOptions, Options, TrainOptions, option, takes
 
 KINDS = {"fine_tune": FineTuneOptions, "train": TrainOptions}
@@ -126,3 +127,24 @@ def test_the_command_line_tells_the_same_as_a_call_and_wins_over_its_file(tmp_pa
     if name == "train":  # which sees small images whole, without the architecture's crop
         assert by_command.pop("network") != by_call.pop("network")
     assert by_command == by_call and by_command.items() >= {**told, "epochs": 1}.items()
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_a_step_is_compiled_as_asked(name, asked):
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: seen.append(watch.model.jit_compile))
+    told = {"schedule": "head", "head_epochs": 1} if name == "fine_tune" else {"epochs": 1}
+    model = net()
+    before = model.jit_compile
+    getattr(kc, name)(model, pair(4), callbacks=[watch], jit_compile=asked, verbose=0, **told)
+    assert seen == [before if asked is None else asked] and model.jit_compile == before
+
+
+def test_an_option_that_came_later_stops_no_run_unless_it_is_given(tmp_path):
+    with state.Run(tmp_path, {"epochs": 2}) as run:
+        run.keep(lambda: ({"a": np.zeros(1)}, {"epoch": 1}), now=True)
+    with state.Run(tmp_path, {"epochs": 2, "jit_compile": None}, resume=True) as run:
+        assert run.state[1]["epoch"] == 1
+    with pytest.raises(BadSpec, match="jit_compile"):
+        state.Run(tmp_path, {"epochs": 2, "jit_compile": True}, resume=True).__enter__()

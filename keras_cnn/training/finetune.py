@@ -253,7 +253,7 @@ class _Run:
 
     def _compile(self, learner: Any, optimizer: keras.optimizers.Optimizer) -> None:
         options = self.options
-        told = {"loss": options.loss, "weights": self.class_weight}
+        told = {"loss": options.loss, "weights": self.class_weight, "jit_compile": options.jit_compile}
         loop.compile_(learner, optimizer, options.label_smoothing, self.task, **told)
 
     def _callbacks(

@@ -33,18 +33,20 @@ def compile_(
     weights: dict[int, float] | None = None,
     learner: Any = None,
     share: float = 1.0,
+    jit_compile: bool | None = None,
 ) -> None:
     """Compile for a task; an auxiliary classifier, the second output, adds its weighted loss.
 
     task: by default the network's; a part of a network does not know it. label_smoothing: by default the task's own.
     loss: one of the task's, by default its first. weights: of the classes, where the loss is what weighs them.
     learner: what is compiled, where that is more than the network; share: of the loss, where it brings another.
+    jit_compile: by XLA; None as Keras chooses.
     """
     task = task or tasks.of(model)
     smoothing = (task.label_smoothing if label_smoothing is None else label_smoothing) or 0.0
     in_order = None if weights is None or task.weighs_images else list(weights.values())
     losses, metrics = task.losses(model, loss, smoothing, in_order), task.metrics(model)
-    _compile(learner or model, optimizer, losses, metrics, share)
+    _compile(learner or model, optimizer, losses, metrics, share, jit_compile)
 
 
 def hand_over(model: Any, optimizer: keras.optimizers.Optimizer | None = None) -> None:
@@ -57,11 +59,16 @@ def hand_over(model: Any, optimizer: keras.optimizers.Optimizer | None = None) -
 
 
 def _compile(
-    model: Any, optimizer: keras.optimizers.Optimizer, losses: list[Any], metrics: list[Any], share: float = 1.0
+    model: Any,
+    optimizer: keras.optimizers.Optimizer,
+    losses: list[Any],
+    metrics: list[Any],
+    share: float = 1.0,
+    jit_compile: bool | None = None,
 ) -> None:
     outputs = len(model.outputs)
-    weights = [share, share * AUX_WEIGHT][:outputs]
-    model.compile(optimizer, losses, loss_weights=weights, metrics=[metrics, []][:outputs])
+    weights, by_xla = [share, share * AUX_WEIGHT][:outputs], "auto" if jit_compile is None else jit_compile
+    model.compile(optimizer, losses, loss_weights=weights, metrics=[metrics, []][:outputs], jit_compile=by_xla)
 
 
 def fit(

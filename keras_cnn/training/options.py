@@ -131,13 +131,14 @@ def takes(kind: type[Options]) -> Callable[[Function], Function]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LossOptions(Options):
-    """What is learnt by; the defaults are the task's."""
+class StepOptions(Options):
+    """What a step learns by, and how it is compiled; the defaults are the task's and Keras'."""
 
     loss: str | None = option(None, "a loss of the network's task, such as focal, dice, squared; its first by default")
     label_smoothing: float | None = option(
         None, "share of each target that is spread over all classes; by default 0.1 for one class an image", 0, MOST
     )
+    jit_compile: bool | None = option(None, "compile a step by XLA; by default where Keras does, which is on a GPU")
 
     def for_task(self, task: Task, model: Any) -> Self:
         """The same with the task's defaults; BadSpec for a loss that it, or the network's head, cannot learn by, or for
@@ -150,7 +151,7 @@ class LossOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneOptions(LossOptions):
+class FineTuneOptions(StepOptions):
     """Options of `fine_tune`."""
 
     schedule: str = option("two-phase", "what learns when: two-phase, gradual, all or head", choices=SCHEDULES)
@@ -176,7 +177,7 @@ class FineTuneOptions(LossOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(LossOptions):
+class TrainOptions(StepOptions):
     """Options of `train`."""
 
     epochs: int = option(10, "passes over the training images", 1)

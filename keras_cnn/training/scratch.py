@@ -96,7 +96,8 @@ def train(
         if teacher is not None:
             learner, share = taught(model, teacher, chosen.teacher_weight), 1 - chosen.teacher_weight
         optimizer, smoothing = optimizers.of(chosen, given.steps), chosen.label_smoothing
-        loop.compile_(model, optimizer, smoothing, loss=chosen.loss, learner=learner, share=share)
+        asked: dict[str, Any] = {"loss": chosen.loss, "jit_compile": chosen.jit_compile}
+        loop.compile_(model, optimizer, smoothing, learner=learner, share=share, **asked)
         best = Best(model, task.monitor, task.mode, out, into(out if here.chief else None, model, half, provenance))
         return _complete(run, model, learner, task, given, best, chosen, [*(callbacks or []), *told], verbose)
 

@@ -237,7 +237,9 @@ class Run:
             ) from error
 
     def _compare(self, before: Mapping[str, Any]) -> None:
-        if told := files.differences(before, self.options):
+        # An option that is left unsaid, and that there was none of when the run began, changes nothing.
+        now = {name: value for name, value in self.options.items() if name in before or value is not None}
+        if told := files.differences(before, now):
             raise BadSpec(
                 f"{self.out} holds a run that began otherwise: {told}. Repeat it as it began; or overwrite=True "
                 "(--overwrite) replaces it."
