@@ -95,6 +95,25 @@ def test_every_optimiser_learns_from_its_defaults(name):
     assert history.history["loss"][-1] < history.history["loss"][0]
 
 
+@pytest.mark.parametrize("verb", [kc.train, kc.fine_tune])
+def test_mean_weights_are_kept_with_statistics_that_are_theirs(verb):
+    """Those of the last steps, which batch norm takes by itself, are of weights that are not kept: at this rate a
+    network that knows all images after two epochs was seen to name 70 to 86 % of them right by these."""
+    keras.utils.set_random_seed(0)
+    y = np.arange(512) % 4
+    colours = 20 * np.stack([y == 0, y == 1, y == 2], -1)[:, None, None, :]
+    noise = 30 * np.random.default_rng(0).normal(size=(512, 16, 16, 3))
+    x = (120 + colours + noise).clip(0, 255).astype("uint8")
+    model = kc.build("resnet20", depths=(1, 1, 1), input_shape=(16, 16, 3), classes=4)
+    told = {"epochs": 2, "batch_size": 16, "ema": 0.97, "verbose": 0}
+    more = {"learning_rate": 0.1, "annealing": "constant"}
+    if verb is kc.fine_tune:
+        more = {"learning_rate": 2e-2, "schedule": "all", "bn": "train", "probe": False}
+    history = verb(model, (x[:384], y[:384]), (x[384:], y[384:]), **told, **more)
+    assert max(history.history["val_accuracy"]) > 0.95
+    assert {layer.momentum for layer in model.layers if "norm" in layer.name} == {0.9}
+
+
 def test_keras_still_cannot_rematerialise_in_a_graph_of_tensorflow():
     """When this fails, `keras.RematScope` saves memory with `fit`, and the README should say how much."""
     if keras.backend.backend() != "tensorflow":

@@ -141,6 +141,7 @@ def fine_tune(
     goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     with (
         distribution.together(model),
+        loop.statistics_over(model, chosen.ema),
         state.Run(out, facts, **goes_on, known=lambda: given.seen(model), here=here) as directory,
         logs.opened(wished, directory, model, given) as told,
     ):

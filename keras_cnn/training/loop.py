@@ -173,6 +173,24 @@ def of_head(model: Any, logs: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def statistics_over(model: Any, ema: float) -> Iterator[None]:
+    """Let batch norms take their statistics over as many steps as mean weights do, while the block runs.
+
+    Those of the last steps are of the last weights, and the mean ones, judged and kept with them, would be off by it.
+    ema: momentum of the mean weights; 0 for none.
+    """
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    own = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = max(norm.momentum, ema)
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, own, strict=True):
+            norm.momentum = momentum
+
+
+@contextlib.contextmanager
 def of_any_size(model: Any, wanted: bool) -> Iterator[None]:
     """Let a network take images of any size while the block runs, where that is wanted.
 

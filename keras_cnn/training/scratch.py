@@ -89,6 +89,7 @@ def train(
     with (
         distribution.together(model),
         loop.of_any_size(model, chosen.initial_scale < 1),
+        loop.statistics_over(model, chosen.ema),
         state.Run(out, facts, **goes_on, known=lambda: given.seen(model), here=here) as run,
         logs.opened(wished, run, model, given) as told,
     ):
