@@ -90,9 +90,9 @@ def test_damaged_files_are_told(file, tmp_path, damage):
         kc.build(bad)
 
 
-def with_weights(file, path, change, method=zipfile.ZIP_STORED):
+def with_weights(file, path, change):
     """A copy of a file whose weights `change` makes, of their path."""
-    with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w", method) as new:
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w") as new:
         (path.parent / "w.h5").write_bytes(old.read("model.weights.h5"))
         change(path.parent / "w.h5")
         new.write(path.parent / "w.h5", "model.weights.h5")
@@ -136,27 +136,124 @@ def test_weights_that_lead_elsewhere_or_claim_too_much_are_not_read(file, tmp_pa
         kc.build(bad)
 
 
-def test_members_that_unpack_to_too_much(file, tmp_path, monkeypatch):
-    """They are given up as soon as they are too large, and are not held until then."""
-    monkeypatch.setattr(keras_file, "MOST", 1 << 20)
-    monkeypatch.setattr(keras_file, "ROOM", 1 << 20)
-    for name, says in {"config.json": "more than 1048576 bytes", "model.weights.h5": "too many for resnet20"}.items():
-        bad = tmp_path / f"{name}.keras"
-        with zipfile.ZipFile(file) as old, zipfile.ZipFile(bad, "w", zipfile.ZIP_DEFLATED) as new:
-            for one in old.namelist():
-                new.writestr(one, bytes(30_000_000) if one == name else old.read(one))
-        before = tracemalloc.start() or tracemalloc.get_traced_memory()[0]
-        with pytest.raises(CorruptFile, match=says):
-            kc.build(bad)
-        assert tracemalloc.get_traced_memory()[1] - before < 25_000_000
-        tracemalloc.stop()
+def forged(file, path, change_record=None, change_zip=None):
+    """A copy of a file with another record of the network, or with its zip's bytes changed."""
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json" and change_record:
+                values = json.loads(content)
+                [layer] = [one for one in values["config"]["layers"] if one["registered_name"] == keras_file.LAYER]
+                change_record(layer["config"]["record"])
+                content = json.dumps(values).encode()
+            new.writestr(name, content)
+    if change_zip:
+        path.write_bytes(change_zip(bytearray(path.read_bytes())))
+    return path
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_that_unpack_whole_blocks_are_refused(file, tmp_path, method):
-    bad = with_weights(file, tmp_path / "bad.keras", lambda path: None, method)
-    with pytest.raises(CorruptFile, match=r"is packed otherwise than Keras packs"):
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("member", ["config.json", "model.weights.h5"])
+def test_compressed_members_are_refused_before_they_are_unpacked(file, tmp_path, method, member):
+    """So there are no bombs: what is stored is no larger than the file."""
+    bad = tmp_path / "bad.keras"
+    with zipfile.ZipFile(file) as old, zipfile.ZipFile(bad, "w") as new:
+        for one in old.namelist():
+            bomb = one == member
+            new.writestr(one, bytes(30_000_000) if bomb else old.read(one), method if bomb else zipfile.ZIP_STORED)
+    before = tracemalloc.start() or tracemalloc.get_traced_memory()[0]
+    with pytest.raises(CorruptFile, match=rf"bad\.keras: {member} is compressed"):
         kc.build(bad)
+    assert tracemalloc.get_traced_memory()[1] - before < 10_000_000
+    tracemalloc.stop()
+
+
+def test_a_bomb_among_the_assets_is_never_unpacked(file, tmp_path):
+    bad = forged(file, tmp_path / "bad.keras")
+    with zipfile.ZipFile(bad, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/layers/x.txt", bytes(50_000_000))
+    before = tracemalloc.start() or tracemalloc.get_traced_memory()[0]
+    assert kc.build(bad)
+    assert tracemalloc.get_traced_memory()[1] - before < 25_000_000
+    tracemalloc.stop()
+
+
+def test_a_configuration_has_a_bound(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(keras_file, "MOST", 1000)
+    with pytest.raises(CorruptFile, match=r"its configuration has more than 1000 bytes"):
+        kc.build(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"depths": [4000, 400, 400]},  # minutes, were it made
+        {"widths": [1 << 15] * 3},  # 100 GB
+    ],
+    ids=["deep", "wide"],
+)
+def test_a_record_of_a_network_that_the_weights_cannot_fill_makes_none(file, tmp_path, change):
+    bad = forged(file, tmp_path / "bad.keras", lambda record: record["backbone"].update(change))
+    with pytest.raises(CorruptFile, match=r"bad\.keras: its weights are [\d,]+ floats, and resnet20 has [\d,]+"):
+        kc.build(bad)
+
+
+def whole_numbers(path):
+    with h5py.File(path, "a") as file:
+        [*_, variables] = [one["vars"] for one in file["layers"].values() if "0" in one.get("vars", ())]
+        shape = variables["0"].shape
+        del variables["0"]
+        variables["0"] = np.ones(shape, "int32")
+
+
+def test_whole_numbers_are_no_weights(model, tmp_path):
+    fresh = keras.models.clone_model(model)
+    fresh.save(tmp_path / "net.keras")
+    with pytest.raises(CorruptFile, match=r"its weights are [\d,]+ floats"):
+        kc.build(with_weights(tmp_path / "net.keras", tmp_path / "bad.keras", whole_numbers))
+
+
+def entry(whole: bytearray, name: bytes) -> int:
+    """Where the zip's directory tells of a member."""
+    return whole.rindex(name) - 46
+
+
+def encrypted(whole):
+    whole[entry(whole, b"config.json") + 8] |= 1
+    return whole
+
+
+def sized(packed: int, size: int, name: bytes = b"model.weights.h5"):
+    """A directory that lies about a member's size, packed and as such."""
+
+    def change(whole):
+        at = entry(whole, name)
+        whole[at + 20 : at + 28] = packed.to_bytes(4, "little") + size.to_bytes(4, "little")
+        return whole
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        encrypted,
+        sized(0xFFFFFFF0, 0xFFFFFFF0),
+        sized(100, 0xFFFFFFF0),
+        sized(0xFFFFFFF0, 100),
+        sized(100, 100),
+        sized(0, 0),
+        sized(0xFFFFFFF0, 0xFFFFFFF0, b"config.json"),
+        sized(100, 100, b"config.json"),
+    ],
+)
+def test_zips_that_lie_about_members(file, tmp_path, change):
+    bad = forged(file, tmp_path / "bad.keras", change_zip=change)
+    before = tracemalloc.start() or tracemalloc.get_traced_memory()[0]
+    with pytest.raises(CorruptFile, match=r"bad\.keras is not a whole \.keras file"):
+        kc.build(bad)
+    assert tracemalloc.get_traced_memory()[1] - before < 10_000_000
+    tracemalloc.stop()
 
 
 def test_quantised_networks_are_told(model, tmp_path):

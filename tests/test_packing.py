@@ -310,15 +310,45 @@ def test_a_damaged_index_is_refused(photos, tmp_path, damage):
         index(tmp_path / "packed")
 
 
-def test_an_index_leads_to_no_other_folder(photos, tmp_path):
+def forged(packed: Path, change) -> None:
+    """An index that somebody changed together with its checksum."""
     from keras_cnn import files
 
-    kc.pack(photos, tmp_path / "packed")
-    path = tmp_path / "packed" / "index.json"
-    told = json.loads(path.read_text())
-    told["splits"]["train"][0]["file"] = "../secret.tar"
+    told = json.loads((packed / "index.json").read_text())
     del told["sha256"]
-    path.write_text(json.dumps({"format": told["format"], "sha256": files.checksum(told)} | told))
+    change(told)
+    text = json.dumps({"format": told["format"], "sha256": files.checksum(told)} | told)
+    (packed / "index.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("keys", [1]),
+        ("offsets", None),
+        ("labels", {}),
+        ("labels", [float("nan")] * 13),
+        ("masks", [[1, 2]]),
+        ("bytes", []),
+    ],
+)
+def test_a_forged_index_is_told_in_a_sentence(photos, tmp_path, field, value):
+    kc.pack(photos, tmp_path / "packed")
+    forged(tmp_path / "packed", lambda told: told["splits"]["train"][0].update({field: value}))
+    with pytest.raises(BadData, match=r"index.json (is not as `pack` writes it|.*damaged).*pack the data again"):
+        index(tmp_path / "packed")
+
+
+def test_a_forged_size_takes_no_memory(photos, tmp_path):
+    kc.pack(photos, tmp_path / "packed")
+    forged(tmp_path / "packed", lambda told: told["splits"]["train"][0]["lengths"].__setitem__(0, 10**15))
+    with pytest.raises(BadImage, match=r"1,000,000,000,000,000 bytes are too many for an image, which may have"):
+        data.load_data(tmp_path / "packed", SMALL)
+
+
+def test_an_index_leads_to_no_other_folder(photos, tmp_path):
+    kc.pack(photos, tmp_path / "packed")
+    forged(tmp_path / "packed", lambda told: told["splits"]["train"][0].update(file="../secret.tar"))
     with pytest.raises(BadData, match="not to be trusted"):
         index(tmp_path / "packed")
 
@@ -399,3 +429,109 @@ def test_corrupt_and_empty_shards_are_named_and_counted(tmp_path):
     whole.unlink()
     with pytest.raises(BadData, match="6 shards"):
         index(tmp_path, skip_bad=True)
+
+
+# --- headers that lie ------------------------------------------------------------------------------------------------
+
+
+def lying(path: Path, at: int, place: int, content: bytes) -> Path:
+    """A tar with bytes of the header at a place exchanged, and the header's checksum mended."""
+    whole = bytearray(path.read_bytes())
+    header = whole[at : at + 512]
+    header[place : place + len(content)] = content
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    whole[at : at + 512] = header
+    path.write_bytes(whole)
+    return path
+
+
+SIZE, KIND = 124, 156  # places in a header
+
+
+@pytest.mark.parametrize(
+    ("place", "content", "says"),
+    [
+        (SIZE, b"77777777777\0", "unexpected end of data"),  # 8 GiB
+        (SIZE, b"\x80" + bytes(5) + b"\1" + bytes(5), "unexpected end of data"),  # a TiB
+        (SIZE, b"\x80" + b"\xff" * 11, "damaged, "),
+        (SIZE, b"\xff" * 10 + b"\xfe\0", "claims -512 bytes"),  # the same header again, for ever
+        (KIND, b"S", "is sparse"),
+    ],
+)
+def test_headers_of_shards_are_not_believed(tmp_path, place, content, says):
+    path = lying(tar(tmp_path / "t.tar", shard(0, lambda i: {"cls": b"%d" % (i % 2)})), 0, place, content)
+    with pytest.raises(BadData, match=rf"1 shards are damaged or empty: .*t\.tar \(.*({says})"):
+        index(path)
+
+
+@pytest.mark.parametrize("kind", ["x", "g", "L"])
+@pytest.mark.parametrize("size", [b"77777777777\0", b"\xff" * 10 + b"\xfe\0"])
+def test_facts_beside_headers_are_bounded(tmp_path, kind, size):
+    """tarfile reads as many bytes as they claim, at once; all of the file where these are less than none."""
+    path = tar(tmp_path / "t.tar", {"long": b"20 comment=123456789\n", **shard(0, lambda i: {"cls": b"1"})})
+    lying(lying(path, 0, KIND, kind.encode()), 0, SIZE, size)
+    with pytest.raises(BadData, match=r"a header claims -?[\d,]+ bytes"):
+        index(path)
+
+
+def test_headers_within_headers_without_end(tmp_path):
+    header = tarfile.TarInfo("long")
+    header.type = tarfile.GNUTYPE_LONGNAME
+    path = tmp_path / "t.tar"
+    path.write_bytes(header.tobuf(tarfile.GNU_FORMAT) * 2000)
+    with pytest.raises(BadData, match="damaged, RecursionError"):
+        index(path)
+
+
+def test_images_of_shards_are_read_up_to_a_bound(tmp_path):
+    """As those of folders and zips: a hole in the file stands for any size."""
+    path = tar(tmp_path / "t.tar", shard(0, lambda i: {"cls": b"%d" % (i % 2)}))
+    with tarfile.open(path) as archive:
+        end = max(m.offset_data + -(-m.size // 512) * 512 for m in archive)
+    header = tarfile.TarInfo("n/huge.jpg")
+    header.size = 3 << 30
+    label = tarfile.TarInfo("n/huge.cls")
+    label.size = 1
+    with open(path, "r+b") as file:
+        file.seek(end)
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        file.seek(3 << 30, 1)
+        file.write(label.tobuf(tarfile.GNU_FORMAT) + b"1".ljust(512, b"\0") + bytes(1024))
+    with pytest.raises(BadImage, match=r"huge\.jpg: .*3,221,225,472 bytes are too many for an image"):
+        data.load_data(path, SMALL, val_split=0)
+    assert len(data.load_data(path, SMALL, val_split=0, skip_bad=True).skipped) == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ({"cls": b"10000000000"}, "is no cls"),
+        ({"cls": b"-1"}, "is no cls"),
+        ({"txt": b"x" * (1 << 20) + b"x"}, "has 1,048,577 bytes, too many for a label"),
+        ({"json": b"[" * 100_000}, "is no json"),
+    ],
+)
+def test_labels_of_shards_are_held_to_what_they_may_be(tmp_path, label, says):
+    with pytest.raises(BadData, match=says):
+        index(tar(tmp_path / "t.tar", shard(0, lambda i: label)))
+
+
+def test_a_file_that_comes_twice_and_names_that_are_no_text(tmp_path):
+    files = {"a.jpg": jpeg(0), "a.cls": b"0", "b.jpg": jpeg(1), "b.cls": b"1", "c.jpg": jpeg(2), "c.cls": b"1"}
+    path = tar(tmp_path / "t.tar", files)
+    first = path.read_bytes()
+    path.write_bytes(first[: 512 + 512 * -(-len(files["a.jpg"]) // 512)] + first)
+    with pytest.raises(BadData, match=r"'a\.jpg' is in it twice"):
+        index(path)
+    path.write_bytes(first)
+    lying(path, 0, 0, b"\xe9.jpg")
+    lying(path, 512 + 512 * -(-len(files["a.jpg"]) // 512), 0, b"\xe9.cls")
+    assert any(source.name.endswith(r"\xe9.jpg") for source in index(path, val_split=0).train.sources)
+
+
+def test_names_of_classes_that_are_not_utf8(tmp_path):
+    tar(tmp_path / "t.tar", shard(0, lambda i: {"cls": b"%d" % (i % 2)}))
+    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\nbar\n")
+    with pytest.raises(BadData, match=r"classes\.txt: not UTF-8"):
+        index(tmp_path)

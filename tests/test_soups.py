@@ -1,11 +1,13 @@
 """The mean of the weights of several runs."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
 import keras_cnn as kc
-from keras_cnn.errors import BadData, BadSpec, RunWarning, WeightsMismatch
+from keras_cnn.errors import BadData, BadSpec, RunExists, RunWarning, WeightsMismatch
 
 SMALL = {"depths": (1,), "widths": (8,), "strides": (1,), "input_shape": (8, 8, 3)}
 
@@ -65,6 +67,29 @@ def test_a_greedy_mean_is_never_worse_than_the_best_run(runs, capsys):
     assert kc.evaluate(soup, data, split="val").metrics["accuracy"] >= best - 1e-6
     assert "alone; with it the mean has" in capsys.readouterr().out
     assert "runs: " in kc.config_of(soup).provenance["source"]
+
+
+def test_images_of_any_of_its_runs_are_known_again(runs, tmp_path):
+    """Runs a and b saw 12 images each, 8 of them the same; 4 are new to both."""
+    x, y = learn(20)
+    for name, some in (("a", slice(0, 12)), ("b", slice(4, 16))):
+        kc.train(network(0), (x[some], y[some]), epochs=1, out=tmp_path / name, verbose=0)
+    parts = [tmp_path / "a", tmp_path / "b"]
+    with pytest.warns(RunWarning, match="statistics"):
+        kc.average(parts, out=tmp_path / "soup")
+    result = kc.evaluate(tmp_path / "soup", (x, y))
+    assert (len(result), len(result.trained_on)) == (4, 16)
+    with pytest.raises(RunExists, match="soup already holds weights"):
+        kc.average(parts, out=tmp_path / "soup")
+    with pytest.warns(RunWarning, match="does not tell which images it was trained on"):
+        kc.average([tmp_path / "a", runs / "a"], out=tmp_path / "half")
+    assert kc.evaluate(tmp_path / "half", (x, y)).trained_on is None
+    first, *hashes = (tmp_path / "b" / "seen.txt").read_text().splitlines()
+    other = json.dumps(json.loads(first) | {"crop": 0.5})
+    (tmp_path / "b" / "seen.txt").write_text("\n".join([other, *hashes]))
+    with pytest.warns(RunWarning, match="at different sizes or in other cuts"):
+        kc.average(parts, out=tmp_path / "apart")
+    assert not (tmp_path / "apart" / "seen.txt").exists()
 
 
 def test_runs_that_have_no_mean(runs, tmp_path):

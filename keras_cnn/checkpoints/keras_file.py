@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -18,14 +20,12 @@ from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.convert.legacy_h5 import check_file
 from keras_cnn.checkpoints.directory import Source, finite
 from keras_cnn.errors import CorruptFile, KerasCnnError, UnsafeFile
-from keras_cnn.models import registry
+from keras_cnn.models import registry, shapes
 from keras_cnn.models.config import Config
 
 LAYER = "keras_cnn>Preprocessing"  # the registered name of the layer that carries the record
 WEIGHTS = "model.weights.h5"
-# Bytes of weights that are unpacked: an optimizer's moments may stand beside them, and what HDF5 adds to each array.
-TIMES, ROOM = 6, 64 << 20
-MOST = 64 << 20  # bytes of the file's configuration; resnet1202's has 3 MiB
+MOST = 16 << 20  # bytes of the file's configuration, as of config.json; resnet1202's has 3 MiB
 
 
 def is_one(path: Path) -> bool:
@@ -59,30 +59,32 @@ def _config(path: Path) -> Config:
 
 
 def _arrays(path: Path, config: Config) -> arrays.Arrays:
-    from keras_cnn.models.assemble import assemble
-
-    model = assemble(config)
-    most = ROOM + TIMES * sum(value.nbytes for value in arrays.arrays(model).values())
+    numbers = sum(map(math.prod, shapes.variables(shapes.tally(config)).values()))
     with _damage_told(path), tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / WEIGHTS
         with zipfile.ZipFile(path) as archive, _member(archive, WEIGHTS) as member, weights.open("wb") as file:
-            while chunk := member.read(1 << 20):
-                file.write(chunk)
-                if file.tell() > most:
-                    raise CorruptFile(f"{path}: its weights have more than {most} bytes, too many for {config.name}.")
+            shutil.copyfileobj(member, file, 1 << 20)
         try:
-            check_file(weights)
+            found = check_file(weights)
         except KerasCnnError as error:
             raise type(error)(str(error).replace(str(weights), f"{path}, {WEIGHTS}")) from None
+        if found < numbers:  # before a network is made that a record of a few bytes may describe
+            raise CorruptFile(f"{path}: its weights are {found:,} floats, and {config.name} has {numbers:,}.")
+        from keras_cnn.models.assemble import assemble
+
+        model = assemble(config)
         model.load_weights(weights)
     return arrays.arrays(model)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """A member that is unpacked as it is read: other methods than Keras' own unpack a whole block at once."""
+    """A member that is stored, as Keras does it: so nothing can be larger than the file itself."""
     info = archive.getinfo(name)
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise CorruptFile(f"{archive.filename}: {name} is packed otherwise than Keras packs: it was not read.")
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise CorruptFile(
+            f"{archive.filename}: {name} is compressed, as Keras' own files never are: it was not read. Unzip the "
+            "file, and zip it with `zip -0`."
+        )
     return archive.open(info)
 
 

@@ -41,6 +41,13 @@ class Source:
         with self.open() as file:
             return read_bounded(file, self.name)
 
+    def text(self) -> str:
+        """All of a list of names that lies beside images; BadData where it is not UTF-8."""
+        try:
+            return self.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise BadData(f"{self.name}: not UTF-8 ({error.reason}); save it as UTF-8.") from None
+
 
 class Spool:
     """Encoded images that come one after the other, laid down in a temporary file rather than held in memory."""

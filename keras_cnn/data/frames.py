@@ -155,15 +155,17 @@ def _of_classes(frame: Frame, name: str, wish: Wish) -> Labels:
     names, cells = tuple(frame.classes[name]), frame.cells[name]
     several = any(isinstance(cell, list | tuple) for cell in cells)
     wish.choose(frame.where, ["multilabel" if several else "classification"], f"{name!r} numbers classes")
-    rows = np.zeros((len(cells), len(names)), np.uint8)
-    for i, cell in enumerate(cells):
-        for label in cell if several else [cell]:
+    shown = [cell if isinstance(cell, list | tuple) else [cell] for cell in cells]
+    for i, some in enumerate(shown):
+        for label in some:
             if not isinstance(label, int | np.integer) or not 0 <= label < len(names):
                 raise BadData(f"{frame.at(i)}: {name!r} is {label!r}, and there are {len(names)} classes, from 0.")
-            rows[i, label] = 1
-    if several:
-        return Labels("multilabel", names, rows)
-    return Labels("classification", names, rows.argmax(1).astype(np.int32), complete=True)
+    if not several:
+        return Labels("classification", names, np.array(shown, np.int32)[:, 0], complete=True)
+    rows = np.zeros((len(cells), len(names)), np.uint8)
+    for i, some in enumerate(shown):
+        rows[i, np.array(some, int)] = 1
+    return Labels("multilabel", names, rows)
 
 
 def _words(frame: Frame, column: str) -> list[str]:

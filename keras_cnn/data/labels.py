@@ -14,6 +14,7 @@ from keras_cnn.errors import BadData
 from keras_cnn.models.config import check_class_names
 
 TASKS = ("classification", "multilabel", "regression", "segmentation")
+MOST_CLASSES = 1 << 20  # that are told by their numbers alone: a stray label could claim any number of them
 SEPARATORS = "|;,"  # of several names in one cell
 # Words of names that a mirror image would make wrong.
 SIDES = frozenset(
@@ -123,6 +124,8 @@ def _of_one(values: np.ndarray, names: Sequence[str] | None, wish: Wish, where: 
 
 def named(names: Sequence[str] | None, count: int, *, exact: bool = False) -> tuple[str, ...]:
     """Names of so many classes or targets, by default their numbers; exact: no name may be left over."""
+    if names is None and count > MOST_CLASSES:
+        raise BadData(f"a label is {count - 1}: number classes from 0 on, without gaps; {PREDICT}.")
     found = tuple(names) if names is not None else tuple(map(str, range(count)))
     check_class_names(found)
     if len(found) < count:

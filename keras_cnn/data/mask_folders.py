@@ -43,7 +43,7 @@ def read(where: str, files: Files, wish: Wish, **options: Any) -> Splits:
     if len(named) > 1:
         raise BadData(f"{where}: {' and '.join(one.name for one in named)} name classes: keep one of them.")
     if named:
-        legend = legend_of_file(_text(named[0]), named[0].name)
+        legend = legend_of_file(named[0].text(), named[0].name)
         notes = tuple(f"{name!r} is ignored" for name in legend.ignored)
     else:
         legend, notes = legend_of_values(drawn, where), (f"no {NAMES}, so classes are the values that occur",)
@@ -76,10 +76,3 @@ def _by_name(where: str, files: Files, kind: str) -> dict[Parts, tuple[Source, s
             raise BadData(f"{where}: {found[key][0].name} and {source.name} have the same name; keep one of them.")
         found[key] = source, next((SPLIT_OF[word] for word in around if word in SPLIT_OF), None)
     return found
-
-
-def _text(source: Source) -> str:
-    try:
-        return source.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadData(f"{source.name}: not UTF-8 ({error.reason}); save it as UTF-8.") from None

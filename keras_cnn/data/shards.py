@@ -7,23 +7,26 @@ import json
 import os
 import tarfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 
 from keras_cnn import files
+from keras_cnn.data import images
 from keras_cnn.data.files import SUFFIXES, Files, Parts, Source
 from keras_cnn.data.frames import Frame
 from keras_cnn.data.images import printable
-from keras_cnn.data.labels import Labels, Wish
+from keras_cnn.data.labels import MOST_CLASSES, Labels, Wish
 from keras_cnn.data.masks import Legend
 from keras_cnn.data.splits import SPLIT_OF, Split, Splits, agreed, in_list, labelled
 from keras_cnn.data.tables import Table, of_frame
-from keras_cnn.errors import BadData
+from keras_cnn.errors import BadData, KerasCnnError
+from keras_cnn.models.config import check_class_names
+from keras_cnn.models.fields import held_to, written
 from keras_cnn.terminal import progress
 
 INDEX = "index.json"
@@ -32,6 +35,7 @@ FORMAT, VERSION = "keras_cnn.packed", 1
 BEGINS = f'{{"format": "{FORMAT}"'.encode()  # of an index of ours, as no other file of its name begins
 MASKS = ("seg.png", "mask.png")  # endings of a record's mask
 MOST_TEXT = 1 << 20  # bytes of a record's label
+MOST_HEADER = 16 << 10  # bytes of a member's long name, or of its further facts, which grow by as many times
 # Of the kinds of labels by which a record is told what it is: NumPy's dtype and a row's rank.
 ROWS = {"classification": "int32", "multilabel": "uint8", "regression": "float32", "segmentation": "int32"}
 
@@ -47,7 +51,12 @@ class Record(Source):
 
 
 def read_at(path: str, start: int, size: int, check: int | None = None) -> IO[bytes]:
-    """A part of a file as a stream. check: its CRC-32; OSError where the part is not what it was, or not there."""
+    """A part of a file as a stream. check: its CRC-32; OSError where the part is not what it was, or not there.
+
+    A size is what somebody's header says: memory for more than an image may have is not even asked for.
+    """
+    if size > images.MOST_BYTES:
+        raise OSError(f"{size:,} bytes are too many for an image, which may have {images.MOST_BYTES >> 20} MiB")
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
         content = file.read(size)
@@ -86,8 +95,19 @@ def read(path: Path, wish: Wish, *, skip_bad: bool = False, **options: Any) -> S
     they were. Records are held to their checksums as they are read.
     """
     where = printable(path)
-    index = _index(path, where)
-    task, names = index["task"], tuple(index["class_names"])
+    try:
+        return _read(path, where, _index(path, where), wish, skip_bad, options)
+    except KerasCnnError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:  # its checksum was right
+        why = f"is not as `pack` writes it ({type(error).__name__})"
+        raise BadData(f"{where}/{INDEX} {why}: pack the data again.") from error
+
+
+def _read(path: Path, where: str, index: dict[str, Any], wish: Wish, skip_bad: bool, options: dict[str, Any]) -> Splits:
+    task, names = index["task"], held_to("class_names", index["class_names"], tuple[str, ...])
+    check_class_names(names)
+    written("notes", index["notes"])
     wish.choose(where, [task], "it was packed so")
     shards = [(split, shard) for split, some in index["splits"].items() for shard in some]
     kept, notes = _whole(path, shards, where, skip_bad)
@@ -100,7 +120,7 @@ def read(path: Path, wish: Wish, *, skip_bad: bool = False, **options: Any) -> S
             path_of = os.fspath(file)
             reader = partial(read_at, path_of, start, size, check)
             sources.append(Record(key, name, reader, len(sources), path_of, start, size))
-        for key, (start, size, check) in zip(shard["keys"], shard.get("masks", ()), strict=False):
+        for key, (start, size, check) in zip(shard["keys"], shard["masks"], strict=True) if "masks" in shard else ():
             name = f"{printable(file)}/{printable(key)} (mask)"
             masks.append(Source(key, name, partial(read_at, os.fspath(file), start, size, check)))
         labels += shard["labels"]
@@ -216,29 +236,62 @@ def _split_of(parts: Parts) -> str | None:
     return None
 
 
+class _Headers:
+    """A shard as tarfile sees it, which reads nothing but headers of it: whole, however long they claim to be."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MOST_HEADER:
+            raise tarfile.ReadError(f"a header claims {size:,} bytes")
+        return self.file.read(size)
+
+
+def _members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    """The regular files of a tar, by their headers; ReadError where these cannot be believed, or are not all there."""
+    try:
+        archive: Any  # some of it is not in its type
+        with tarfile.open(fileobj=cast(Any, _Headers(file)), mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # which tarfile would keep, with all that they claim
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                if member.size < 0 or archive.offset < member.offset_data:  # tarfile would go back, for ever
+                    raise tarfile.ReadError(f"{member.name!r} claims {member.size:,} bytes")
+                if member.isfile():
+                    if member.issparse() or end != archive.offset:
+                        raise tarfile.ReadError(f"{member.name!r} is sparse, or its headers disagree on its size")
+                    yield member
+            file.seek(archive.offset)
+    except (OSError, tarfile.TarError):
+        raise
+    except Exception as error:  # of a damaged one, tarfile raises anything
+        raise tarfile.ReadError(f"its headers are damaged, {type(error).__name__}") from None
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # which ends a tar; tarfile does not miss it
+        raise tarfile.ReadError("cut off")
+
+
 def _records(open_file: Any, name: str) -> list[dict[str, Any]]:
     """The records of a tar: key, image (a `Record`), and what else is known of it."""
     found: dict[str, dict[str, Any]] = {}
-    end = 0
-    with open_file() as file, tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            if not member.isfile():
-                continue
-            end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    with open_file() as file:
+        for member in _members(file):
             folder, _, last = member.name.rpartition("/")
             stem, _, kind = last.partition(".")
-            record = found.setdefault(f"{folder}/{stem}" if folder else stem, {"columns": {}})
-            kind = kind.lower()
+            record = found.setdefault(f"{folder}/{stem}" if folder else stem, {"columns": {}, "kinds": set()})
+            kind, called = kind.lower(), f"{name}/{printable(member.name)}"
+            if kind in record["kinds"]:
+                raise ValueError(f"{member.name!r} is in it twice")
+            record["kinds"].add(kind)
             reader = partial(read_at, file.name, member.offset_data, member.size)
             if kind in MASKS:
-                record["columns"]["mask"] = Source(member.name, f"{name}/{member.name}", reader)
+                record["columns"]["mask"] = Source(member.name, called, reader)
             elif f".{kind}" in SUFFIXES:
-                record["image"] = Record("", f"{name}/{member.name}", reader, 0, *reader.args)
-            elif kind in ("cls", "txt", "json") and member.size <= MOST_TEXT:
+                record["image"] = Record("", called, reader, 0, *reader.args)
+            elif kind in ("cls", "txt", "json"):
+                if member.size > MOST_TEXT:
+                    raise ValueError(f"{member.name!r} has {member.size:,} bytes, too many for a label")
                 record["columns"] |= _label(kind, reader().read(), member.name)
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # which ends a tar; tarfile does not miss it
-            raise ValueError("cut off")
     return [{**record, "key": key} for key, record in found.items()]
 
 
@@ -249,7 +302,10 @@ def _label(kind: str, content: bytes, name: str) -> dict[str, Any]:
         if kind == "txt":
             return {"text": text}
         if kind == "cls":
-            return {"class": int(text)}
+            number = int(text)
+            if not 0 <= number < MOST_CLASSES:
+                raise ValueError
+            return {"class": number}
         told = json.loads(text)
         return dict(told) if isinstance(told, Mapping) else {"label": told}
     except (ValueError, RecursionError):
@@ -265,8 +321,8 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 def _classes(found: Files, cells: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[str]]:
     """The names of the classes that `cls`, or masks, number: of a `classes.txt`, else the numbers."""
     named = [source for parts, source in sorted(found.files.items()) if parts[-1].lower() == "classes.txt"]
-    lines = named[0].read().decode("utf-8-sig").splitlines() if named else []
+    lines = named[0].text().splitlines() if named else []
     names = [line.strip() for line in lines if line.strip()]
-    if "class" in cells and all(isinstance(cell, int) for cell in cells["class"]):
+    if "class" in cells and all(isinstance(cell, int) and 0 <= cell < MOST_CLASSES for cell in cells["class"]):
         return {"class": names or [str(i) for i in range(max(cells["class"], default=0) + 1)]}
     return {"mask": names} if names and "mask" in cells else {}

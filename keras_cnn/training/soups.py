@@ -6,6 +6,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,8 +15,10 @@ import numpy as np
 from keras_cnn import tasks
 from keras_cnn.building import build
 from keras_cnn.checkpoints import arrays, directory
-from keras_cnn.data import Data
-from keras_cnn.errors import BadData, BadSpec, RunWarning, WeightsMismatch
+from keras_cnn.data import Data, seen
+from keras_cnn.data.seen import Known
+from keras_cnn.deploy import trained_on
+from keras_cnn.errors import BadData, BadSpec, RunExists, RunWarning, WeightsMismatch
 from keras_cnn.models.config import record_of
 from keras_cnn.models.fields import known_options
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
@@ -25,7 +28,12 @@ OF_ONE_RUN = ("metrics", "command")  # facts that are not true of a mean
 
 @known_options
 def average(
-    runs: Sequence[str | os.PathLike[str]], data: Data | None = None, *, greedy: bool = False, verbose: bool = True
+    runs: Sequence[str | os.PathLike[str]],
+    data: Data | None = None,
+    *,
+    greedy: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    verbose: bool = True,
 ) -> Any:
     """One network whose weights are the mean of those of several runs: as fast as one of them, and often better.
 
@@ -33,8 +41,7 @@ def average(
     2203.05482); networks that began from different random weights do not.
 
     ```python
-    soup = kc.average(["runs/a", "runs/b", "runs/c"], data, greedy=True)
-    kc.save_pretrained(soup, "runs/soup")
+    soup = kc.average(["runs/a", "runs/b", "runs/c"], data, greedy=True, out="runs/soup")
     ```
 
     runs: two weights directories or more, of one architecture and the same classes. data: its training images give the
@@ -42,11 +49,15 @@ def average(
     RunWarning says so.
     greedy: begin with the run that is best on the validation images of data; add one after the other, from the best
     down, and keep each that makes the mean no worse (section 2, recipe 1): never worse than the best run there.
+    out: a new weights directory for it. Beside the weights it holds, in `seen.txt`, the hashes of all images that a run
+    in it was trained on, so that `evaluate` tells them apart; a RunWarning says so where one of the runs does not tell.
     Returns the network; its provenance names the runs that are in it. Raises WeightsMismatch for runs that differ in
-    more than weights, BadData where `greedy` has no validation images.
+    more than weights, BadData where `greedy` has no validation images, RunExists where out holds weights.
     """
     if len(runs) < 2:
         raise BadSpec("give two runs or more: the mean of one is itself.")
+    if out is not None and (Path(out) / directory.WEIGHTS).exists():
+        raise RunExists(f"{out} already holds weights: name another directory.")
     found = [_read(run) for run in runs]
     (config, first), *others = found
     for run, (other, values) in zip(runs[1:], others, strict=True):
@@ -66,7 +77,26 @@ def average(
     names = [os.path.basename(os.path.normpath(str(runs[i]))) for i in kept]
     facts = {key: value for key, value in config.provenance.items() if key not in OF_ONE_RUN}
     record_of(model)["provenance"] = {**facts, "source": f"the mean of {len(names)} runs: {', '.join(names)}"}
+    if out is not None:
+        directory.save_pretrained(model, out)
+        known = _known([runs[i] for i in kept])
+        seen.write(Path(out) / seen.FILE, known.hashes, known.preprocess)
     return model
+
+
+def _known(runs: Sequence[str | os.PathLike[str]]) -> Known:
+    """What any of some runs was trained on; nothing where that is not known of all, or images would pass for new."""
+    every = {run: trained_on.of(run) for run in runs}
+    told = [known for known in every.values() if known is not None]
+    silent = [run for run, known in every.items() if known is None]
+    if silent:
+        why = f"{silent[0]} does not tell which images it was trained on"
+    elif any(not told[0].looked(known.preprocess) for known in told if known.preprocess is not None):
+        why = "the runs saw their images at different sizes or in other cuts"
+    else:
+        return Known(frozenset().union(*(known.hashes for known in told)), told[0].preprocess)
+    warnings.warn(f"{why}, so that nothing tells it of their mean either.", RunWarning, stacklevel=3)
+    return Known(frozenset())
 
 
 def _greedy(model: Any, every: list[arrays.Arrays], data: Data | None, names: list[str], verbose: bool) -> list[int]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from keras_cnn.checkpoints import arrays
-from keras_cnn.checkpoints.convert import cifar, keras_applications, legacy_h5, smp, timm, torchvision
+from keras_cnn.checkpoints.convert import cifar, keras_applications, legacy_h5, pytorch, smp, timm, torchvision
 from keras_cnn.checkpoints.convert.rename import recognise, to_ours
-from keras_cnn.errors import CorruptFile, KerasCnnError, MissingPackage, UnsafeFile
+from keras_cnn.errors import CorruptFile
 from keras_cnn.models import naming, shapes
 from keras_cnn.models.config import Config
 from keras_cnn.models.heads import Head
@@ -29,7 +28,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     if not path.stat().st_size:
         raise CorruptFile(f"{path} is empty: fetch it again.")
     readers = {".safetensors": arrays.load, ".h5": legacy_h5.read_h5}
-    readers |= dict.fromkeys((".pth", ".th", ".pt", ".bin"), _read_torch)
+    readers |= dict.fromkeys((".pth", ".th", ".pt", ".bin"), pytorch.read)
     if path.suffix not in readers:
         raise CorruptFile(f"{path}: known weight files end in {', '.join(readers)}.")
     return readers[path.suffix](path)
@@ -84,61 +83,3 @@ def _plain(head: Head, classes: int) -> Head:
 
 def _backbone(values: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if not naming.on_top(k)}
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    """A PyTorch file through its weights-only loader, which executes nothing from the file."""
-    try:
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise MissingPackage(
-            f"{path.name} is a PyTorch file: `pip install torch` to read it, or turn it into .safetensors elsewhere."
-        ) from None
-    _check_zip(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise UnsafeFile(
-                f"{path} holds more than arrays and would have to execute code to be read: it was not opened. "
-                "Ask its author for a .safetensors file."
-            ) from None
-        raise CorruptFile(f"{path} is truncated or not a PyTorch file: fetch it again.") from None
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)} if isinstance(loaded, dict) else {}
-    if not tensors or not all(isinstance(key, str) for key in tensors):
-        raise CorruptFile(f"{path} holds no named tensors.")
-    if odd := [
-        k for k, v in tensors.items() if v.layout != torch.strided or v.is_quantized or v.is_nested or v.is_meta
-    ]:
-        raise CorruptFile(
-            f"{path}: {odd[0]} is sparse, quantised or without numbers, not a plain array: it was not read."
-        )
-    # A tensor may be a view that repeats a few numbers of the file without end.
-    if (claimed := sum(v.numel() * v.element_size() for v in tensors.values())) > (size := path.stat().st_size):
-        raise CorruptFile(f"{path} has {size} bytes and claims tensors of {claimed} bytes: it was not read.")
-    plain = {key: value.detach().resolve_conj() for key, value in tensors.items()}
-    try:
-        return {k: (v.float() if v.is_floating_point() else v).numpy() for k, v in plain.items()}
-    except (RuntimeError, TypeError) as error:  # kinds of numbers that NumPy lacks
-        raise CorruptFile(f"{path} holds an array that cannot be read ({error}).") from None
-
-
-def _check_zip(path: Path) -> None:
-    """Hold the zip of a PyTorch file to its checksums, which PyTorch itself does not look at; older files are none."""
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\3\4":
-            return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise CorruptFile(f"{path} is compressed, as PyTorch's files never are: save it uncompressed.")
-            bad = archive.testzip()
-    except KerasCnnError:
-        raise
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError):
-        raise CorruptFile(f"{path} is truncated or not a PyTorch file: fetch it again.") from None
-    if bad:
-        raise CorruptFile(f"{path} is damaged (the checksum of {bad!r} differs): fetch it again.")

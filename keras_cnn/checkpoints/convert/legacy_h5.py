@@ -53,14 +53,17 @@ def read_h5(path: str | Path) -> dict[str, np.ndarray]:
         raise CorruptFile(f"{path} is truncated or not an HDF5 file ({error}): fetch it again.") from None
 
 
-def check_file(path: Path) -> None:
-    """Refuse an HDF5 file that holds anything but plain arrays inside it, whatever Keras would look for in it."""
+def check_file(path: Path) -> int:
+    """Refuse an HDF5 file that holds anything but plain arrays inside it, whatever Keras would look for in it.
+
+    Returns how many floats there are below `layers`, where Keras 3 has a model's own.
+    """
     import h5py
 
     _check_heaps(path)
     with h5py.File(path, "r") as file:
         groups: list[Any] = [file]
-        claimed = count = 0
+        claimed = count = floats = 0
         while groups:
             group = groups.pop()
             for name in group:
@@ -73,8 +76,10 @@ def check_file(path: Path) -> None:
                 else:
                     _check_plain(found, f"{path}: {found.name}")
                     claimed += math.prod(found.shape) * found.dtype.itemsize
+                    floats += math.prod(found.shape) * (found.dtype.kind == "f" and found.name.startswith("/layers/"))
         if claimed > (size := path.stat().st_size):
             raise CorruptFile(f"{path} has {size} bytes and claims arrays of {claimed} bytes: it was not read.")
+        return floats
 
 
 def _check_heaps(path: Path) -> None:
