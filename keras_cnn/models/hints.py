@@ -8,7 +8,7 @@ _HEAD = "write classes=0 for pooled features, or head=kc.Head(...) for another h
 _CHANNELS = "write input_shape=(height, width, channels)"
 _FEATURES = "write kc.features(model, ['stage2', 'stage4']) once the network is built"
 _TAG = "name a tag, as in build('resnet50.a1_in1k'); kc.list_models(pretrained=True) has them all"
-_METRICS = "accuracy is what counts; for others, use model.compile and model.evaluate"
+_METRICS = "what counts is the figure of the network's task; for others, use model.compile and model.evaluate"
 _DATA = "write kc.load_data(..., {}=) where the data is loaded"
 _BATCHES = "the steps of an epoch follow from the data: give a smaller data set"
 _NUMBERS = "name the layers by stage, by share or by regular expression, as kc.freeze does"
