@@ -99,7 +99,7 @@ def findings(found: Sequence[Any]) -> Table:
 
 
 def networks(rows: Sequence[Facts]) -> Table:
-    """Summaries of `describe.summary`."""
+    """Summaries of `info.summary`."""
     found = Table(("", "parameters", "MACs", "input", "classes"))
     for row in rows:
         size = "x".join(str(n) for n in row["input_shape"])
@@ -125,7 +125,7 @@ def weights(rows: Sequence[Facts]) -> Table:
 
 
 def facts(of: Facts) -> Table:
-    """What `describe.info` knows, without the costs of the stages."""
+    """What `info.info` knows, without the costs of the stages."""
     pre, provenance = of["preprocess"], of["provenance"]
     some = ", ".join(of["class_names"][:5]) + (", ..." if len(of["class_names"]) > 5 else "")
     told = ("source", "license", "data", "command", "limits")

@@ -286,7 +286,7 @@ def answered(images: np.ndarray, told: Sequence[Sequence[str]], path: str | Path
 
 
 def learning_rates(found: Any, path: str | Path) -> Path:
-    """The smoothed loss over the rate (a `transfer.finder.Finding`), and the suggested rate."""
+    """The smoothed loss over the rate (a `lr_range.Finding`), and the suggested rate."""
     figure, (axis,) = _figure(1, 1, (5.5, 3.6))
     axis.plot(found.rates, found.losses)
     axis.set_ylim(0, 2 * found.losses[0] - 0.9 * min(found.losses))  # the rise at the end would hide the fall

@@ -1,4 +1,4 @@
-"""What people write who come from elsewhere, and what to write here: data for the errors of `checks.known_options`."""
+"""What people write who come from elsewhere, and what to write here: data for the errors of `fields.known_options`."""
 
 from __future__ import annotations
 
@@ -81,6 +81,7 @@ HINTS: dict[str, dict[str, str]] = {
         "lr": "write learning_rate=",
         "metrics": _METRICS,
         "freeze": "write kc.freeze(model, ...) before",
+        "recipe": "a recipe tells build and load_data too: write recipe = kc.Recipe.of(...), and options=recipe.train",
         "schedule": "that is of kc.fine_tune; annealing= is the course of the learning rate of train",
         "augment": _DATA.format("augment"),
         "validation_split": _DATA.format("val_split"),
