@@ -149,7 +149,7 @@ class Task(abc.ABC):
 
     def better(self, one: float, other: float) -> bool:
         """Whether one monitored figure is better than another."""
-        return one != other and self.best((one, other)) == one
+        return one > other if self.mode == "max" else one < other
 
     @abc.abstractmethod
     def gather(self, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> Gathering:
