@@ -80,7 +80,7 @@ def build(
         as do shortcuts of variant D at 8, and padding "same" in ResNets. EfficientNet-Lite with that padding has
         those features from position 1 (of stride 16) or 3 (of stride 8) on, where maps have even sides.
     drop_rate: dropout before the classifier; drop_path_rate: stochastic depth, growing linearly to this rate.
-    classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is what the weights came with, else softmax.
+    classifier_activation: "softmax", "sigmoid", or None for logits; "auto" is that of the weights, else the task's.
     preprocess: what the network does to raw pixels, and the evaluation crop; by default what the weights came with. A
         new head that says something of every pixel sees images whole.
     numbers: fields of the backbone by their name, such as widths=, kernel=, dilations= and causal= of a `TCN`.

@@ -225,9 +225,36 @@ def test_epochs_are_whole_numbers_on_axes(monkeypatch, tmp_path):
     monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
     for epochs in (1, 2, 3, 40):
         history = {f"{part}{name}": [0.5] * epochs for part in ("", "val_") for name in ("loss", "accuracy")}
-        plots.learning_curves(history, tmp_path / "curves.png")
+        plots.learning_curves(history, tmp_path / "curves.png", "accuracy")
         for axis in drawn[-1].axes:
             assert all(float(tick).is_integer() for tick in axis.get_xticks())
+
+
+@pytest.mark.parametrize("highest, shown", [(0.9, 1.0), (70.0, 70.0)])
+def test_curves_are_shown_whole_beyond_1_too(monkeypatch, tmp_path, highest, shown):
+    from matplotlib.figure import Figure
+
+    from keras_cnn.insight import plots
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    plots.learning_curves({"loss": [2.0, 1.0], "val_mae": [highest, highest / 2]}, tmp_path / "curves.png", "mae")
+    assert drawn[0].axes[1].get_ylim()[1] >= shown and (highest > 1 or drawn[0].axes[1].get_ylim()[1] == 1)
+
+
+@pytest.mark.parametrize("spec, shown, gain", [(".1%", "81.2%", "+12.5%"), (".3f", "0.812", "+0.125")])
+def test_figures_are_shown_as_the_task_has_them(spec, shown, gain):
+    from keras_cnn.cli import tables
+
+    results = {"figure": "f", "before": None, "linear_probe": 0.8125, "val f": 0.8125}
+    assert "\n".join(tables.gained(results, spec).lines()).count(shown) == 2
+    scores = dict.fromkeys(("first", "slope", "best", "spread"), 0.8125)
+    found = {
+        "methods": [{"images": 4, "method": "scratch", **scores}],
+        "gains": [{"images": 4, **dict.fromkeys(("start", "slope", "asymptote"), 0.125)}],
+    }
+    summary, gains = ("\n".join(table.lines()) for table in tables.study(found, "runs/x", spec))
+    assert summary.count(shown) == 4 and gains.count(gain) == 3
 
 
 def test_names_of_classes_are_no_mathematics(tmp_path):

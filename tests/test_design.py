@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_imports import LEVELS
 
 import keras_cnn as kc
 from keras_cnn import tasks
@@ -15,6 +16,13 @@ from keras_cnn.models import meaning, registry
 
 DESIGN = (Path(__file__).parents[1] / "docs" / "design.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"### ([^\n]+)\n(?:(?!### ).)*?```python\n(.*?)```", DESIGN, re.DOTALL)
+
+
+def test_the_order_is_that_of_the_imports():
+    block = re.search(r"\n\n((?:    \S.*\n)+)", DESIGN.split("## The order")[1])
+    assert block
+    lines = [re.split(r"  +", line.strip())[0] for line in block[1].splitlines()]
+    assert [set(level.split(", ")) for line in lines for level in line.split("; ")] == [set(level) for level in LEVELS]
 
 
 def test_each_new_thing_has_an_example():

@@ -18,6 +18,7 @@ import keras_cnn as kc
 from keras_cnn import tasks
 from keras_cnn.checkpoints import arrays
 from keras_cnn.errors import BadData, BadSpec, DataWarning
+from keras_cnn.models.meaning import MEANINGS
 from keras_cnn.tasks import segmentation
 from keras_cnn.tasks.embedding import MARGIN, NEAREST, TEMPERATURE, MetricLoss
 from keras_cnn.tasks.multilabel import BinaryLoss
@@ -108,7 +109,8 @@ def test_pictures_and_details_are_those_of_the_task(run, tmp_path):
     name, model, labels, out, _ = run
     result = kc.evaluate(model, (IMAGES, labels))
     drawn = result.pictures(tmp_path)
-    assert len(drawn) == (name != "embedding") and all((tmp_path / file).stat().st_size > 5_000 for file in drawn)
+    assert drawn.keys() == MEANINGS[name].pictures.keys() and (name == "embedding") == (not drawn)
+    assert all((tmp_path / file).stat().st_size > 5_000 for file in drawn)
     rows = result.details()["targets" if name == "regression" else "classes"]
     assert len(rows) == {"binary": 2, "regression": 2}.get(name, 3)
     card = (out / "README.md").read_text()

@@ -78,6 +78,14 @@ def test_gains_are_what_transfer_has_over_random_weights():
     assert study.gains(summarise(rows)) == [study.Gain(10, 50, 0.3, -0.1, 0.1)]
 
 
+def test_where_less_is_better_the_best_epoch_is_the_smallest_and_a_fall_a_gain():
+    curves = {"scratch": [8.0, 6.0, 7.0], "default": [5.0, 2.0, 3.0]}
+    rows = [Row(10, 50, 0, method, i, value) for method, curve in curves.items() for i, value in enumerate(curve, 1)]
+    lines = summarise(rows, min)
+    assert [line.best for line in lines] == [6, 2]
+    assert study.gains(lines, min) == [study.Gain(10, 50, 3.0, 1.0, 4.0)]
+
+
 def test_summaries_are_means_over_the_seeds():
     curves = {0: [0.2, 0.3, 0.6, 0.5], 1: [0.4, 0.5, 0.6, 0.9]}
     rows = [Row(10, 50, seed, "x", i, value) for seed, curve in curves.items() for i, value in enumerate(curve, 1)]

@@ -84,12 +84,12 @@ def test_round_trip_without_a_model(hub, run):
 
 
 def test_private_branch_and_figures(hub, run):
-    for name in card.FIGURES:
+    for name in card.pictures():
         (run / name).write_bytes(b"\x89PNG" + bytes(2000))
     done = kc.publish(run, "me/net", private=True, branch="try/this")
     assert hub.repos["me/net"].private
     assert published(hub) == set()
-    assert published(hub, "try/this") == {*PARTS, *card.FIGURES}
+    assert published(hub, "try/this") == {*PARTS, *card.pictures()}
     assert hub.repos["me/net"].branches["try/this"] == done.commit
     assert "![Learning curves](curves.png)" in hub.files("me/net", "try/this")["README.md"].decode()
 
@@ -395,7 +395,7 @@ def test_an_interrupted_upload_says_what_is_there(hub, run, monkeypatch):
     assert caught.value.__notes__[0].startswith("The repository me/net was made for it and is still there")
 
 
-@pytest.mark.parametrize("name", ["README.md", *card.FIGURES])
+@pytest.mark.parametrize("name", ["README.md", *card.pictures()])
 def test_a_link_to_a_private_file_is_refused(hub, run, tmp_path, name):
     secret = tmp_path / "id_rsa"
     secret.write_bytes(b"-----BEGIN PRIVATE KEY-----")

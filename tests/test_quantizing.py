@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import keras_cnn as kc
+from keras_cnn import tasks
 from keras_cnn.deploy import formats, quantizing
 from keras_cnn.deploy.engines import for_prediction
 from keras_cnn.deploy.opened import opened
@@ -291,7 +292,7 @@ def test_the_layer_that_8_bits_hurt_is_the_most_sensitive(net):
     """One filter's kernel has a weight that is far larger than the others, so that these are rounded away."""
     network = for_prediction(net)
     images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype("uint8")
-    before = sensitivities(network, images)
+    before = sensitivities(network, images, tasks.of(net))
     assert {row.layer for row in before} == {layer.name for layer in network.layers if hasattr(layer, "kernel")}
     assert all(0 < row.error < 0.2 for row in before)
     assert [row.error for row in before] == sorted((row.error for row in before), reverse=True)
@@ -299,9 +300,26 @@ def test_the_layer_that_8_bits_hurt_is_the_most_sensitive(net):
     kernel = np.array(hurt.kernel)
     kernel[0, 0, 0] = 60.0 * np.abs(kernel).max()  # of an input that is mostly zero
     hurt.kernel.assign(kernel)
-    after = {row.layer: row for row in sensitivities(network, images)}
+    after = {row.layer: row for row in sensitivities(network, images, tasks.of(net))}
     assert after[hurt.name].error > 3 * next(row.error for row in before if row.layer == hurt.name)
     np.testing.assert_array_equal(np.array(hurt.kernel), kernel)  # the network is left as it was
+
+
+@pytest.mark.parametrize("task, decides", [("binary", True), ("multilabel", True), ("regression", False)])
+def test_what_rounding_changes_is_what_the_task_decides(task, decides):
+    """One output too decides between two classes; numbers decide nothing."""
+    keras.utils.set_random_seed(0)
+    net = kc.build("resnet20", **SMALL, classes=2, task=task)
+    network = for_prediction(net)
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3)).astype("uint8")
+    bias = network.get_layer("head_logits").bias
+    logits = network.predict(images, verbose=0)
+    if decides:  # bring half of the images near to the other side
+        chances = np.clip(logits, 1e-6, 1 - 1e-6)
+        bias.assign(np.asarray(bias) - np.median(np.log(chances / (1 - chances)), 0))
+    rows = sensitivities(network, images, tasks.of(net))
+    assert all((row.changed is not None) == decides for row in rows)
+    assert not decides or any(row.changed for row in rows)
 
 
 def test_the_command_line_quantizes_and_uses_the_file(net, photos, run, tmp_path):

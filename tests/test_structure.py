@@ -46,6 +46,19 @@ def taken_apart(node: ast.AST) -> Iterator[str]:
             yield f"in {text}"
 
 
+def compared(node: ast.AST) -> Iterator[str]:
+    """Comparisons of a layer's stage with a word."""
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        if any("stage_of(" in ast.unparse(side) for side in sides):
+            words = (inner for side in sides for inner in ast.walk(side) if isinstance(inner, ast.Constant))
+            yield from (str(word.value) for word in words if isinstance(word.value, str))
+
+
+def test_naming_alone_knows_what_a_stage_is():
+    assert {file for file, _ in found(compared)} == {"models/naming.py"}
+
+
 def test_naming_alone_takes_names_of_layers_apart():
     known = found(taken_apart)
     here = {file for file, _ in known}
@@ -107,6 +120,40 @@ def test_private_parts_of_others_are_named_here_with_the_reason():
     own = own_names() - {"_handle_name"}  # which is set on TensorFlow's variable
     used = {(file, name) for file, name in found(private) if name not in own | DOCUMENTED}
     assert used == PRIVATE.keys()
+
+
+# --- what is said of other parts --------------------------------------------------------------------------------------
+
+ELSEWHERE = {"kc", "keras", "keras_cnn", "model", "os", "safetensors", "tf"}
+FILES = {"csv", "html", "json", "png", "py", "safetensors", "txt"}  # of runs, data sets and other projects
+
+
+def defined() -> set[str]:
+    """Every "module.name", and every folder's modules."""
+    known = set()
+    for file, tree in TREES.items():
+        *folders, module = file.removesuffix(".py").split("/")
+        names = [n.name for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        targets = [
+            t for n in tree.body for t in (n.targets if isinstance(n, ast.Assign) else [getattr(n, "target", 0)])
+        ]
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+        names += [alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names]
+        module = folders.pop() if module == "__init__" and folders else module
+        known |= {f"{module}.py", *(f"{module}.{name}" for name in names), ".".join([*folders, module])}
+        known |= {".".join([*folders, module, name]) for name in names}
+    return known
+
+
+def test_what_comments_and_docstrings_name_is_there():
+    known = defined()
+    dotted = re.compile(r"`([a-z_]\w*(?:\.\w+)+)`")
+    said = {(file, name) for file in TREES for name in dotted.findall((PACKAGE / file).read_text(encoding="utf-8"))}
+    ours = {
+        (file, name) for file, name in said if name.split(".")[0] not in ELSEWHERE and name.split(".")[-1] not in FILES
+    }
+    assert len(ours) > 30, "the test sees nothing"
+    assert not {(file, name) for file, name in ours if name not in known}
 
 
 # --- public names ---------------------------------------------------------------------------------------------------

@@ -16,26 +16,27 @@ from typing import Any
 from keras_cnn.checkpoints import commands, licences
 from keras_cnn.models import shapes
 from keras_cnn.models.config import Config, Preprocess
+from keras_cnn.models.meaning import MEANINGS
 
 # A card with this line is written anew whenever its directory is saved or published; without it, it is a person's.
 GENERATED = "<!-- Written by keras_cnn. Remove this line to keep what you edit. -->"
 TEXTS = {"source": "Weights from", "data": "Data", "limits": "Limits", "base_limits": "Limits of the base"}
 REPORT = "report.html"  # of a run: it shows images, and is never published
-FIGURES = {
-    "curves.png": "Learning curves",
-    "confusion.png": "Confusion matrix",
-    "precision_recall.png": "Precision and recall by class",
-    "predicted.png": "Predicted against true values",
-    "masks.png": "Photos with their true and predicted masks",
-    "reconstructions.png": "Images and what the network makes of them",
-}
-# The Hub's names of a metric, by the last word of ours ("val accuracy"), and the first as a split.
-METRICS = {name: name for name in ("accuracy", "loss", "f1", "precision", "recall", "mae", "rmse")}
-METRICS |= {"miou": "mean_iou", "r2": "r_squared", "map": "mean_average_precision", "recall1": "recall_at_1"}
+CURVES = {"curves.png": "Learning curves"}  # of every run; the other pictures are the task's
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 # Data that the Hub may list: a name, configuration and version of TFDS; a data set of the Hub and its revision.
 DATASET = re.compile(r"tfds:(?P<tfds>\w+)(?:/[^/:]+)?(?::[\d.*]+)?|hf://datasets/(?P<hub>[\w.-]+/[\w.-]+)(?:@\S+)?")
 LONGEST = 200  # characters of a name in the metadata
+
+
+def pictures() -> dict[str, str]:
+    """Files that runs draw, of every task, and what a card calls them."""
+    return {**CURVES, **{name: title for task in MEANINGS.values() for name, title in task.pictures.items()}}
+
+
+def _metrics() -> dict[str, str]:
+    """The Hub's names of a metric, by the last word of ours, as in "val loss"."""
+    return {"loss": "loss", **{name: hub for task in MEANINGS.values() for name, hub in task.figures.items()}}
 
 
 def card(config: Config, name: str, address: str | None = None, figures: Iterable[str] = ()) -> str:
@@ -44,7 +45,7 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
     address: what `build` takes, such as hf://owner/name; by default a path. figures: files beside it to show.
     """
     pre, facts = config.preprocess, commands.public(config.provenance)
-    rows = shapes.tally(config)
+    rows, titles = shapes.tally(config), pictures()
     sections = [
         f"---\n{_metadata(config, name).to_yaml()}\n---\n",
         f"{GENERATED}\n",
@@ -56,7 +57,7 @@ def card(config: Config, name: str, address: str | None = None, figures: Iterabl
         "## Preprocessing\n",
         _preprocessing(pre),
         *_facts("Results", facts.get("metrics")),
-        *[f"![{FIGURES[figure]}]({figure})\n" for figure in figures],
+        *[f"![{titles[figure]}]({figure})\n" for figure in figures],
         *_base(facts),
         *[f"## {title}\n\n{prose(facts[key])}\n" for key, title in TEXTS.items() if facts.get(key)],
         *([f"## Made by\n\n{code_block(facts['command'])}\n"] if facts.get("command") else []),
@@ -195,15 +196,16 @@ def _results(task: str, metrics: Mapping[str, Any], data: str) -> Iterable[Any]:
     """Metrics for the Hub's model-index; those that it has no name for stand in the text alone."""
     from huggingface_hub import EvalResult
 
+    known = _metrics()
     for key, value in metrics.items():
         first, last = key.split()[0], key.split()[-1]
-        if last in METRICS and isinstance(value, float) and math.isfinite(value):
+        if last in known and isinstance(value, float) and math.isfinite(value):
             yield EvalResult(
                 task_type=task,
                 dataset_type=(*datasets(data), _slug(data))[0],
                 dataset_name=data[:LONGEST],
                 dataset_split=SPLITS.get(first),
-                metric_type=METRICS[last],
+                metric_type=known[last],
                 metric_name=visible(key)[:LONGEST],
                 metric_value=value,
             )

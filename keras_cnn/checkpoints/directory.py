@@ -199,7 +199,7 @@ def save_pretrained(
         with files.beside(path / WEIGHTS) as new:
             arrays.write_arrays(values, new / WEIGHTS, {OURS: json.dumps({**ours, "digest": digest})})
             files.write_text(new / CONFIG, config_text(config, {WEIGHTS: {**record(new / WEIGHTS), "digest": digest}}))
-            figures = [name for name in card.FIGURES if (path / name).is_file()]
+            figures = [name for name in card.pictures() if (path / name).is_file()]
             files.write_text(new / CARD, card.card(config, path.name, figures=figures))
             for name in (WEIGHTS, CONFIG, CARD):  # the first is the moment in which the directory changes
                 os.replace(new / name, path / name)

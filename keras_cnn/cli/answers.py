@@ -93,7 +93,7 @@ def evaluate(
 
 
 def _figures(result: Result) -> dict[str, Any]:
-    """Counts and shares, and the interval of each accuracy; of no images, their number alone."""
+    """Counts and shares, and the interval of each share; of no images, their number alone."""
     if not len(result):
         return {"images": 0}
     intervals = {f"{key}_interval": list(pair) for key, pair in result.intervals.items()}

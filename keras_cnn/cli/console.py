@@ -1,6 +1,6 @@
 """What the command line shows: results, notes, sentences for errors; and the quiet start of the framework.
 
-Everything that is shown passes through `texts.plain` here: names of files and classes are text, whatever is in them.
+Everything that is shown passes through `terminal.plain` here: names of files and classes are text, whatever is in them.
 """
 
 from __future__ import annotations

@@ -205,10 +205,11 @@ def study(
     seeds: Sequence[int],
     epochs: int,
     as_json: bool,
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, Any]:
     """Learn the data from scratch and from pretrained weights, at several sizes."""
     learner = pretrained(data, model, weights, size, 0, batch_size)
     import keras_cnn as kc
+    from keras_cnn import tasks
     from keras_cnn.training import study
 
     config = kc.config_of(learner.network)
@@ -220,9 +221,11 @@ def study(
 
     told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": console.verbosity(as_json)}
     rows = kc.study(build, learner.data, out, **told)
-    summary = study.summarise(rows)
-    found = {"methods": summary, "gains": study.gains(summary)}
-    return {part: [line._asdict() for line in lines] for part, lines in found.items()}
+    task = tasks.of(learner.network)
+    summary = study.summarise(rows, task.best)
+    found = {"methods": summary, "gains": study.gains(summary, task.best)}
+    parts = {part: [line._asdict() for line in lines] for part, lines in found.items()}
+    return {"task": task.name, "figure": task.judged_by, **parts}
 
 
 def score(
@@ -237,10 +240,9 @@ def score(
 
     scores = {name: evaluation.evaluate(net, loaded, split=name) for name in loaded.sizes if name != "train"}
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
-    monitor = tasks.of(net).monitor
-    figure = monitor.removeprefix("val_")
+    task = tasks.of(net)
     # Pictures first: the card shows those that are there.
-    plots.learning_curves(history, Path(out) / "curves.png", figure)
+    plots.learning_curves(history, Path(out) / "curves.png", task.judged_by)
     last = scores.get("test") or scores.get("val")
     drawn = last.pictures(out) if last else {}
     # The run wrote these weights and their origin already; the card learns what they scored.
@@ -258,13 +260,14 @@ def score(
         },
     )
     frozen = [
-        v for v, phase in zip(history.get(monitor, []), history.get("phase", []), strict=False) if phase == "head"
+        v for v, phase in zip(history.get(task.monitor, []), history.get("phase", []), strict=False) if phase == "head"
     ]
     return {
         "before": before,
-        "head_only": max(frozen) if frozen else None,
+        "head_only": task.best(frozen) if frozen else None,
         **metrics,
-        "figure": figure,
+        "task": task.name,
+        "figure": task.judged_by,
         "pictures": ["curves.png", *drawn],
         "report": report.REPORT,
         "images": loaded.sizes,

@@ -99,7 +99,7 @@ def findings(found: Sequence[Any]) -> Table:
 
 
 def networks(rows: Sequence[Facts]) -> Table:
-    """Summaries of `describe.summary`."""
+    """Summaries of `info.summary`."""
     found = Table(("", "parameters", "MACs", "input", "classes"))
     for row in rows:
         size = "x".join(str(n) for n in row["input_shape"])
@@ -125,7 +125,7 @@ def weights(rows: Sequence[Facts]) -> Table:
 
 
 def facts(of: Facts) -> Table:
-    """What `describe.info` knows, without the costs of the stages."""
+    """What `info.info` knows, without the costs of the stages."""
     pre, provenance = of["preprocess"], of["provenance"]
     some = ", ".join(of["class_names"][:5]) + (", ..." if len(of["class_names"]) > 5 else "")
     told = ("source", "license", "data", "command", "limits")
@@ -179,35 +179,37 @@ def files(records: Facts) -> Table:
     return rows
 
 
-def accuracies(results: Facts) -> Table:
-    """Before and after a run."""
+def gained(results: Facts, spec: str) -> Table:
+    """Before and after a run. spec: how people read its figure, as `format` takes it."""
     titles = {
         "before": "before: a new head, untrained",
         "nearest_neighbours": "nearest neighbours among the features",
         "linear_probe": "a linear probe of the features",
         "head_only": "the head trained, backbone frozen",
     }
-    figure = results.get("figure", "accuracy")
+    figure = results["figure"]
     titles |= {f"val {figure}": "after: the best epoch", f"test {figure}": "after, on the test images"}
     rows = Table(("", figure))
     for key, title in titles.items():
         if results.get(key) is not None:
-            rows.add(title, f"{results[key]:.1%}" if figure == "accuracy" else f"{results[key]:.3f}")
+            rows.add(title, format(results[key], spec))
     return rows
 
 
-def study(found: Mapping[str, Sequence[Facts]], out: str) -> tuple[Table, Table]:
-    """Summaries and gains of `transfer.expectations`."""
+def study(found: Mapping[str, Sequence[Facts]], out: str, spec: str) -> tuple[Table, Table]:
+    """Summaries and gains of `training.study`. spec: how people read its scores, as `format` takes it."""
     rows = Table(("images", "method", "first epoch", "gain an epoch", "best epoch", "spread"))
     last = None
     for line in found["methods"]:
-        shares = [f"{line[key]:.1%}" for key in ("first", "slope", "best", "spread")]
-        rows.add(str(line["images"]) if line["images"] != last else "", line["method"], *shares)
+        scores = [format(line[key], spec) for key in ("first", "slope", "best", "spread")]
+        rows.add(str(line["images"]) if line["images"] != last else "", line["method"], *scores)
         last = line["images"]
     rows.caption = f"{shlex.quote(out)} holds the learning curves: study.csv, summary.csv, gains.csv, study.png"
     gains = Table(("over random weights", "first epoch", "gain an epoch", "best epoch"))
     for line in found["gains"]:
-        gains.add(f"{line['images']} images", *(f"{line[key]:+.1%}" for key in ("start", "slope", "asymptote")))
+        gains.add(
+            f"{line['images']} images", *(format(line[key], f"+{spec}") for key in ("start", "slope", "asymptote"))
+        )
     return rows, gains
 
 
@@ -254,7 +256,7 @@ def _shown(value: str | int | float | None, shares: bool) -> str:
 
 
 def _scored(title: str, facts: Facts) -> Table:
-    """Figures, each accuracy with its interval beside it."""
+    """Figures, each share with its interval beside it."""
     rows = Table((title, "", ""), texts=3)
     for key, value in facts.items():
         if isinstance(value, int | float | str):
@@ -322,7 +324,7 @@ def quantized(made: Any) -> list[str | Table]:
         return [told, rows]
     layers = Table(("what rounding one layer costs", "", "parameters", "error", "changed"), texts=2)
     for layer in made.layers[:MOST_CLASSES]:
-        layers.add(layer.layer, layer.kind, count(layer.parameters), f"{layer.error:.2%}", f"{layer.changed:.1%}")
+        layers.add(layer.layer, layer.kind, count(layer.parameters), f"{layer.error:.2%}", _share(layer.changed))
     if len(made.layers) > MOST_CLASSES:
         layers.caption = f"the {MOST_CLASSES} most sensitive; --json has all {len(made.layers):,}"
     return [told, rows, layers]

@@ -98,7 +98,7 @@ def fine_tune(
                 epochs=told.epochs,
                 as_json=as_json,
             )
-        return console.print_json(found) if as_json else console.show(*tables.study(found, out))
+        return console.print_json(found) if as_json else console.show(*tables.study(found, out, _format(found)))
     with runs.distributed(distribute) as place:
         goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief, "log": log}
         results = runs.finetune(data, model, out, told, **source, **goes_on, as_json=as_json)
@@ -233,10 +233,17 @@ def lr_find(
     console.show(f"suggestion: {option} {found.suggestion:.2g}; {console.quoted(picture)} shows the curve.")
 
 
+def _format(found: dict[str, Any]) -> str:
+    """How people read the figure of the task."""
+    from keras_cnn.tasks import TASKS
+
+    return TASKS[found["task"]].format
+
+
 def _finish(results: dict[str, Any], out: str, as_json: bool) -> None:
     if as_json:
         return console.print_json(results)
-    console.show(tables.accuracies(results))
+    console.show(tables.gained(results, _format(results)))
     if results["skipped"]:
         console.show(f"unreadable images left out: {results['skipped']}")
     place = console.quoted(out)

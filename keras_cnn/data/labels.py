@@ -164,7 +164,7 @@ def of_cells(name: str, cells: Sequence[Any], wish: Wish, separator: str | None,
         parts = [[part.strip() for part in text.split(separator or "\0") if part.strip()] for text in texts]
         return _several(parts, wish, where, f"{name!r} holds names{f' between {separator!r}' if separator else ''}")
     wish.choose(where, ["classification"], f"{name!r} holds names")
-    return _names(name, texts, where, at)
+    return _names(name, texts, at)
 
 
 def _of_column(name: str, values: list[float], wish: Wish, where: str, at: At) -> Labels:
@@ -173,7 +173,7 @@ def _of_column(name: str, values: list[float], wish: Wish, where: str, at: At) -
     able = ["classification", "regression"] if few else ["regression"]
     if wish.choose(where, able, f"{name!r} holds numbers") == "regression":
         return of_numbers(np.array(values)[:, None], [name], Wish("regression"), where, at)
-    labels = _names(name, [str(int(value)) for value in values], where, at)
+    labels = _names(name, [str(int(value)) for value in values], at)
     return labels._replace(notes=(f"the numbers of {name!r} are taken for classes; {PREDICT}",))
 
 
@@ -223,7 +223,7 @@ def _several(cells: list[list[str]], wish: Wish, where: str, what: str) -> Label
     return Labels("multilabel", names, rows, (what,))
 
 
-def _names(name: str, texts: list[str], where: str, at: At) -> Labels:
+def _names(name: str, texts: list[str], at: At) -> Labels:
     if "" in texts:
         raise BadData(f"{at(texts.index(''))}: {name!r} is empty: give the image a class, or remove the row.")
     numeric = all(text.isdecimal() for text in texts)

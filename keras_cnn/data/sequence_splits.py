@@ -17,7 +17,7 @@ SPLITS = ("train", "val", "test")
 def with_classes(pairs: Splits, where: str, names: tuple[str, ...]) -> tuple[Splits, tuple[str, ...]]:
     """The pairs with y as it is learnt, and the names of classes: none where y are decimal numbers."""
     if all(y.dtype.kind == "f" for _, y in pairs.values()) and not names:
-        return {name: (x, _numbers(x, y, f"y of {name}")) for name, (x, y) in pairs.items()}, ()
+        return {name: (x, _numbers(y, f"y of {name}")) for name, (x, y) in pairs.items()}, ()
     found = {name: (x, _plain(x, y, f"y of {name}")) for name, (x, y) in pairs.items()}
     known = np.unique(np.concatenate([y.reshape(-1) for _, y in found.values()]))
     by_number = bool(names) and known.dtype.kind != "U"
@@ -48,7 +48,7 @@ def _plain(x: np.ndarray, y: np.ndarray, what: str) -> np.ndarray:
     return y.astype("int64") if y.dtype.kind in "biu" else y.astype(str)
 
 
-def _numbers(x: np.ndarray, y: np.ndarray, what: str) -> np.ndarray:
+def _numbers(y: np.ndarray, what: str) -> np.ndarray:
     """Targets, (n, targets) or (n, horizon, targets), as float32."""
     y = y[:, None] if y.ndim == 1 else y
     if y.ndim > 3 or not np.isfinite(y).all():

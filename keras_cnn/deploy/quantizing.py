@@ -87,7 +87,7 @@ def quantize(
     precision: "int8"; or "float16", weights alone, which are computed with in float32: half the size, as fast.
     images: for calibration; 300 are what NNCF's and LiteRT's makers advise. split: to measure on, by default test, else
         val, else all others.
-    most: what may be lost, in points (hundredths) of the figure of the task, such as accuracy; where less is better, in
+    most: what may be lost, in points (hundredths) of the figure of the task; where less is better, in
         percent of it. A file that loses more is not written. None for anything.
     sensitivity: tell what each layer costs alone, by answers to 32 of the calibration images, in `Quantized.layers`;
         takes a pass a layer.
@@ -150,7 +150,7 @@ def quantize(
             why = (str(error).strip() or type(error).__name__).splitlines()[-1][:300]
             raise BadSpec(f"{name} cannot make {precision} of {net.name}: {why} Nothing was written.") from error
         figure, lost = next(iter(before.metrics)), _lost(task, before, after)
-        layers = tuple(sensitivities(network, seen[:LOOKED_AT])) if sensitivity else ()
+        layers = tuple(sensitivities(network, seen[:LOOKED_AT], task)) if sensitivity else ()
         if most is not None and not lost <= most:
             what = f"{lost:.2f} {'points' if task.mode == 'max' else 'percent'} of {figure}"
             figures = f"{task.figure(before):.4f} to {task.figure(after):.4f} on {len(after):,} images"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_cnn.models.assemble import recursion
+from keras_cnn.tasks import Task
 from keras_cnn.terminal import progress
 
 BATCH = 8  # images whose maps are looked at together
@@ -16,22 +17,23 @@ BATCH = 8  # images whose maps are looked at together
 @dataclass(frozen=True)
 class Sensitivity:
     """What rounding one layer costs. layer: its name; kind: its class; parameters; error: the root mean square of what
-    it changes in the answers, as a share of that of the answers; changed: share of the images, or pixels, whose largest
-    number becomes another one."""
+    it changes in the answers, as a share of that of the answers; changed: share of what is decided, of images, pixels
+    or their classes, that is decided otherwise; None where nothing is, as by numbers."""
 
     layer: str
     kind: str
     parameters: int
     error: float
-    changed: float
+    changed: float | None
 
 
-def sensitivities(network: Any, images: np.ndarray) -> list[Sensitivity]:
+def sensitivities(network: Any, images: np.ndarray, task: Task) -> list[Sensitivity]:
     """How sensitive a folded network's answers are to rounding each of its linear layers, the most sensitive first.
 
     A layer's kernel is rounded to 255 steps, symmetrically and filter by filter; what it is given to 256 steps between
     the lowest and the highest value of the images. All other layers stay float32. That is how the tools of OpenVINO,
-    onnxruntime and LiteRT do it, without what each does on top. images: raw, (n, height, width, channels).
+    onnxruntime and LiteRT do it, without what each does on top. images: raw, (n, height, width, channels). task: what
+    the answers mean, which a folded network no longer tells.
     """
     import keras
 
@@ -77,6 +79,7 @@ def sensitivities(network: Any, images: np.ndarray) -> list[Sensitivity]:
                 gate.low.assign(min(low, np.min(maps)))
                 gate.high.assign(max(high, np.max(maps)))
     wanted = _answers(copy, images)
+    logits = task.logits(network)[0]
     rows = []
     for name, gate in progress(gates.items(), "looking at layers", len(gates)):
         layer = copy.get_layer(name)
@@ -89,7 +92,8 @@ def sensitivities(network: Any, images: np.ndarray) -> list[Sensitivity]:
         kernel.assign(before)
         gate.on.assign(0.0)
         error = np.sqrt(np.mean((found - wanted) ** 2)) / max(np.sqrt(np.mean(wanted**2)), np.finfo("float32").tiny)
-        changed = float(np.mean(found.argmax(-1) != wanted.argmax(-1)))
+        one, other = (task.decided(task.finish(answers, logits)) for answers in (found, wanted))
+        changed = None if one is None else float(np.mean(one != other))
         rows.append(Sensitivity(name, type(layer).__name__, layer.count_params(), float(error), changed))
     return sorted(rows, key=lambda row: -row.error)
 

@@ -136,7 +136,7 @@ def _files(folder: Folder, config: Config, repository: str) -> dict[str, Path | 
 
     All but the weights is read here, so that what was looked at is what is sent; no temporary file can be left over.
     """
-    figures = [name for name in card.FIGURES if name in folder.names]
+    figures = [name for name in card.pictures() if name in folder.names]
     files: dict[str, Path | bytes] = {WEIGHTS: folder.path / WEIGHTS}  # whose hash the configuration names
     files |= {name: _own(folder, name) for name in figures}
     by_hand = _own(folder, CARD).decode() if CARD in folder.names else card.GENERATED

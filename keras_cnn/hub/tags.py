@@ -24,7 +24,7 @@ class Known:
     """What is publicly known of weights, before anything is fetched.
 
     source: `hf://owner/name` or the address of a file; hash: "md5:..." or "sha256:..." (of a torchvision file its
-    first eight digits), empty where none is published. top1: ImageNet accuracy in percent, with images of top1_size.
+    first eight digits), empty where none is published. top1: of ImageNet in percent, with images of top1_size.
     """
 
     source: str

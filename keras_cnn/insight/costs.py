@@ -20,7 +20,7 @@ def profile(model: keras.Model, input_shape: tuple[int, ...] | None = None) -> d
 
     Each `Row` has the layer, its kind, the shapes of its variables, its multiply-accumulates (convolutions and dense
     layers; normalisations by the element, as the published figures count) and its output's shape; add rows up with
-    `tally.parameters`, `tally.macs` and `tally.activations`. Nested models are entered.
+    `shapes.parameters`, `shapes.macs` and `shapes.activations`. Nested models are entered.
     input_shape: (height, width, channels) for a model that leaves them open.
     Raises BadSpec where the size is open, and for a layer with weights whose cost has no rule.
 

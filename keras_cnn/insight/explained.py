@@ -15,10 +15,10 @@ from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.insight import graphs
 from keras_cnn.insight.gradients import gradients
 from keras_cnn.models.config import record_of
+from keras_cnn.models.meaning import MEANINGS
 
 BATCH = 16  # changed images that a network sees at once
 FINE = 4  # positions a side from which a map tells where something is
-SCALES = ("softmax", "sigmoid")  # activations that only turn a number into a probability
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def look(model: Any, image: Any, target: int | str | None = None, layer: str | N
     pixels = pixels_of(model, image)
     output = graphs.last_call(graph.outputs[0])
     scale = graphs.activation_name(output[-1].operation)
-    linear = output if scale in SCALES else None
+    # What a task ends in only turns a number into a probability.
+    linear = output if scale in {task.activation for task in MEANINGS.values()} else None
     shown: dict[str, graphs.Place] = {}  # by name, the last call of each layer that gives maps
     kept: list[tuple[graphs.Place, Any]] = []
     everywhere, best = len(graph.outputs[0].shape) == 4, [(False, 0, -(10**9))]

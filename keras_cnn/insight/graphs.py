@@ -134,7 +134,7 @@ def name_of(place: Place) -> str:
 
 
 def activation_name(operation: Any) -> str:
-    """What an operation ends in, such as "softmax": that of its activation, or its own."""
+    """What an operation ends in: the name of its activation, or its own."""
     activation = getattr(operation, "activation", None) or operation
     return getattr(activation, "__name__", type(activation).__name__).lower()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from keras_cnn.terminal import plain
 
 
-def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path, figure: str = "accuracy") -> Path:
+def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path, figure: str) -> Path:
     """Loss and another figure by epoch, training beside validation; a dotted line where the phase changes."""
     picture, axes = _figure(1, 2, (9, 3.6))
     phases = list(history.get("phase", []))
@@ -29,7 +29,8 @@ def learning_curves(history: Mapping[str, Sequence[float]], path: str | Path, fi
         axis.set(xlabel="epoch", title=name)
         _whole_epochs(axis)
         axis.grid(alpha=0.3)
-    axes[1].set_ylim(None, 1)
+    if axes[1].dataLim.y1 <= 1:  # of most figures 1 is the best
+        axes[1].set_ylim(None, 1)
     axes[0].legend()
     return _save(picture, path)
 
@@ -285,7 +286,7 @@ def answered(images: np.ndarray, told: Sequence[Sequence[str]], path: str | Path
 
 
 def learning_rates(found: Any, path: str | Path) -> Path:
-    """The smoothed loss over the rate (a `transfer.finder.Finding`), and the suggested rate."""
+    """The smoothed loss over the rate (a `lr_range.Finding`), and the suggested rate."""
     figure, (axis,) = _figure(1, 1, (5.5, 3.6))
     axis.plot(found.rates, found.losses)
     axis.set_ylim(0, 2 * found.losses[0] - 0.9 * min(found.losses))  # the rise at the end would hide the fall
@@ -319,9 +320,11 @@ def scaling(rows: Sequence[Mapping[str, Any]], title: str, path: str | Path) -> 
     return _save(figure, path)
 
 
-def expectations(rows: Sequence[Any], path: str | Path, figure: str = "accuracy") -> Path:
-    """Learning curves of a `transfer.expectations.study`, a panel a size, and the best epochs over the sizes; bands
-    and bars are the standard deviation over the seeds."""
+def expectations(
+    rows: Sequence[Any], path: str | Path, figure: str, best_of: Callable[[Iterable[float]], float] = max
+) -> Path:
+    """Learning curves of a `training.study`, a panel a size, and the best epochs over the sizes; bands and bars are the
+    standard deviation over the seeds. figure: its name; best_of: min where less is better."""
     sizes, methods = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("images", "method"))
     picture, axes = _figure(1, len(sizes) + 1, (4 * (len(sizes) + 1), 4))
     best: dict[str, list[tuple[int, float, float]]] = {method: [] for method in methods}
@@ -342,7 +345,7 @@ def expectations(rows: Sequence[Any], path: str | Path, figure: str = "accuracy"
             else:
                 axis.plot(epochs, mean, color=color, label=method)
                 axis.fill_between(epochs, mean - spread, mean + spread, color=color, alpha=0.15, linewidth=0)
-            peaks = curves.max(1)
+            peaks = np.array([best_of(curve) for curve in curves])
             best[method].append((images, float(peaks.mean()), float(peaks.std())))
         axis.set(xlabel="epoch", title=f"{images} training images")
         _whole_epochs(axis)

@@ -40,7 +40,7 @@ class UNet(Head):
     upsample: "nearest", which is cheap and has no pattern of its own (the default); "bilinear"; or "transposed", a
         learnt 2x2 convolution to the stage's channels, as in the paper.
     dropout: rate before the last convolution, which has a 3x3 window.
-    activation: of the output, as of `Head`; "auto" is softmax over the classes for segmentation, none else.
+    activation: of the output, as of `Head`; "auto" is the task's: probabilities of classes, none else.
     task: "segmentation", a class for each pixel; or "reconstruction", an image, in the unit of its pixels.
     Raises BadSpec for what cannot be; as it is built, also for fewer widths than the backbone has strides.
 

@@ -1,4 +1,4 @@
-"""What people write who come from elsewhere, and what to write here: data for the errors of `checks.known_options`."""
+"""What people write who come from elsewhere, and what to write here: data for the errors of `fields.known_options`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _HEAD = "write classes=0 for pooled features, or head=kc.Head(...) for another h
 _CHANNELS = "write input_shape=(height, width, channels)"
 _FEATURES = "write kc.features(model, ['stage2', 'stage4']) once the network is built"
 _TAG = "name a tag, as in build('resnet50.a1_in1k'); kc.list_models(pretrained=True) has them all"
-_METRICS = "accuracy is what counts; for others, use model.compile and model.evaluate"
+_METRICS = "what counts is the figure of the network's task; for others, use model.compile and model.evaluate"
 _DATA = "write kc.load_data(..., {}=) where the data is loaded"
 _BATCHES = "the steps of an epoch follow from the data: give a smaller data set"
 _NUMBERS = "name the layers by stage, by share or by regular expression, as kc.freeze does"
@@ -81,6 +81,7 @@ HINTS: dict[str, dict[str, str]] = {
         "lr": "write learning_rate=",
         "metrics": _METRICS,
         "freeze": "write kc.freeze(model, ...) before",
+        "recipe": "a recipe tells build and load_data too: write recipe = kc.Recipe.of(...), and options=recipe.train",
         "schedule": "that is of kc.fine_tune; annealing= is the course of the learning rate of train",
         "augment": _DATA.format("augment"),
         "validation_split": _DATA.format("val_split"),

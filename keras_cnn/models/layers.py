@@ -19,7 +19,7 @@ class Preprocessing(keras.layers.Layer):
     `(x / full - mean) / std`, whatever the dtype policy, because bfloat16 cannot hold normalised pixels to the digit.
 
     mean, std: one a channel, in units of 0..1.
-    record: the JSON of `spec.Config`: architecture, head, class names, evaluation crop, provenance. It lives
+    record: the JSON of `config.Config`: architecture, head, class names, evaluation crop, provenance. It lives
         here so that a plain saved `.keras` file still knows what it is.
     full: the value that becomes 1: 255 of pixels. Sequences have 1, mean 0 and std 1, which leaves them as they are.
     """

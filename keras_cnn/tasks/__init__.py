@@ -10,7 +10,8 @@ from keras_cnn.errors import BadSpec
 from keras_cnn.insight import graphs
 from keras_cnn.models import fields
 from keras_cnn.models.meaning import MEANINGS
-from keras_cnn.tasks.base import Result, Task
+from keras_cnn.tasks.base import Task
+from keras_cnn.tasks.results import Result
 
 __all__ = ["TASKS", "Result", "Task", "of", "told_by_output"]
 

@@ -7,9 +7,7 @@ know of it, without a framework, is its row in `models.meaning.MEANINGS`.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import keras
@@ -22,119 +20,26 @@ from keras_cnn.models import fields
 from keras_cnn.models.config import record_of
 from keras_cnn.models.layers import Standardise
 from keras_cnn.models.meaning import MEANINGS
+from keras_cnn.tasks.results import Gathering, Result
 
 Loss = Callable[..., keras.losses.Loss]
 MEND = "build the network with classes=data.class_names, or give it another head with replace_head."
-
-
-@dataclass(frozen=True, repr=False)
-class Result(abc.ABC):
-    """How good a network is on labelled images; each task has its own figures and pictures.
-
-    labels: of the images, as the network numbers its classes. outputs: of the network, in the same order.
-    names: of the images, their paths where they are files. class_names: of the network's classes or targets, where it
-    knows them. skipped: names of unreadable images that were left out. trained_on: the same for images that the network
-    was trained on, which are not counted here; None where nothing is known of them.
-    """
-
-    labels: np.ndarray
-    outputs: np.ndarray
-    names: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    trained_on: Result | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        figures = ", ".join(f"{key} {value:.4g}" for key, value in self.metrics.items() if key != "images")
-        sure = "".join(f" ({low:.1%} to {high:.1%})" for low, high in [*self.intervals.values()][:1])
-        return f"<{type(self).__name__}: {len(self):,} images{', ' + figures if figures else ''}{sure}>"
-
-    @property
-    @abc.abstractmethod
-    def metrics(self) -> dict[str, float]:
-        """The figures, the one that is monitored first, and the number of images; this alone where there are none."""
-
-    @property
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """Of those metrics that are shares of the images: where the true share lies, with 95 % confidence."""
-        return {}
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Of images, which a share alone does not tell."""
-        return {}
-
-    def details(self) -> dict[str, Any]:
-        """Lists of rows by their title: figures by class or target, and the images that are worst."""
-        return {}
-
-    def pictures(self, folder: str | Path) -> dict[str, str]:
-        """Draw what shows the result into a folder: file names, each with its title."""
-        return {}
-
-    def name_of(self, label: int) -> str:
-        """A class or target by its name, or its number where it has none."""
-        return self.class_names[label] if self.class_names else str(label)
-
-    def image(self, i: int) -> str:
-        """An image by its name, or its place where it has none."""
-        return self.names[i] if self.names else f"images[{i}]"
-
-
-class Gathering:
-    """Collects images one by one, and makes a result of them. kind: of the result."""
-
-    def __init__(self, kind: Callable[..., Result], outputs: tuple[int, ...], class_names: tuple[str, ...]) -> None:
-        self.kind, self.outputs, self.class_names = kind, outputs, class_names
-        self.names: list[str] = []
-        self.labels: list[Any] = []
-        self.rows: list[np.ndarray] = []
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
-        self.names.append(name)
-        self.labels.append(label)
-        self.rows.append(row)
-
-    def result(self, **facts: Any) -> Result:
-        rows = np.stack(self.rows) if self.rows else np.empty((0, *self.outputs), "float32")
-        labels = np.array(self.labels) if self.rows else np.empty((0,), int)
-        return self.kind(labels, rows, tuple(self.names), self.class_names, **facts)
-
-
-class Some:
-    """Some of what is offered, for pictures: each with the same chance (Vitter 1985, algorithm R), since data often
-    begins with what is alike. most: how many; kept: these."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.offered, self.kept = most, 0, list[Any]()
-        self.draws = np.random.default_rng(0)
-
-    def offer(self, one: Any) -> None:
-        self.offered += 1
-        if len(self.kept) < self.most:
-            self.kept.append(one)
-        elif (place := int(self.draws.integers(self.offered))) < self.most:
-            self.kept[place] = one
 
 
 class Task(abc.ABC):
     """What a network's outputs mean.
 
     name: a row of MEANINGS. monitor, mode: the logged figure by which the best epoch is chosen, and whether the best is
-    its "max" or "min", as Keras' callbacks have them. LOSSES: by name, the default first; each is called with
-    from_logits, label_smoothing, weights (of the classes) and scale (mean and spread of the targets), and takes what it
-    needs. label_smoothing: that it has by default; None where there are no classes.
+    its "max" or "min", as Keras' callbacks have them. format: how people read it, as Python's `format` takes it.
+    LOSSES: by name, the default first; each is called with from_logits, label_smoothing, weights (of the classes) and
+    scale (mean and spread of the targets), and takes what it needs. label_smoothing: that it has by default; None where
+    there are no classes.
     """
 
     name: ClassVar[str]
     monitor: ClassVar[str]
     mode: ClassVar[str] = "max"
+    format: ClassVar[str] = ".3f"
     LOSSES: ClassVar[Mapping[str, Loss]]
     label_smoothing: ClassVar[float | None] = None
 
@@ -217,8 +122,7 @@ class Task(abc.ABC):
 
     def score(self, network: Any, batches: Any) -> float:
         """The figure that is monitored, of a network on batches of images and labels, as training logs it."""
-        name = self.monitor.removeprefix("val_")
-        metric: Any = next((one for one in self.metrics(network) if one.name == name), None)
+        metric: Any = next((one for one in self.metrics(network) if one.name == self.judged_by), None)
         if metric is None:
             return self.judge(network, batches)[self.monitor]
         for inputs, labels in batches:
@@ -232,6 +136,16 @@ class Task(abc.ABC):
 
     # --- how good it is ---
 
+    @property
+    def judged_by(self) -> str:
+        """The name of the monitored figure."""
+        return self.monitor.removeprefix("val_")
+
+    @property
+    def best(self) -> Callable[[Iterable[float]], float]:
+        """What takes the best of some monitored figures: max or min."""
+        return max if self.mode == "max" else min
+
     def better(self, one: float, other: float) -> bool:
         """Whether one monitored figure is better than another."""
         return one > other if self.mode == "max" else one < other
@@ -243,6 +157,10 @@ class Task(abc.ABC):
     def finish(self, rows: np.ndarray, logits: bool) -> np.ndarray:
         """What a network's outputs say, where they may be logits."""
         return rows
+
+    def decided(self, rows: np.ndarray) -> np.ndarray | None:
+        """What finished outputs decide, such as a class; None where nothing is decided, as by numbers."""
+        return None
 
     def numbers(self, labels: np.ndarray, what: str) -> np.ndarray:
         """A batch's labels as a result has them; BadData for those that nothing can be measured on."""

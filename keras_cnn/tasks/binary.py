@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_cnn.errors import BadData
 from keras_cnn.tasks import base, multilabel
-from keras_cnn.tasks.base import Gathering
 from keras_cnn.tasks.classification import Classification, Result
+from keras_cnn.tasks.results import Gathering
 
 
 class Binary(Classification):

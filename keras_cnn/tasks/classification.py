@@ -15,8 +15,9 @@ import numpy as np
 
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.insight import plots
-from keras_cnn.tasks import base
-from keras_cnn.tasks.base import MEND, Gathering, Task
+from keras_cnn.tasks import base, results
+from keras_cnn.tasks.base import MEND, Task
+from keras_cnn.tasks.results import Gathering
 
 PRESENT = 0.2  # share of a class from which on binary cross-entropy takes it for present, as in timm's files for it
 STRENGTH = 10.0  # of the fit of a linear probe against the penalty, on centred features of mean length 1
@@ -61,7 +62,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Result(base.Result):
+class Result(results.Result):
     """Predictions of classes: labels (images,), outputs the probabilities (images, classes)."""
 
     @property
@@ -210,6 +211,7 @@ class Classification(Task):
 
     name = "classification"
     monitor = "val_accuracy"
+    format = ".1%"
     label_smoothing = 0.1
     weighs_images = one_class = True
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
@@ -313,6 +315,9 @@ class Classification(Task):
 
     def finish(self, rows: np.ndarray, logits: bool) -> np.ndarray:
         return base.softmax(rows) if logits else rows
+
+    def decided(self, rows: np.ndarray) -> np.ndarray | None:
+        return rows.argmax(-1)
 
     def numbers(self, labels: np.ndarray, what: str) -> np.ndarray:
         """One class for each image, (n,), of labels that are numbers, a column of them, or one-hot."""

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from keras_cnn.errors import BadData, BadSpec
-from keras_cnn.tasks import base
-from keras_cnn.tasks.base import Gathering
+from keras_cnn.tasks import base, results
 from keras_cnn.tasks.classification import Classification
+from keras_cnn.tasks.results import Gathering
 
 ops: Any = keras.ops  # whose types say less than is true
 
@@ -41,7 +41,7 @@ class Embedding(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Result(base.Result):
+class Result(results.Result):
     """Directions: labels (images,), outputs (images, n). Each image is looked for among all others."""
 
     @cached_property
@@ -122,6 +122,7 @@ class MetricLearning(Classification):
 
     name = "embedding"
     monitor = "val_recall1"
+    format = ".3f"
     label_smoothing = None
     weighs_images = one_class = one_by_one = False
     LOSSES: ClassVar[Mapping[str, base.Loss]] = {
@@ -175,6 +176,9 @@ class MetricLearning(Classification):
 
     def finish(self, rows: np.ndarray, logits: bool) -> np.ndarray:
         return rows
+
+    def decided(self, rows: np.ndarray) -> np.ndarray | None:
+        return None
 
     def places(self, data: Any, names: tuple[str, ...], outputs: int) -> np.ndarray:
         return np.arange(len(data.class_names))

@@ -13,13 +13,14 @@ import numpy as np
 
 from keras_cnn.errors import BadData
 from keras_cnn.insight import plots
-from keras_cnn.tasks import base
-from keras_cnn.tasks.base import MEND, Gathering, Task
+from keras_cnn.tasks import base, results
+from keras_cnn.tasks.base import MEND, Task
 from keras_cnn.tasks.classification import balanced, by_number, centred
+from keras_cnn.tasks.results import Gathering
 
 ops: Any = keras.ops  # whose types say less than is true
 
-RIDGE = 1.0  # of the ridge regression that a probe makes, on centred features of mean length 1
+LIKELY = 0.5  # probability from which on an image is thought to have a class
 
 
 class Labels(NamedTuple):
@@ -45,7 +46,7 @@ class Labels(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Result(base.Result):
+class Result(results.Result):
     """Predictions of classes: labels and outputs (images, classes), 0 or 1 and probabilities.
 
     A class without a positive, or without a negative, image has no average precision and is left out of the mean.
@@ -236,6 +237,9 @@ class Multilabel(Task):
     def finish(self, rows: np.ndarray, logits: bool) -> np.ndarray:
         return base.sigmoid(rows) if logits else rows
 
+    def decided(self, rows: np.ndarray) -> np.ndarray:
+        return rows >= LIKELY
+
     def renumbered(self, label: Any, place: np.ndarray) -> np.ndarray:
         row = np.zeros_like(label)
         row[place] = label
@@ -262,7 +266,7 @@ class Multilabel(Task):
 
     def answer(self, name: str, row: np.ndarray, config: Any, top: int, size: tuple[int, ...] | None) -> Labels:
         ranked = base.probabilities_of(config, row, len(row))
-        return Labels(name, tuple(label for label, share in ranked if share >= 0.5), dict(ranked))
+        return Labels(name, tuple(label for label, share in ranked if share >= LIKELY), dict(ranked))
 
     def unreadable(self, name: str, error: str) -> Labels:
         return Labels(name, (), {}, error)

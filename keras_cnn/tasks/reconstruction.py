@@ -11,8 +11,8 @@ from PIL import Image as Picture
 
 from keras_cnn.errors import BadSpec
 from keras_cnn.insight import plots
-from keras_cnn.tasks import base, regression
-from keras_cnn.tasks.base import Gathering
+from keras_cnn.tasks import base, regression, results
+from keras_cnn.tasks.results import Gathering
 
 SHOWN = 6  # images in the picture, drawn at random
 
@@ -39,7 +39,7 @@ class Image(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Result(base.Result):
+class Result(results.Result):
     """labels: squared errors of each image, the mean over its pixels, (images, channels); outputs: the mean of its
     pixels and that of their squares, (images, 2, channels). samples: (image, what became of it) of some."""
 
@@ -70,7 +70,7 @@ class _Comparing(Gathering):
 
     def __init__(self, class_names: tuple[str, ...]) -> None:
         super().__init__(Result, (), class_names)
-        self.some = base.Some(SHOWN)
+        self.some = results.Some(SHOWN)
 
     def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
         truth = np.asarray(image, "float64")

@@ -12,9 +12,10 @@ import numpy as np
 
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.insight import plots
-from keras_cnn.tasks import base
-from keras_cnn.tasks.base import MEND, Gathering, Task
+from keras_cnn.tasks import base, results
+from keras_cnn.tasks.base import MEND, Task
 from keras_cnn.tasks.classification import centred
+from keras_cnn.tasks.results import Gathering
 
 ops: Any = keras.ops  # whose types say less than is true
 
@@ -46,7 +47,7 @@ class Values(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Result(base.Result):
+class Result(results.Result):
     """Numbers beside the true ones: labels and outputs (images, ..., targets), in the unit of the data."""
 
     @property
@@ -229,7 +230,7 @@ class Regression(Task):
         mean, std = base.scale_of(model) or UNSCALED
         return (rows.reshape(len(rows), -1, len(std)) * std + mean).reshape(rows.shape)
 
-    def measured(self, labels: np.ndarray, rows: np.ndarray) -> base.Result:
+    def measured(self, labels: np.ndarray, rows: np.ndarray) -> results.Result:
         return super().measured(labels, rows.reshape(labels.shape))
 
     def neighbours(self, count: int) -> Any:

@@ -14,9 +14,10 @@ from PIL import Image as Picture
 from keras_cnn.data.masks import IGNORED
 from keras_cnn.errors import BadData
 from keras_cnn.insight import plots
-from keras_cnn.tasks import base
-from keras_cnn.tasks.base import MEND, Gathering, Task
+from keras_cnn.tasks import base, results
+from keras_cnn.tasks.base import MEND, Task
 from keras_cnn.tasks.classification import balanced, by_number
+from keras_cnn.tasks.results import Gathering
 
 ops: Any = keras.ops  # whose types say less than is true
 
@@ -60,7 +61,7 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Result(base.Result):
+class Result(results.Result):
     """Classes of pixels. labels: pixels that count of each image; outputs: counts (classes, classes) of pixels, a row
     for each true class and a column for each predicted one. ious: of each image, the mean over the classes that it
     shows or is thought to. samples: some images with their masks."""
@@ -120,7 +121,7 @@ class _Counting(Gathering):
         super().__init__(Result, (classes, classes), class_names)
         self.counts = np.zeros((classes, classes), np.int64)
         self.ious: list[float] = []
-        self.some = base.Some(SHOWN)
+        self.some = results.Some(SHOWN)
         self.worst: list[Sample] = []
 
     def add(self, name: str, image: np.ndarray, label: Any, row: np.ndarray) -> None:
@@ -302,6 +303,9 @@ class Segmentation(Task):
 
     def gather(self, outputs: tuple[int, ...], class_names: tuple[str, ...]) -> Gathering:
         return _Counting(outputs[-1], class_names)
+
+    def decided(self, rows: np.ndarray) -> np.ndarray:
+        return rows.argmax(-1)
 
     def renumbered(self, label: Any, place: np.ndarray) -> np.ndarray:
         numbers = np.full(IGNORED + 1, IGNORED, np.uint8)

@@ -165,7 +165,8 @@ def _speed() -> Iterator[Finding]:
     from keras import ops
 
     from keras_cnn import building
-    from keras_cnn.training import loop, targets
+    from keras_cnn.tasks import compiled
+    from keras_cnn.training import loop
 
     side = 1024
     a = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(side, side)).astype("float32"))
@@ -184,7 +185,7 @@ def _speed() -> Iterator[Finding]:
     net = building.build(config)
     loop.compile_(net, keras.optimizers.SGD(1e-3))
     images = np.zeros((batch, 64, 64, 3), "uint8")
-    labels = targets.as_compiled(net, np.arange(batch) % 10, images)
+    labels = compiled.as_compiled(net, np.arange(batch) % 10, images)
     seconds = _least(lambda: net.train_on_batch(images, labels), 3)
     limit = flops / (SOUND_STEP * product)
     amiss = on_cpu and seconds > limit

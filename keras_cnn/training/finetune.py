@@ -217,7 +217,7 @@ class _Run:
         loop.compile_(self.model, self._optimizer(self.phases[-1]))
         loop.hand_over(self.model)
         self.history.add(*end["history"])
-        self.history.baselines = end["baselines"] and probing.Baselines(**end["baselines"])
+        self.history.baselines = end["baselines"] and probing.Baselines.of(self.task, **end["baselines"])
         return self.history
 
     def _fit(self, phase: Phase, before: state.State | None) -> None:

@@ -17,9 +17,8 @@ from keras_cnn.data.examples import Batches
 from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.assemble import recursion
 from keras_cnn.models.fields import known_options
-from keras_cnn.tasks import labelled
+from keras_cnn.tasks import compiled, labelled
 from keras_cnn.terminal import progress
-from keras_cnn.training import targets
 from keras_cnn.training.schedules import OneCycle
 
 
@@ -62,13 +61,13 @@ def lr_find(
     for arrays.
     The test ends early where the loss is four times its best.
     Raises BadSpec for a model that is not compiled, BadData where there is no batch; and both as `fine_tune` does,
-    where the loss is cross-entropy over classes.
+    where the loss is the task's, or learns the same labels.
     """
     if not model.compiled:
         raise BadSpec(f"{model.name} is not compiled: its loss and optimiser are what is tested.")
     if labelled.is_array(data):
         raise BadData("images came without labels: give a pair (images, labels).")
-    outputs = tasks.of(model).outputs(model) if _of_head(model) else None
+    outputs = tasks.of(model).outputs(model) if compiled.learns_labels(model) else None
     copy, shares = _copy(model)
     rates, losses, average, best = [], [], 0.0, math.inf
     batches = itertools.islice(_again(data, batch_size), steps)
@@ -78,7 +77,7 @@ def lr_find(
         rate = low * (high / low) ** (step / max(steps - 1, 1))
         for optimizer, share in shares:
             optimizer.learning_rate = rate * share
-        learnt = _for_all(copy, targets.as_compiled(model, labels, images))
+        learnt = _for_all(copy, compiled.as_compiled(model, labels, images))
         loss = float(copy.train_on_batch(images, learnt, return_dict=True)["loss"])
         if not math.isfinite(loss):
             break
@@ -100,14 +99,6 @@ def smoothed(losses: Sequence[float], width: float = 3.0) -> tuple[float, ...]:
     values, steps = np.asarray(losses), np.arange(len(losses))
     weights = np.exp(-0.5 * ((steps[:, None] - steps) / width) ** 2)
     return tuple((weights @ values / weights.sum(1)).tolist())
-
-
-def _of_head(model: Any) -> bool:
-    """Whether the loss, as `compile` was given it, is of the task, or cross-entropy over classes; of several, the
-    head's."""
-    loss = next(iter(model.loss), None) if isinstance(model.loss, list | tuple) else model.loss
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    return targets.of_task(model, loss) or ("crossentropy" in name and "binary" not in name)
 
 
 def _copy(model: Any) -> tuple[Any, list[tuple[Any, float]]]:

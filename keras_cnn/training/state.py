@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from keras_cnn import files
 from keras_cnn.checkpoints import arrays
-from keras_cnn.checkpoints.card import FIGURES, REPORT
+from keras_cnn.checkpoints.card import REPORT, pictures
 from keras_cnn.checkpoints.directory import CONFIG, WEIGHTS
 from keras_cnn.data import seen
 from keras_cnn.errors import BadSpec, CannotWrite, CorruptFile, NotFinite, RunExists, RunWarning
@@ -206,7 +206,7 @@ class Run:
     def _clear(self, out: Path) -> None:
         """Remove what this run is not to go on from."""
         if self.overwrite:  # the weights stay until there are better ones
-            for name in (STATE, PREVIOUS, RUN, LOG, REPORT, *FIGURES, *OLD):
+            for name in (STATE, PREVIOUS, RUN, LOG, REPORT, *pictures(), *OLD):
                 (out / name).unlink(missing_ok=True)
         if (out / RUN).exists():  # where it was killed between its last two steps
             for name in (STATE, PREVIOUS):

@@ -18,6 +18,7 @@ from keras_cnn.data import Data
 from keras_cnn.errors import BadSpec
 from keras_cnn.files import Journal, holding, write_beside
 from keras_cnn.models.fields import known_options
+from keras_cnn.tasks import Task
 from keras_cnn.training import scratch
 from keras_cnn.training.finetune import fine_tune
 from keras_cnn.transfer.probing import probe
@@ -79,7 +80,7 @@ def study(
     if unknown := [name for name in methods if name not in METHODS]:
         raise BadSpec(f"there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}.")
     net = build(True)
-    monitor = tasks.of(net).monitor
+    task = tasks.of(net)
     options = {
         "network": arrays.fingerprint(net),
         "classes": list(data.class_names),
@@ -110,7 +111,7 @@ def study(
                 found = [Row(size, images, seed, method, epoch, score) for epoch, score in enumerate(curve, 1)]
                 journal.add(found)
                 rows += found
-                _write(out, rows, monitor.removeprefix("val_"))
+                _write(out, rows, task)
                 keras.backend.clear_session()  # graphs of networks that are gone
     return rows
 
@@ -136,7 +137,7 @@ def _curve(
 
 
 class Summary(NamedTuple):
-    """A method at a size: how it starts, rises and ends, over the seeds; scores from 0 to 1.
+    """A method at a size: how it starts, rises and ends, over the seeds; in what the task judges by.
 
     first: after one epoch. slope: gain an epoch up to half of the run. best, spread: mean and standard deviation of
     the best epochs.
@@ -152,15 +153,15 @@ class Summary(NamedTuple):
     spread: float
 
 
-def summarise(rows: Iterable[Row]) -> list[Summary]:
-    """A line for each size and method, in the order in which they were run."""
+def summarise(rows: Iterable[Row], best_of: Callable[[Iterable[float]], float] = max) -> list[Summary]:
+    """A line for each size and method, in the order in which they were run. best_of: max or min, as the task has it."""
     curves: dict[tuple[int, int, str], dict[int, list[float]]] = {}
     for row in rows:
         curves.setdefault((row.size, row.images, row.method), {}).setdefault(row.seed, []).append(row.score)
     found = []
     for (size, images, method), runs in curves.items():
         values = list(runs.values())
-        best = [max(curve) for curve in values]
+        best = [best_of(curve) for curve in values]
         slope = [(curve[len(curve) // 2] - curve[0]) / max(len(curve) // 2, 1) for curve in values]
         first = [curve[0] for curve in values]
         spread = float(np.std(best, ddof=1)) if len(best) > 1 else 0.0
@@ -170,8 +171,8 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
 
 
 class Gain(NamedTuple):
-    """What fine-tuning by default has over random weights at a size, as differences of their summaries: a higher
-    start, a higher slope, a higher asymptote. A promise that is not above 0 does not hold at that size."""
+    """What fine-tuning by default has over random weights at a size, as differences of their summaries: a better
+    start, a better slope, a better asymptote. A promise that is not above 0 does not hold at that size."""
 
     size: int
     images: int
@@ -180,8 +181,9 @@ class Gain(NamedTuple):
     asymptote: float
 
 
-def gains(lines: Iterable[Summary]) -> list[Gain]:
-    """A line for each size at which both were run."""
+def gains(lines: Iterable[Summary], best_of: Callable[[Iterable[float]], float] = max) -> list[Gain]:
+    """A line for each size at which both were run. best_of: min where less is better."""
+    sign = best_of((-1, 1))
     by_size: dict[tuple[int, int], dict[str, Summary]] = {}
     for line in lines:
         by_size.setdefault((line.size, line.images), {})[line.method] = line
@@ -190,17 +192,18 @@ def gains(lines: Iterable[Summary]) -> list[Gain]:
         if {"default", "scratch"} <= methods.keys():
             one, other = methods["default"], methods["scratch"]
             changes = (one.first - other.first, one.slope - other.slope, one.best - other.best)
-            found.append(Gain(*size, *(round(change, 4) for change in changes)))
+            found.append(Gain(*size, *(round(sign * change, 4) for change in changes)))
     return found
 
 
-def _write(out: Path, rows: Sequence[Row], figure: str) -> None:
+def _write(out: Path, rows: Sequence[Row], task: Task) -> None:
     from keras_cnn.insight import plots
 
-    summary = summarise(rows)
-    for name, kind, lines in ((FILE, Row, rows), (SUMMARY, Summary, summary), (GAINS, Gain, gains(summary))):
+    summary = summarise(rows, task.best)
+    tables = ((FILE, Row, rows), (SUMMARY, Summary, summary), (GAINS, Gain, gains(summary, task.best)))
+    for name, kind, lines in tables:
         write_beside(out / name, lambda path, kind=kind, lines=lines: _csv(path, kind, lines))
-    plots.expectations(rows, out / "study.png", figure)
+    plots.expectations(rows, out / "study.png", task.judged_by, task.best)
 
 
 def _csv(path: str, kind: type[Any], lines: Sequence[Any]) -> None:

@@ -74,26 +74,6 @@ class Targets(keras.utils.PyDataset):
         getattr(self.data, "on_epoch_end", lambda: None)()
 
 
-def as_compiled(model: Any, labels: Any, images: Any) -> Any:
-    """The labels of a batch as the loss of a compiled model takes them, which may be one of Keras' on labels."""
-    loss = next(iter(model.loss), None) if isinstance(model.loss, list | tuple) else model.loss
-    name = loss if isinstance(loss, str) else getattr(loss, "name", None) or getattr(loss, "__name__", "")
-    if not name.startswith("categorical") and not of_task(model, loss):
-        return labels
-    if isinstance(labels, tuple | list):
-        return type(labels)(as_compiled(model, one, images) for one in labels)
-    return tasks.of(model).targets(labels, model.outputs[0].shape[-1], images)
-
-
-def of_task(model: Any, loss: Any) -> bool:
-    """Whether a loss is of a kind that the network's task makes itself."""
-    task = tasks.of(model)
-    return type(loss) in {
-        type(make(from_logits=True, label_smoothing=0.0, weights=None, scale=((0.0,), (1.0,))))
-        for make in task.LOSSES.values()
-    }
-
-
 def class_weights(wanted: Any, given: Any, model: Any) -> dict[int, float] | None:
     """The weight of each class in the loss; None where none was wished for."""
     if not wanted:

@@ -11,7 +11,6 @@ from keras_cnn.building import of_new_head
 from keras_cnn.checkpoints import arrays
 from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.errors import BadSpec
-from keras_cnn.models import naming
 from keras_cnn.models.assemble import assemble, recursion
 from keras_cnn.models.fields import known_options, several
 from keras_cnn.models.heads import Head
@@ -43,7 +42,7 @@ def replace_head(model: Any, head: Head | int | Sequence[str], class_names: Sequ
     fresh = of_new_head(head, config.head)
     values = {k: v for k, v in arrays.arrays(model).items() if not fresh(k)}
     arrays.assign(new, values, skip=list(filter(fresh, arrays.variables(new))))
-    kept = [layer for layer in model.layers if naming.stage_of(layer.name) != "head" and not fresh(layer.name)]
+    kept = [layer for layer in model.layers if not fresh(layer.name)]
     trainable = {layer.name: layer.trainable for layer in kept}
     for layer in new.layers:
         layer.trainable = trainable.get(layer.name, layer.trainable)

@@ -25,17 +25,22 @@ ENOUGH = 10_000  # images for a baseline; more would take minutes and change lit
 @dataclass(frozen=True)
 class Baselines:
     """linear, knn: what the task monitors, on validation images. images: that were learnt from; seconds: the two fits,
-    features at hand. figure: the name of what is monitored."""
+    features at hand. figure: the name of what is monitored; format: how people read it."""
 
     linear: float
     knn: float
     images: int
     seconds: float
-    figure: str = "accuracy"
+    figure: str
+    format: str
+
+    @classmethod
+    def of(cls, task: Task, **found: Any) -> Baselines:
+        return cls(**{**found, "figure": task.judged_by, "format": task.format})
 
     def __str__(self) -> str:
-        shown = "{:.1%}" if self.figure == "accuracy" else f"{self.figure} {{:.3f}}"
-        linear, knn = map(shown.format, (self.linear, self.knn))
+        name = "" if self.format.endswith("%") else f"{self.figure} "  # a share needs none
+        linear, knn = (f"{name}{value:{self.format}}" for value in (self.linear, self.knn))
         what = f"linear probe {linear}, nearest neighbours {knn}"
         return f"your data, these features, {self.seconds:.1f} seconds: {what}"
 
@@ -54,7 +59,7 @@ def probe(
 
     The linear head is the task's: logistic regression, one class against the rest, ridge regression.
 
-    train, val, validation_data: `Data`, or two pairs of arrays (images, integer labels), given as to `fine_tune`; of
+    train, val, validation_data: `Data`, or two pairs of arrays (images, labels), given as to `fine_tune`; of
     more than 10,000 training images so many are drawn. batch_size: images that the network sees at once. cache: as in
     `fine_tune`, which then finds the features on disk. The model is not touched.
     Raises BadData where there is nothing to validate on.
@@ -94,5 +99,5 @@ def measure(
     flat = labels.reshape(len(labels), -1) if labels.ndim > 2 else labels
     neighbours = task.rows(near.fit(features, flat).predict(val[0]), outputs)
     right, alike = (task.figure(task.measured(truth, rows)) for rows in (answers, neighbours))
-    figure = task.monitor.removeprefix("val_")
-    return linear, Baselines(right, alike, len(labels), time.perf_counter() - start, figure)
+    seconds = time.perf_counter() - start
+    return linear, Baselines.of(task, linear=right, knn=alike, images=len(labels), seconds=seconds)
