@@ -124,7 +124,7 @@ def test_private_parts_of_others_are_named_here_with_the_reason():
 
 # --- what is said of other parts --------------------------------------------------------------------------------------
 
-ELSEWHERE = {"kc", "keras", "keras_cnn", "model", "os", "safetensors", "tf"}
+ELSEWHERE = {"kc", "keras", "keras_cnn", "model", "os", "safetensors", "tf", "torch"}
 FILES = {"csv", "html", "json", "png", "py", "safetensors", "txt"}  # of runs, data sets and other projects
 
 

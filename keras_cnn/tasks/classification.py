@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.insight import plots
 from keras_cnn.tasks import base, results
 from keras_cnn.tasks.base import MEND, Task
+from keras_cnn.tasks.linear import centred
 from keras_cnn.tasks.results import Gathering
 
 PRESENT = 0.2  # share of a class from which on binary cross-entropy takes it for present, as in timm's files for it
@@ -395,20 +395,6 @@ def logistic(features: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np
     kernel[:, found.classes_] = rows.T
     bias[found.classes_] = offsets
     return kernel, bias
-
-
-def centred(features: np.ndarray, labels: np.ndarray, model: Any) -> tuple[np.ndarray, np.ndarray, Any]:
-    """(rows (outputs, n), offsets (outputs,), the fit) of a linear model of scikit-learn, for the features themselves.
-
-    It is fitted on features around 0 of mean length 1, so that its penalty means the same for all networks.
-    """
-    centre = features.mean(0)
-    length = float(np.linalg.norm(features - centre, axis=1).mean()) or 1.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # stopping at the last iteration is good enough
-        found = model().fit((features - centre) / length, labels)
-    rows, offsets = np.atleast_2d(found.coef_), np.atleast_1d(found.intercept_)
-    return rows / length, offsets - rows @ (centre / length), found
 
 
 TASK = Classification()

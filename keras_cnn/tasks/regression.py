@@ -14,7 +14,7 @@ from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.insight import plots
 from keras_cnn.tasks import base, results
 from keras_cnn.tasks.base import MEND, Task
-from keras_cnn.tasks.classification import centred
+from keras_cnn.tasks.linear import centred
 from keras_cnn.tasks.results import Gathering
 
 ops: Any = keras.ops  # whose types say less than is true
