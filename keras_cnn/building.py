@@ -54,7 +54,7 @@ def build(
     source: an architecture ("resnet50": random weights; "resnet50_unet" for a `UNet` on it), a tag
         ("resnet18.tiny_in200"), a weights directory (ours or timm's), a .keras file of a network of ours, a Config such
         as `compound_scale` gives, or a backbone.
-    weights: a checkpoint for the architecture: .safetensors, .pth/.th (needs torch), .h5 of keras.applications, or
+    weights: a checkpoint for the architecture: .safetensors, .pth/.th, .h5 of keras.applications, or
         anything that source may be. A U-Net takes the weights of its backbone from those of a classifier.
     input_shape: (height, width, channels); height and width may be None. Default: that of the weights or architecture.
         With another number of channels a pretrained stem is adapted: one channel takes the sum of the RGB kernels,

@@ -260,6 +260,22 @@ def test_bad_tables_are_one_sentence(tmp_path, text, told, sentence):
         kc.load_sequences(tmp_path / "t.csv", **told)
 
 
+@pytest.mark.parametrize("odd", ["encrypted", "method", "npy"])
+def test_npz_files_that_numpy_does_not_unpack(tmp_path, odd):
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.zeros((4, 6, 1)), y=np.arange(4))
+    whole = bytearray(path.read_bytes())
+    entry = whole.rindex(b"x.npy") - 46
+    whole[entry + 8] |= odd == "encrypted"
+    whole[entry + 10] = 77 * (odd == "method")
+    path.write_bytes(whole)
+    if odd == "npy":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    with pytest.raises(CorruptFile, match=r"a\.npz is damaged, or holds objects"):
+        kc.load_sequences(path)
+
+
 def test_damaged_and_missing_files(tmp_path):
     (tmp_path / "t.npz").write_bytes(b"PK\3\4 no zip")
     np.savez(tmp_path / "objects.npz", x=np.array([{}], dtype=object), y=[1])

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import foreign
 import repositories
 import seeded
+import torch_files
 
 from keras_cnn.checkpoints import card, convert, directory
 from keras_cnn.checkpoints.convert import keras_applications, timm
@@ -70,9 +71,7 @@ def safetensors(folder: Path) -> tuple[list[Path], Callable[[], object]]:
 
 
 def pytorch(folder: Path) -> tuple[list[Path], Callable[[], object]]:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    torch.save({key: torch.tensor(value) for key, value in _state().items()}, folder / "w.pth")
+    torch_files.save(folder / "w.pth", _state())
     return [folder / "w.pth"], lambda: _converted(folder / "w.pth", CONFIG)
 
 
@@ -199,11 +198,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (options.memory * 2**20,) * 2)
     print("| what | same | refused | warned | other values | crashed |\n|---|---|---|---|---|---|")
     for subject in options.subjects:
-        try:
-            counts, crashes = trials(subject, options.trials, options.seed)
-        except ImportError as missing:
-            print(f"| {subject} | not tried: {missing} | | | | |")
-            continue
+        counts, crashes = trials(subject, options.trials, options.seed)
         row = [counts[key] for key in ("same", "refused", "warned", "other values", "crashed")]
         print(f"| {subject} | " + " | ".join(map(str, row)) + " |", flush=True)
         for crash in sorted(set(crashes)):

@@ -39,7 +39,7 @@ STORAGES = {
     "ComplexFloat": "complex64",
     "ComplexDouble": "complex128",
 }
-DTYPES = {kind: kind for kind in (*STORAGES.values(), "float8_e4m3fn", "float8_e5m2")}
+DTYPES = {kind: kind for kind in (*STORAGES.values(), "float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64")}
 # Of a pickle's operations those that `torch.save` uses, as pickletools calls them.
 OPERATIONS = frozenset(
     "PROTO STOP MARK GLOBAL BINPERSID REDUCE BUILD NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT "  # noqa: SIM905
@@ -237,8 +237,16 @@ KNOWN = {
     ("torch._utils", "_rebuild_tensor_v3"): _Known(_typed),
     ("torch._utils", "_rebuild_parameter"): _Known(lambda data, *_: data),
     ("torch._utils", "_rebuild_parameter_with_state"): _Known(lambda data, *_: data),
-    # Devices, layouts and schemes, on which nothing depends here.
-    **{name: _Known(lambda *_: None) for name in (("torch", "device"), ("torch.serialization", "_get_layout"))},
+    # Devices, layouts and bytes, on which nothing depends here.
+    **{
+        name: _Known(lambda *_: None)
+        for name in (
+            ("torch", "device"),
+            ("torch.serialization", "_get_layout"),
+            ("_codecs", "encode"),
+            ("__builtin__", "bytearray"),
+        )
+    },
     **{("torch", name): None for name in ("per_tensor_affine", "per_channel_affine")},
 }
 
