@@ -22,7 +22,7 @@ from keras_cnn.checkpoints.directory import config_of
 from keras_cnn.cli import console, tables
 from keras_cnn.data import seen
 from keras_cnn.models.config import Preprocess
-from keras_cnn.tasks import classification
+from keras_cnn.tasks import results
 from keras_cnn.terminal import plain
 
 HOSTILE = (
@@ -180,7 +180,7 @@ def test_evaluate_tells_by_class_what_is_confused_and_how_sure_the_figures_are(r
     scores = model.predict(images, verbose=0)
     taken = scores.argmax(1)
     right = int((taken == labels).sum())
-    assert facts["accuracy_interval"] == pytest.approx(classification.wilson(right, 13))
+    assert facts["accuracy_interval"] == pytest.approx(results.wilson(right, 13))
     low, high = facts["accuracy_interval"]
     assert low < facts["accuracy"] < high
     counts = np.array([[((labels == t) & (taken == p)).sum() for p in (0, 1)] for t in (0, 1)])
@@ -230,7 +230,7 @@ def test_images_that_the_run_was_trained_on_are_named_and_counted_apart(run, net
 )
 def test_the_interval_of_a_share(hits, of, low, high):
     """Values of R's `prop.test(hits, of, correct=FALSE)`."""
-    assert classification.wilson(hits, of) == pytest.approx((low, high), abs=1e-4)
+    assert results.wilson(hits, of) == pytest.approx((low, high), abs=1e-4)
 
 
 # --- names of strangers ---------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -101,7 +100,7 @@ class Result(results.Result):
     def intervals(self) -> dict[str, tuple[float, float]]:
         """Of the metrics that are shares of the images: where the true share lies, with 95 % confidence."""
         shares = {key: value for key, value in self.metrics.items() if key in ("accuracy", "top5")}
-        return {key: wilson(round(share * len(self.labels)), len(self.labels)) for key, share in shares.items()}
+        return {key: results.wilson(round(share * len(self.labels)), len(self.labels)) for key, share in shares.items()}
 
     def by_class(self) -> list[dict[str, Any]]:
         """For each class: its name; images; recall, the share of them that is found; precision, the share of what is
@@ -166,18 +165,6 @@ class Result(results.Result):
         counts, names = self.confusion()[np.ix_(occur, occur)], [self.name_of(i) for i in occur]
         plots.confusion_matrix(counts, names, Path(folder) / "confusion.png")
         return {"confusion.png": "the confusion matrix"}
-
-
-def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
-    """The interval of a share, hits of `of`: Wilson's (1927), right near 0 and 1 and for few. z: 1.96 for 95 %.
-
-    >>> low, high = wilson(9, 10)
-    >>> round(low, 3), round(high, 3)
-    (0.596, 0.982)
-    """
-    middle = (hits + z**2 / 2) / (of + z**2)
-    half = z / (of + z**2) * math.sqrt(hits * (of - hits) / of + z**2 / 4)
-    return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
@@ -320,7 +307,7 @@ class Classification(Task):
         return rows.argmax(-1)
 
     def numbers(self, labels: np.ndarray, what: str) -> np.ndarray:
-        """One class for each image, (n,), of labels that are numbers, a column of them, or one-hot."""
+        """(n,) class numbers, of labels that are numbers, a column of them, or one-hot."""
         if labels.ndim == 1 or labels.shape[1] == 1:
             return labels.reshape(-1)
         if not np.isin(labels, (0, 1)).all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,3 +106,15 @@ class Some:
             self.kept.append(one)
         elif (place := int(self.draws.integers(self.offered))) < self.most:
             self.kept[place] = one
+
+
+def wilson(hits: int, of: int, z: float = 1.96) -> tuple[float, float]:
+    """The interval of a share, hits of `of`: Wilson's (1927), right near 0 and 1 and for few. z: 1.96 for 95 %.
+
+    >>> low, high = wilson(9, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.596, 0.982)
+    """
+    middle = (hits + z**2 / 2) / (of + z**2)
+    half = z / (of + z**2) * math.sqrt(hits * (of - hits) / of + z**2 / 4)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
