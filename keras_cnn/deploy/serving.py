@@ -271,7 +271,7 @@ def _named(models: Any) -> dict[str, Any]:
                 )
         return dict(models)
     several = models if isinstance(models, list | tuple) else [models]
-    names = [Path(os.fspath(one)).name if isinstance(one, str | os.PathLike) else one.name for one in several]
+    names = [Path(os.path.abspath(one)).name if isinstance(one, str | os.PathLike) else one.name for one in several]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadSpec(f"two models are called {twice[0]!r}: give a mapping of names to them, or other directories.")
     if not several:
