@@ -185,3 +185,8 @@ def test_a_configuration_beyond_every_size_is_not_read(tmp_path):
     with pytest.raises(CorruptFile, match=r"config\.json has \d+ bytes, and no configuration has more than"):
         directory.read(run)
     assert registry.architectures()
+
+
+def test_addresses_that_are_no_names_are_not_listed():
+    assert card.datasets("hf://datasets/../..") == [] and card.datasets("hf://datasets/me/pets@main") == ["me/pets"]
+    assert card.base_model({"base": "hf://../.."}) is None

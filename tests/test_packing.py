@@ -328,8 +328,14 @@ def forged(packed: Path, change) -> None:
         ("offsets", None),
         ("labels", {}),
         ("labels", [float("nan")] * 13),
+        ("labels", [-1] + [0] * 12),
+        ("labels", [0.5] + [0] * 12),
+        ("labels", [0] * 12),
         ("masks", [[1, 2]]),
         ("bytes", []),
+        ("lengths", [""] * 13),
+        ("offsets", [0.5] * 13),
+        ("checks", [None] * 13),
     ],
 )
 def test_a_forged_index_is_told_in_a_sentence(photos, tmp_path, field, value):
@@ -337,6 +343,56 @@ def test_a_forged_index_is_told_in_a_sentence(photos, tmp_path, field, value):
     forged(tmp_path / "packed", lambda told: told["splits"]["train"][0].update({field: value}))
     with pytest.raises(BadData, match=r"index.json (is not as `pack` writes it|.*damaged).*pack the data again"):
         index(tmp_path / "packed")
+
+
+@pytest.mark.parametrize("wrong", [{"task": "a/b"}, {"chiral": None}, {"notes": "none"}, {"class_names": ["a", ""]}])
+def test_facts_of_a_forged_index_are_told_with_its_place(photos, tmp_path, wrong):
+    kc.pack(photos, tmp_path / "packed")
+    forged(tmp_path / "packed", lambda told: told.update(wrong))
+    with pytest.raises(BadData, match=rf"packed/index.json is not as `pack` writes it: {next(iter(wrong))}"):
+        index(tmp_path / "packed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [("multilabel", [-1]), ("multilabel", None), ("regression", [None, 1]), ("regression", [1e300, 1])],
+)
+def test_labels_of_a_forged_index_that_pack_never_writes_are_refused(kind, wrong, tmp_path):
+    """A None became every class, and NaN; -1 the last class."""
+    kc.pack(made(kind, tmp_path / "data"), tmp_path / "packed")
+    forged(tmp_path / "packed", lambda told: told["splits"]["train"][0]["labels"].__setitem__(0, wrong))
+    with pytest.raises(BadData, match=r"index.json is not as `pack` writes it"):
+        index(tmp_path / "packed")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[:40],
+        lambda text: text[40:],
+        lambda text: text.replace("keras", "kera5", 1),
+        lambda text: text.replace("{", "\0", 1),
+    ],
+)
+def test_packed_data_whose_index_begins_otherwise_are_not_taken_for_those_of_others(photos, tmp_path, damage):
+    """They would be divided otherwise, and not be held to their checksums."""
+    kc.pack(photos, tmp_path / "packed")
+    path = tmp_path / "packed" / "index.json"
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(BadData, match=r"index.json is .*pack the data again"):
+        index(tmp_path / "packed")
+
+
+def test_an_index_of_others_beside_their_shards_is_theirs(tmp_path):
+    tar(tmp_path / "a" / "train-000000.tar", shard(0, lambda i: {"cls": b"%d" % (i % 2)}))
+    (tmp_path / "a" / "index.json").write_text('{"wids_version": 1, "shardlist": []}')
+    assert index(tmp_path / "a").class_names == ("0", "1")
+
+
+def test_records_without_an_image_are_listed(tmp_path):
+    content = shard(0, lambda i: {"cls": b"%d" % (i % 2)}) | {"lone.cls": b"1"}
+    assert index(tar(tmp_path / "t.tar", content)).ignored == (f"{tmp_path}/t.tar/lone",)
 
 
 def test_a_forged_size_takes_no_memory(photos, tmp_path):

@@ -313,6 +313,13 @@ def test_what_cannot_be_served_is_said_at_once(nets):
         kc.Limits(megabytes=0)
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "%2e", "a\nb", "x?y", 3, None])
+def test_names_that_no_address_can_have_are_refused(nets, name):
+    """Nobody could ask them."""
+    with pytest.raises(BadSpec, match="a model is called"):
+        kc.service({name: nets["pets"]})
+
+
 def test_the_command_serves_until_it_is_told_to_end(nets, photo, tmp_path, run):
     """Who is still sending then is answered before the end."""
     kc.save_pretrained(nets["pets"], tmp_path / "pets")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from images import folder
 import keras_cnn as kc
 from keras_cnn.data import seen
 from keras_cnn.errors import CorruptFile, DataWarning
+from keras_cnn.models.config import Preprocess
 
 LEARNT, HELD_OUT = 6, 4
 NOTHING = "nothing tells whether"
@@ -117,3 +120,44 @@ def test_arrays_are_told_apart_at_their_own_size(tmp_path):
     kc.train(net, (images[:6], np.arange(6) % 2), epochs=1, out=tmp_path / "run", verbose=0)
     result = kc.evaluate(tmp_path / "run", (images, np.arange(8) % 2))
     assert told(result) == (2, 6)
+
+
+LOOK = json.dumps(dataclasses.asdict(Preprocess()))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: text[:-65],  # one image fewer
+        lambda text: text.replace("b" * 64, "b" * 63 + "c"),
+        lambda text: text.replace("b" * 64, "b" * 63),
+        lambda text: text.replace("{", "<", 1),
+        lambda text: "{}\n" + text.partition("\n")[2],
+        lambda text: "\0" * 1000,
+        lambda text: "<html>log in</html>\n",
+    ],
+)
+def test_damaged_hashes_are_refused(damage, tmp_path):
+    """Training images would pass for new ones."""
+    path = tmp_path / seen.FILE
+    seen.write(path, ["a" * 64, "b" * 64], Preprocess())
+    path.write_text(damage(path.read_text()))
+    with pytest.raises(CorruptFile, match=r"seen\.txt is not as a run wrote it"):
+        seen.read(path)
+
+
+def test_hashes_that_are_no_regular_file_are_refused(tmp_path):
+    """A pipe would be waited for."""
+    for name, make in {"folder": Path.mkdir, "pipe": os.mkfifo, "loop": lambda path: path.symlink_to(path)}.items():
+        make(tmp_path / name)
+        with pytest.raises(CorruptFile, match=f"{name} is not as a run wrote it"):
+            seen.read(tmp_path / name)
+    (tmp_path / "leads nowhere").symlink_to("gone")
+    assert seen.read(tmp_path / "leads nowhere") is None
+
+
+def test_hashes_from_before_they_were_checked_are_read(tmp_path):
+    (tmp_path / "old").write_text("\n".join([LOOK, "a" * 64]) + "\n")
+    assert seen.read(tmp_path / "old") == seen.Known(frozenset({"a" * 64}), Preprocess())

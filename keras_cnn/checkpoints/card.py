@@ -25,7 +25,7 @@ REPORT = "report.html"  # of a run: it shows images, and is never published
 CURVES = {"curves.png": "Learning curves"}  # of every run; the other pictures are the task's
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 # Data that the Hub may list: a name, configuration and version of TFDS; a data set of the Hub and its revision.
-DATASET = re.compile(r"tfds:(?P<tfds>\w+)(?:/[^/:]+)?(?::[\d.*]+)?|hf://datasets/(?P<hub>[\w.-]+/[\w.-]+)(?:@\S+)?")
+DATASET = re.compile(r"tfds:(?P<tfds>\w+)(?:/[^/:]+)?(?::[\d.*]+)?|hf://datasets/(?P<hub>\w[\w.-]*/\w[\w.-]*)(?:@\S+)?")
 LONGEST = 200  # characters of a name in the metadata
 
 
@@ -106,7 +106,7 @@ def code_block(text: str) -> str:
 
 def base_model(facts: Mapping[str, Any]) -> str | None:
     """The repository on a hub that a network was fine-tuned from, if it came from one, be it by its tag."""
-    found = re.match(r"hf://([\w.-]+/[\w.-]+)", facts.get("base_source") or facts.get("base") or "")
+    found = re.match(r"hf://(\w[\w.-]*/\w[\w.-]*)", facts.get("base_source") or facts.get("base") or "")
     return found[1] if found else None
 
 

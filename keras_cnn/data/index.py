@@ -70,7 +70,7 @@ def index(
         return replace(_of_classes(name, _digits(), wish, **options), chiral=True)
     if (path := Path(table.path)).suffix.lower() in tables.KINDS and not path.is_dir():
         return tables.read(table, wish, **options)
-    if shards.packed_at(path):
+    if shards.packed_at(path) or shards.damaged_at(path):
         return shards.read(path, wish, skip_bad=skip_bad, **options)
     if path.suffix.lower() == ".tar" and path.is_file():
         lone = Source(path.name, name, partial(open, path, "rb"))

@@ -6,18 +6,25 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_cnn.data.files import regular
 from keras_cnn.errors import CorruptFile
-from keras_cnn.files import write_text
+from keras_cnn.files import checksum, write_text
 from keras_cnn.models.config import Preprocess
 
 FILE = "seen.txt"  # how the run saw images, and a hash a line; it stays on this machine
 LOOK = ("size", "crop", "interpolation", "mode")  # what the pixels of an image depend on
+CHECK = "sha256"  # beside how they are seen: of the hashes; older files have none
+HASH = re.compile(rb"[0-9a-f]{64}\r?\n?")
+LONGEST = 64 << 10  # bytes of a line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +68,37 @@ def write(path: str | os.PathLike[str], hashes: Iterable[str], preprocess: Prepr
     lines = sorted(set(hashes))
     if not lines:
         return Path(path).unlink(missing_ok=True)
-    look = [json.dumps(dataclasses.asdict(preprocess))] if preprocess else []
+    look = [json.dumps({**dataclasses.asdict(preprocess), CHECK: checksum(lines)})] if preprocess else []
     write_text(path, "\n".join([*look, *lines]) + "\n")
 
 
 def read(path: str | os.PathLike[str]) -> Known | None:
-    """What a file tells; None where there is none: then it is not known."""
+    """What a file tells; None where there is none: then it is not known.
+
+    Raises CorruptFile for one that was damaged: its images would pass for new ones.
+    """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        look = json.loads(lines.pop(0)) if lines and lines[0].startswith("{") else None
-        return Known(frozenset(lines), look and Preprocess(**look))
+        with regular(Path(path)) as file:
+            lines = iter(partial(file.readline, LONGEST), b"")
+            first = next(lines, b"")
+            look = json.loads(first) if first.startswith(b"{") else None
+            hashes = [_hash(line) for line in (lines if look else chain([first], lines))]
+        if look is None:
+            return Known(frozenset(hashes))
+        if look.pop(CHECK, None) not in (None, checksum(hashes)) or not look.keys() >= set(LOOK):
+            raise ValueError
+        return Known(frozenset(hashes), Preprocess(**look))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CorruptFile(
             f"{path} is not as a run wrote it ({type(error).__name__}): delete it; then nothing tells which images the "
             "network was trained on."
         ) from None
+
+
+def _hash(line: bytes) -> str:
+    """A line's hash; ValueError where it has none."""
+    if not HASH.fullmatch(line):
+        raise ValueError
+    return line.decode().rstrip()

@@ -72,7 +72,8 @@ def npz(path: Path) -> dict[str, np.ndarray]:
             f"{path} claims more numbers than memory holds: it is damaged, or too large; save it anew, or in parts."
         ) from None
     except Exception as error:  # of a damaged, encrypted or oddly packed one, zipfile and NumPy raise anything
-        raise CorruptFile(f"{path} is damaged, or holds objects instead of arrays ({error}): save it anew.") from None
+        why = str(error)[:200]  # of which some is quoted from the file, however long it is
+        raise CorruptFile(f"{path} is damaged, or holds objects instead of arrays ({why}): save it anew.") from None
 
 
 def names_in(given: Any, name: str) -> tuple[str, ...]:

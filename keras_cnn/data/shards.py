@@ -19,14 +19,14 @@ from keras_cnn import files
 from keras_cnn.data import images
 from keras_cnn.data.files import SUFFIXES, Files, Parts, Source
 from keras_cnn.data.frames import Frame
-from keras_cnn.data.images import printable
+from keras_cnn.data.images import printable, read_bounded
 from keras_cnn.data.labels import MOST_CLASSES, Labels, Wish
 from keras_cnn.data.masks import Legend
 from keras_cnn.data.splits import SPLIT_OF, Split, Splits, agreed, in_list, labelled
 from keras_cnn.data.tables import Table, of_frame
-from keras_cnn.errors import BadData, KerasCnnError
+from keras_cnn.errors import BadData, BadSpec, KerasCnnError
 from keras_cnn.models.config import check_class_names
-from keras_cnn.models.fields import held_to, written
+from keras_cnn.models.fields import held_to, one_of, written
 from keras_cnn.terminal import progress
 
 INDEX = "index.json"
@@ -87,6 +87,23 @@ def packed_at(path: Path) -> bool:
         return False
 
 
+def damaged_at(path: Path) -> bool:
+    """Whether the beginning of an index beside shards that are called like ours has suffered.
+
+    They would be read as those of others otherwise: divided in another way, and not held to their checksums.
+    """
+    if not any(path.glob(f"*-{0:06}.tar")):
+        return False
+    try:
+        with (path / INDEX).open("rb") as file:
+            told = json.loads(read_bounded(file, INDEX))
+    except OSError:
+        return False
+    except (ValueError, RecursionError, KerasCnnError):
+        return True
+    return isinstance(told, dict) and len(told.keys() & {"version", "task", "class_names", "splits", "sha256"}) > 2
+
+
 def read(path: Path, wish: Wish, *, skip_bad: bool = False, **options: Any) -> Splits:
     """The data set that `pack` wrote into a folder. options: see `splits.labelled`.
 
@@ -105,16 +122,16 @@ def read(path: Path, wish: Wish, *, skip_bad: bool = False, **options: Any) -> S
 
 
 def _read(path: Path, where: str, index: dict[str, Any], wish: Wish, skip_bad: bool, options: dict[str, Any]) -> Splits:
-    task, names = index["task"], held_to("class_names", index["class_names"], tuple[str, ...])
-    check_class_names(names)
-    written("notes", index["notes"])
+    task, names, told_notes = _facts(index, where)
     wish.choose(where, [task], "it was packed so")
     shards = [(split, shard) for split, some in index["splits"].items() for shard in some]
     kept, notes = _whole(path, shards, where, skip_bad)
     sources, masks, labels, words = [], [], [], []
     for split, shard in kept:
         file = path / shard["file"]
-        parts = zip(shard["keys"], shard["offsets"], shard["lengths"], shard["checks"], strict=True)
+        places = [shard["offsets"], shard["lengths"], shard["checks"]]
+        _whole_numbers([*places, *zip(*shard.get("masks", ()), strict=True)])
+        parts = zip(shard["keys"], *places, strict=True)
         for key, start, size, check in parts:
             name = f"{printable(file)}/{printable(key)}"
             path_of = os.fspath(file)
@@ -127,16 +144,45 @@ def _read(path: Path, where: str, index: dict[str, Any], wish: Wish, skip_bad: b
         words += [split] * len(shard["keys"])
     if not sources:
         raise BadData(f"{where}: holds no images; pack the data again.")
-    told = Labels(task, names, rows_of(labels, task, len(names)), (*index["notes"], *notes))
+    rows = rows_of(labels, task, len(names))
+    if len(rows) != len(sources):
+        raise ValueError("other labels than images")
+    told = Labels(task, names, rows, (*told_notes, *notes))
     legend = Legend(names, {**{i: i for i in range(len(names))}, 255: 255}) if task == "segmentation" else None
     found = labelled(sources, told, words, where, masks=masks if legend else None, legend=legend, **options)
     return replace(by_place(found), notes=told.notes, chiral=index["chiral"], content=index["sha256"])
 
 
+def _facts(index: dict[str, Any], where: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """(task, names of classes, notes) of an index; BadData where they are none."""
+    try:
+        one_of("task", index["task"], tuple(ROWS))
+        held_to("chiral", index["chiral"], bool)
+        names, notes = (held_to(name, index[name], tuple[str, ...]) for name in ("class_names", "notes"))
+        check_class_names(names)
+        written("notes", notes)
+    except BadSpec as error:
+        raise BadData(f"{where}/{INDEX} is not as `pack` writes it: {error}") from None
+    return index["task"], names, notes
+
+
+def _whole_numbers(values: Any, most: int = 2**63 - 1) -> None:
+    """ValueError for what is anything but whole numbers from 0."""
+    found = np.array(values)
+    if found.size and (found.dtype.kind != "i" or found.min() < 0 or found.max() > most):
+        raise ValueError("other than whole numbers")
+
+
 def rows_of(labels: Sequence[Any], task: str, classes: int) -> np.ndarray:
     """Labels as an index has them, as `Split.labels` has them: of several classes an image, those that it shows."""
+    if task == "regression":
+        found = np.array(labels)
+        if found.dtype.kind not in "if" or not np.isfinite(found := found.astype(ROWS[task])).all():
+            raise ValueError("other than numbers")
+        return found.reshape(-1, classes)
+    _whole_numbers(labels if task != "multilabel" else [one for row in labels for one in row], classes - 1)
     if task != "multilabel":
-        return np.array(labels, ROWS[task]).reshape(-1, *([classes] * (task == "regression")))
+        return np.array(labels, ROWS[task])
     rows = np.zeros((len(labels), classes), np.uint8)
     for row, shown in zip(rows, labels, strict=True):
         row[shown] = 1
@@ -200,10 +246,11 @@ def foreign(
     A record is the files that share a name up to its first dot: an image; `cls`, the number of its class, whose names
     are the lines of a `classes.txt` beside the shards; or `json`, whose fields are columns, as of a table; `txt`, a
     label in words; `seg.png` or `mask.png`, a mask. Splits are words of the shards' names, or of their folders.
+    Records without an image are listed in `ignored`.
     skip_bad, among the options: shards that are damaged are left out; see `splits.labelled` for the others.
     """
     skip_bad = options.pop("skip_bad", False)
-    bad, rows, words = [], [], []
+    bad, rows, words, ignored = [], [], [], []
     for parts, source in progress(list(tars), "reading the headers of shards"):
         try:
             records = _records(source.open, source.name)
@@ -215,6 +262,7 @@ def foreign(
         stem = "/".join((*parts[:-1], PurePosixPath(parts[-1]).stem))
         rows += [record | {"key": f"{stem}/{record['key']}"} for record in records if "image" in record]
         words += [_split_of(parts)] * sum("image" in record for record in records)
+        ignored += [f"{source.name}/{printable(r['key'])}" for r in records if "image" not in r]
     what = f"{len(bad)} shards are damaged or empty: {in_list(bad)}"
     if bad and not (skip_bad and rows):
         raise BadData(f"{where}: {what}; replace them, or skip_bad=True (--skip-bad) leaves them out.")
@@ -224,7 +272,8 @@ def foreign(
     classes = _classes(found, cells)
     frame = Frame(where, cells, lambda i: sources[i].name, classes)
     made = by_place(of_frame(frame, lambda text: None, wish, table, words=split, **options))
-    return replace(made, notes=(*made.notes, *([f"{what}; they are left out"] if bad else [])))
+    notes = (*made.notes, *([f"{what}; they are left out"] if bad else []))
+    return replace(made, notes=notes, ignored=(*made.ignored, *ignored))
 
 
 def _split_of(parts: Parts) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -261,11 +262,16 @@ class Watched:
 
 
 def _named(models: Any) -> dict[str, Any]:
-    """Networks by the names under which they are asked."""
+    """Networks by the names under which they are asked; BadSpec for those that no address can have."""
     if isinstance(models, Mapping):
+        for name in models:
+            if not isinstance(name, str) or not re.fullmatch(r"[\w -]+(\.[\w -]+)*", name):
+                raise BadSpec(
+                    f"a model is called {_short(repr(name))}: give a name of letters, digits, spaces, - . and _."
+                )
         return dict(models)
     several = models if isinstance(models, list | tuple) else [models]
-    names = [Path(os.fspath(one)).name if isinstance(one, str | os.PathLike) else one.name for one in several]
+    names = [Path(os.path.abspath(one)).name if isinstance(one, str | os.PathLike) else one.name for one in several]
     if twice := [name for name in names if names.count(name) > 1]:
         raise BadSpec(f"two models are called {twice[0]!r}: give a mapping of names to them, or other directories.")
     if not several:

@@ -15,11 +15,10 @@ import collections
 import json
 import random
 import resource
-import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from keras_cnn.data.images import load_image
 from keras_cnn.errors import KerasCnnError
 from keras_cnn.models import registry, shapes
 
+Subject = Callable[[Path], tuple[list[Path], Callable[[], object]]]
 CONFIG = repositories.config("resnet20")
 ODD = (None, True, -1, 0, 0.5, 10**30, 1e300, 1e-320, float("nan"), "", "a/b", "\ud800", "x\ny", [], [[]], {}, {"": 1})
 
@@ -92,7 +92,13 @@ def images(folder: Path) -> tuple[list[Path], Callable[[], object]]:
     return [folder / "x.png"], lambda: _digest({"x": np.asarray(load_image(folder / "x.png", CONFIG.preprocess))})
 
 
-SUBJECTS = {"ours": ours, "safetensors": safetensors, "pytorch": pytorch, "h5": h5, "images": images}
+SUBJECTS: dict[str, Subject] = {
+    "ours": ours,
+    "safetensors": safetensors,
+    "pytorch": pytorch,
+    "h5": h5,
+    "images": images,
+}
 
 
 def _converted(path: Path, config: object) -> object:
@@ -168,37 +174,45 @@ def outcome(read: Callable[[], object], whole: object) -> tuple[str, str]:
     return ("warned", "") if ours else ("other values", "")
 
 
-def trials(subject: str, count: int, seed: int = 0) -> tuple[collections.Counter, list[str]]:
+def changed(path: Path, content: bytes, rng: random.Random) -> bytes:
+    """A file damaged: where it is a configuration, mostly one value of it exchanged."""
+    return (exchange if path.suffix == ".json" and rng.random() < 0.7 else damage)(content, rng)
+
+
+def trials(
+    subject: Subject, count: int, seed: int = 0, change: Callable[[Path, bytes, random.Random], bytes] = changed
+) -> tuple[collections.Counter, list[str]]:
     """Outcomes of `count` random damages, and the crashes."""
     rng, counts, crashes = random.Random(seed), collections.Counter(), []
     with tempfile.TemporaryDirectory() as name:
-        paths, read = SUBJECTS[subject](Path(name))
+        paths, read = subject(Path(name))
         whole, contents = read(), {path: path.read_bytes() for path in paths}
         for _ in range(count):
             path = rng.choice(paths)
-            change = exchange if path.suffix == ".json" and rng.random() < 0.7 else damage
-            path.write_bytes(change(contents[path], rng))
+            path.write_bytes(change(path, contents[path], rng))
             found, crash = outcome(read, whole)
             counts[found] += 1
             crashes += [crash] if crash else []
             path.write_bytes(contents[path])
-        shutil.rmtree(name, ignore_errors=True)
-        Path(name).mkdir(exist_ok=True)
     return counts, crashes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(
+    about: str | None = __doc__,
+    subjects: Mapping[str, Subject] = SUBJECTS,
+    change: Callable[[Path, bytes, random.Random], bytes] = changed,
+) -> None:
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--memory", type=int, default=0, help="bound of the address space in MiB; 0 for none")
-    parser.add_argument("subjects", nargs="*", default=list(SUBJECTS))
+    parser.add_argument("subjects", nargs="*", default=list(subjects))
     options = parser.parse_args()
     if options.memory:
         resource.setrlimit(resource.RLIMIT_AS, (options.memory * 2**20,) * 2)
     print("| what | same | refused | warned | other values | crashed |\n|---|---|---|---|---|---|")
     for subject in options.subjects:
-        counts, crashes = trials(subject, options.trials, options.seed)
+        counts, crashes = trials(subjects[subject], options.trials, options.seed, change)
         row = [counts[key] for key in ("same", "refused", "warned", "other values", "crashed")]
         print(f"| {subject} | " + " | ".join(map(str, row)) + " |", flush=True)
         for crash in sorted(set(crashes)):
