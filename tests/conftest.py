@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,12 +34,20 @@ def shared() -> Path:
     return SHARED
 
 
+@cache
+def _keras():
+    """Keras, once; what importing it made stays, and the garbage collector need not look at it again and again."""
+    import keras
+
+    gc.collect()
+    gc.freeze()
+    return keras
+
+
 @pytest.fixture(autouse=True)
 def _seed(request) -> None:
     if not request.node.get_closest_marker("no_keras"):
-        import keras
-
-        keras.utils.set_random_seed(0)
+        _keras().utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -23,6 +23,7 @@ def run(command):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_gpu_train_runs_on_a_processor():
     told = "--models resnet20 --batch 2 --policy float32 --xla off --rounds 1 --steps 1 --no-references"
     (line,) = (line for line in run(f"gpu_train.py {told}") if line.startswith("| resnet20"))

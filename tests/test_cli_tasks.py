@@ -272,6 +272,7 @@ def test_sequences_are_learnt_and_measured(run, waves, tmp_path, name, figure, s
     assert facts[figure] == pytest.approx(again, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_classes_of_sequences_are_matched_by_name(run, waves, tmp_path):
     out = tmp_path / "run"
     assert run("train", waves / "waves.npz", "-m", "tcn", "--out", out, "--epochs", 4, "--batch-size", 8)[0] == 0
@@ -308,6 +309,7 @@ def test_sequences_of_files_are_answered_as_their_arrays(run, tmp_path):
     assert (code, "3 columns beside id, time and label (a, b, c), and the network reads 2 channels" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_windows_of_a_series_are_learnt_and_its_end_goes_on(run, tmp_path):
     with (tmp_path / "level.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["time", "level"], *((t, round(np.sin(t / 3), 4)) for t in range(80))])

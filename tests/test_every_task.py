@@ -402,6 +402,7 @@ def test_a_forecast_is_measured_by_a_linear_probe_first():
     assert kc.evaluate(model, (x[40:], y[40:])).metrics["r2"] >= history.baselines.linear - 1e-3  # it is kept
 
 
+@pytest.mark.slow
 def test_an_autoencoder_needs_no_labels():
     head = kc.UNet(classes=3, skip=None, task="reconstruction")
     figures = []

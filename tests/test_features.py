@@ -379,6 +379,7 @@ print("done", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_many_processes_share_a_file_and_one_that_is_killed_leaves_it_whole(tmp_path):
     start = lambda: subprocess.Popen(  # noqa: E731
         [sys.executable, "-W", "error::UserWarning", "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE

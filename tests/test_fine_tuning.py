@@ -644,6 +644,7 @@ def test_random_weights_under_a_head_that_learns_first_are_told(weights):
         kc.fine_tune(kc.build("resnet20", **small), pair(), pair(), **{**told, "above": None}, schedule="all")
 
 
+@pytest.mark.slow
 def test_the_scale_of_half_precision_goes_on(tmp_path, monkeypatch, precision):
     """From epoch to epoch, over a crash, and from phase to phase: what has overflowed once would again."""
     from keras_cnn.training import state
@@ -712,6 +713,7 @@ def test_the_cifar_net_learns_what_jpeg_did_to_its_images(shared, tmp_path):
     assert after > before + 100
 
 
+@pytest.mark.slow
 def test_a_stage_of_nothing_but_a_norm_learns_on_torch():
     """Keras' decay there fails where no variable decays; nothing that decays is left out of it."""
     net = kc.build("resnetv2_18", input_shape=(32, 32, 3), classes=2)

@@ -58,6 +58,7 @@ def cifar(tmp_path):
     return tmp_path / "cifar"
 
 
+@pytest.mark.slow
 def test_plain_and_residual_networks_are_compared(run, cifar):
     small = ("residual_vs_plain.py", "--steps", 2, "--width", 2, "--depths", 8, 14, cifar)
     said = run(*small)
@@ -65,6 +66,7 @@ def test_plain_and_residual_networks_are_compared(run, cifar):
     assert run(*small) == said  # from what was kept
 
 
+@pytest.mark.slow
 def test_a_concatenation_costs_as_much_as_the_sum(run, cifar):
     said = run("sum_or_concatenation.py", "--steps", 2, "--seeds", 1, cifar)
     assert float(re.search(r"differs by (\S+)%", said)[1]) < 3

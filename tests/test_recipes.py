@@ -214,6 +214,7 @@ def run(out: Path, seed: int = 0) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
+@pytest.mark.slow
 def test_a_signal_stops_a_run_amid_an_epoch_which_ends_as_if_nothing_had_happened(tmp_path):
     whole, broken = run(tmp_path / "whole"), run(tmp_path / "broken")
     for _ in range(9):  # of 6 steps an epoch

@@ -265,6 +265,7 @@ def test_a_network_learns_from_it(photos):
 # --- how fast ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_bottleneck_of_training_is_told(photos, run):
     model = kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 20, 3))
     weights = [w.copy() for w in model.get_weights()]

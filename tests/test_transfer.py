@@ -327,6 +327,7 @@ def crashing(monkeypatch, after: int, judge=lambda epoch, logs: logs):
     return seen
 
 
+@pytest.mark.slow
 def test_training_that_goes_on_keeps_its_best_epoch(tmp_path, monkeypatch):
     run = {"epochs": 4, "learning_rate": 0.02, "out": tmp_path / "out", **QUIET}
     crashing(monkeypatch, 2, lambda epoch, logs: {**logs, "val_accuracy": 0.9 if epoch == 0 else 0.5})
@@ -339,6 +340,7 @@ def test_training_that_goes_on_keeps_its_best_epoch(tmp_path, monkeypatch):
         assert moved(best, found) == set()
 
 
+@pytest.mark.slow
 def test_training_goes_on_after_a_crash(tmp_path, monkeypatch):
     run = {"epochs": 4, "learning_rate": 0.02, "out": tmp_path / "out", **QUIET}
     seen = crashing(monkeypatch, 2)

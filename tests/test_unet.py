@@ -402,6 +402,7 @@ def test_without_skips_the_code_is_a_place_to_cut():
     np.testing.assert_allclose(upper(lower(images)), model(images), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns_with_plain_keras(tmp_path):
     """The bright half of an image from the dark one: accuracy by pixel far above a guess, and outputs that are kept."""
     rng = np.random.default_rng(0)
