@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
-from keras_cnn.checkpoints import directory
+from keras_cnn.checkpoints import directory, hashes
 from keras_cnn.data import seen
 from keras_cnn.data.seen import Known
 from keras_cnn.deploy.opened import File, is_exported
@@ -39,7 +38,7 @@ def keep(network: Any, beside: Path) -> str | None:
     """Write what is known of a network to a file; its sha256, None where nothing is known."""
     known = of(network)
     seen.write(beside, known.hashes if known else (), known and known.preprocess)
-    return _digest(beside) if beside.exists() else None
+    return hashes.digest(beside) if beside.exists() else None
 
 
 def beside(path: Path) -> Path:
@@ -49,11 +48,6 @@ def beside(path: Path) -> Path:
 
 def _of_export(file: File) -> Known | None:
     path, digest = beside(file.path), file.about.get("seen")
-    if digest is None or not path.is_file() or _digest(path) != digest:  # of another network that was here
+    if digest is None or not path.is_file() or hashes.digest(path) != digest:  # of another network that was here
         return None
     return seen.read(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
