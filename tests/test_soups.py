@@ -81,6 +81,10 @@ def test_images_of_any_of_its_runs_are_known_again(runs, tmp_path):
     assert (len(result), len(result.trained_on)) == (4, 16)
     with pytest.raises(RunExists, match="soup already holds weights"):
         kc.average(parts, out=tmp_path / "soup")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "progress.safetensors").touch()  # of a run that has no weights yet
+    with pytest.raises(RunExists, match=r"begun already holds weights or a run \(progress"):
+        kc.average(parts, out=tmp_path / "begun")
     with pytest.warns(RunWarning, match="does not tell which images it was trained on"):
         kc.average([tmp_path / "a", runs / "a"], out=tmp_path / "half")
     assert kc.evaluate(tmp_path / "half", (x, y)).trained_on is None

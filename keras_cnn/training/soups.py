@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_cnn import tasks
+from keras_cnn import files, tasks
 from keras_cnn.building import build
 from keras_cnn.checkpoints import arrays, directory
 from keras_cnn.data import Data, seen
@@ -21,6 +21,7 @@ from keras_cnn.deploy import trained_on
 from keras_cnn.errors import BadData, BadSpec, RunExists, RunWarning, WeightsMismatch
 from keras_cnn.models.config import record_of
 from keras_cnn.models.fields import known_options
+from keras_cnn.training.state import left_in
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 
 OF_ONE_RUN = ("metrics", "command")  # facts that are not true of a mean
@@ -52,12 +53,15 @@ def average(
     out: a new weights directory for it. Beside the weights it holds, in `seen.txt`, the hashes of all images that a run
     in it was trained on, so that `evaluate` tells them apart; a RunWarning says so where one of the runs does not tell.
     Returns the network; its provenance names the runs that are in it. Raises WeightsMismatch for runs that differ in
-    more than weights, BadData where `greedy` has no validation images, RunExists where out holds weights.
+    more than weights, BadData where `greedy` has no validation images, RunExists where out holds weights
+    or a run, CannotWrite where it cannot be written to.
     """
     if len(runs) < 2:
         raise BadSpec("give two runs or more: the mean of one is itself.")
-    if out is not None and (Path(out) / directory.WEIGHTS).exists():
-        raise RunExists(f"{out} already holds weights: name another directory.")
+    if out is not None:
+        files.check_writable(Path(out))
+        if left := left_in(Path(out)):
+            raise RunExists(f"{out} already holds weights or a run ({left[0]}): name another directory.")
     found = [_read(run) for run in runs]
     (config, first), *others = found
     for run, (other, values) in zip(runs[1:], others, strict=True):

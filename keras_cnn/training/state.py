@@ -46,6 +46,11 @@ State = tuple[arrays.Arrays, Facts]
 # --- who may write ---------------------------------------------------------------------------------------------------
 
 
+def left_in(out: Path) -> list[str]:
+    """What a run or a save left in a directory, by its names; nothing where it may be written to unasked."""
+    return [name for name in (STATE, PREVIOUS, RUN, WEIGHTS, CONFIG, *OLD) if (out / name).exists()]
+
+
 def check(out: str | os.PathLike[str] | None, resume: bool = False, overwrite: bool = False) -> None:
     """Raise where a run may not write to `out`, before any work is done for it; nothing is made.
 
@@ -64,7 +69,7 @@ def check(out: str | os.PathLike[str] | None, resume: bool = False, overwrite: b
     if (out / files.LOCK).exists():
         with files.alone(out):
             pass
-    there = [name for name in (STATE, PREVIOUS, RUN, WEIGHTS, CONFIG, *OLD) if (out / name).exists()]
+    there = left_in(out)
     if there and not (resume or overwrite):
         raise RunExists(
             f"{out} already holds a run or weights ({there[0]}): resume=True (--resume) goes on with it, "
