@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import errno
 import http.client
 import io
 import json
@@ -197,6 +198,25 @@ def test_half_a_request_behind_an_answer_is_not_waited_for(address):
         slow.sendall(b"GET /heal")
         answer = b"".join(iter(lambda: slow.recv(1000), b""))  # until the service closes
     assert b"HTTP/1.1 408" in answer and b"no whole request came within 1 s." in answer
+
+
+def test_who_is_gone_before_it_is_refused_leaves_no_trace(nets, monkeypatch):
+    """It sent no HTTP behind a request, read the answer to that, and closed; so the refusal meets a reset."""
+    said = []
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "error", lambda *told, **more: said.append(told))
+    monkeypatch.setattr(asyncio.selector_events._SelectorSocketTransport, "write_eof", not_connected)
+    with served({"pets": nets["pets"]}) as address:
+        with socket.create_connection(address, 10) as rude:
+            rude.sendall(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n\x00 this is none\r\n\r\n")
+            answer = b"".join(iter(lambda: rude.recv(1000), b""))
+        assert b" 404 " in answer and b" 400 " in answer
+        assert ask(address, "GET", "/health")[0] == 200
+    assert not said
+
+
+def not_connected(transport):
+    """What the system says to `write_eof` once the other side has reset."""
+    raise OSError(errno.ENOTCONN, "not connected")
 
 
 def test_pixels_are_bounded(nets, photo):

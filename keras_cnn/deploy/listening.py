@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from typing import Any
@@ -80,7 +81,8 @@ class Bounded(H11Protocol):
         for event in (said, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the other side is gone, and the socket knows it before the transport
+                self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.close)
 
 
