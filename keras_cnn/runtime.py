@@ -23,6 +23,7 @@ THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 # Instruction sets with one of which TensorFlow switches oneDNN on by itself (DefaultOneDnnPolicy in its util/port.cc).
 BY_ITSELF = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
+BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # multiply bfloat16 faster than float32
 # Floating-point operations that a core can begin in a cycle, in float32, with the widest of its instruction sets: two
 # fused multiply-adds on 16, 8 or 4 numbers. Some processors begin one on 16 where others begin two.
 WIDTHS = {"avx512f": 64, "avx2": 32, "sse2": 8, "asimd": 16}

@@ -249,3 +249,59 @@ def test_a_damaged_state_is_replaced_by_the_one_before_it(tmp_path):
     with told, state.Run(tmp_path, {}, resume=True) as kept:
         assert kept.state[1]["epoch"] == 1
     assert contents(tmp_path) == before
+
+
+def fast_bfloat16(monkeypatch, *instructions):
+    """As on a processor with these instruction sets, and no other device."""
+    from keras_cnn import runtime
+
+    monkeypatch.setattr(runtime, "instructions", lambda: frozenset(instructions))
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "instructions", "chosen"),
+    [
+        ("resnet18", ("avx2", "amx_bf16"), "mixed_bfloat16"),
+        ("resnet18", ("avx2", "avx512_bf16"), "mixed_bfloat16"),
+        ("resnet18", ("avx2", "avx512f"), "float32"),
+        ("inception_v3", ("amx_bf16",), "mixed_bfloat16"),
+        ("efficientnet_b0", ("amx_bf16",), "float32"),  # depthwise convolutions are slower in it
+        ("resnext50_32x4d", ("amx_bf16",), "float32"),
+        ("tcn", ("amx_bf16",), "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_faster(monkeypatch, name, instructions, chosen):
+    from keras_cnn.models import registry
+    from keras_cnn.training.precision import fastest
+
+    fast_bfloat16(monkeypatch, *instructions)
+    assert fastest(registry.get(name).backbone) == chosen
+
+
+def test_the_command_line_learns_in_the_fastest_precision_and_scores_in_float32(tmp_path, run, monkeypatch):
+    """And the run notes it, so that it does not go on in another one; Keras' setting stays as it was."""
+    counts = {f"{split}/{name}": count for split, count in (("train", 8), ("val", 4)) for name in ("cat", "dog")}
+    pets, out = folder(tmp_path / "pets", counts, (16, 16)), tmp_path / "out"
+    weights = kc.save_pretrained(
+        kc.build("resnet20", depths=(1, 1, 1), classes=2, input_shape=(16, 16, 3)), tmp_path / "net"
+    )
+    fast_bfloat16(monkeypatch, "amx_bf16")
+
+    def learnt(verb, model, *more):
+        given = (verb, pets, "-m", model, "--epochs", 1, "--batch-size", 4, "--overwrite", "--out", out, *more)
+        code, _, err = run(*given)
+        assert code == 0, err
+        assert keras.config.dtype_policy().name == "float32"
+        return json.loads((out / "run.json").read_text())["facts"]["options"]["precision"], err
+
+    for verb, model in (("train", "resnet20"), ("fine-tune", weights)):
+        precision, err = learnt(verb, model)
+        assert precision == "mixed_bfloat16" and "--precision float32" in err
+        card, (code, text, _) = (out / "config.json").read_text(), run("evaluate", pets, "-m", out, "--json")
+        scored = json.loads(card)["keras_cnn"]["provenance"]["metrics"]
+        assert code == 0 and json.loads(text)["accuracy"] == pytest.approx(scored["val accuracy"], abs=1e-12)
+        precision, err = learnt(verb, model, "--precision", "float32")
+        assert precision == "float32" and "learns in" not in err
+    code, _, err = run("train", pets, "-m", "resnet20", "--precision", "float8", "--out", tmp_path / "x")
+    assert code == 2 and "float8" in err and not (tmp_path / "x").exists()

@@ -152,7 +152,7 @@ def benchmark(
                 "--data measures training, by Keras alone: give no --engine, --vs or --plot, and one --batch at most."
             )
         given = datasets.TrainingData(data=data, augment=augment, skip_bad=skip_bad)
-        learner = runs.pretrained(given, model, None, size, 0, batch[0] if batch else 32)
+        learner = runs.pretrained(given, model, None, size, 0, batch[0] if batch else 32, "auto")
         import keras_cnn as kc
 
         found = kc.throughput(learner.network, learner.data, seconds=3 * seconds)

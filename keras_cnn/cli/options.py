@@ -30,6 +30,11 @@ BATCH = typer.Option(min=1)
 ENGINE = typer.Option(help="keras, tensorflow, openvino, onnx, litert; or auto, the fastest here.")
 PRECISION = typer.Option(help="float32; of openvino also bfloat16.")
 AUGMENT = typer.Option(help="Of training images: none, shift, light, mix, crop, medium or heavy.")
+TRAINED_IN = typer.Option(
+    "--precision",
+    help="What is computed in: float32, mixed_bfloat16, mixed_float16; auto takes bfloat16 where this device has it "
+    "faster. Weights are float32, and scored as such.",
+)
 SKIP_BAD = typer.Option("--skip-bad", help="Leave unreadable images out; each is named, and they are counted.")
 RESUME = typer.Option("--resume", help="Go on with a run that was killed.")
 OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that are in --out.")

@@ -71,16 +71,27 @@ class Learner:
         return (self.data,) if isinstance(self.data, Data) else (self.data.train, self.data.val)
 
 
-def pretrained(data: TrainingData, model: str, weights: str | None, size: int, seed: int, batch_size: int) -> Learner:
+def pretrained(
+    data: TrainingData,
+    model: str,
+    weights: str | None,
+    size: int,
+    seed: int,
+    batch_size: int,
+    precision: str = "float32",
+) -> Learner:
     """A network with a head for the data's labels, and the data seen as the network's weights expect."""
     from keras_cnn.hub import resolve
 
     found = resolve(model, weights)
-    return learner(data, sized(found.config, size), batch_size, seed, model, weights=weights)
+    return learner(data, sized(found.config, size), batch_size, seed, model, precision, weights=weights)
 
 
-def learner(data: TrainingData, config: Config, batch_size: int, seed: int, model: str, **told: Any) -> Learner:
-    """A network for the data, once this is decoded. config: the network's, as it is to see images; told: to `build`."""
+def learner(
+    data: TrainingData, config: Config, batch_size: int, seed: int, model: str, precision: str = "float32", **told: Any
+) -> Learner:
+    """A network for the data, once this is decoded. config: the network's, as it is to see images; precision: that it
+    computes in; told: to `build`."""
     try:
         loaded, head = datasets.load(data, config, batch_size, seed)
     except KeyboardInterrupt as stop:
@@ -91,7 +102,12 @@ def learner(data: TrainingData, config: Config, batch_size: int, seed: int, mode
         shape = (shape[0] and loaded.input_shape[0], loaded.input_shape[1])
     told |= {"input_shape": shape, "preprocess": getattr(loaded, "preprocess", None), **head}
     kc = console.framework(seed)
-    return Learner(kc.build(model, **told), loaded, told)
+    from keras_cnn.training.precision import building_in, fastest
+
+    if precision == "auto" and (precision := fastest(config.backbone)) != "float32":
+        console.note(f"note: learns in {precision}, which is faster here than float32 (--precision float32)")
+    with building_in(precision):
+        return Learner(kc.build(model, **told), loaded, told)
 
 
 def sized(config: Config, size: int) -> Config:
@@ -109,6 +125,7 @@ def finetune(
     *,
     weights: str | None = None,
     size: int = 0,
+    precision: str = "auto",
     before: bool = False,
     as_json: bool = False,
     resume: bool = False,
@@ -119,7 +136,7 @@ def finetune(
     """Fine-tune, and score the best epoch; nothing of a worker that is not the chief."""
     if chief:
         state.check(out, resume, overwrite)
-    learner = pretrained(data, model, weights, size, options.seed, options.batch_size)
+    learner = pretrained(data, model, weights, size, options.seed, options.batch_size, precision)
     net = learner.network
     import keras_cnn as kc
     from keras_cnn.training import evaluation
@@ -132,7 +149,7 @@ def finetune(
             return {}
         found = history.baselines
         baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
-        return {**baselines, **score(net, learner.data, history.history, out, before=first)}
+        return {**baselines, **score(out, learner.data, history.history, before=first)}
 
 
 @contextlib.contextmanager
@@ -200,6 +217,7 @@ def study(
     *,
     weights: str | None,
     size: int,
+    precision: str,
     batch_size: int,
     sizes: Sequence[int],
     seeds: Sequence[int],
@@ -207,17 +225,19 @@ def study(
     as_json: bool,
 ) -> dict[str, Any]:
     """Learn the data from scratch and from pretrained weights, at several sizes."""
-    learner = pretrained(data, model, weights, size, 0, batch_size)
+    learner = pretrained(data, model, weights, size, 0, batch_size, precision)
     import keras_cnn as kc
     from keras_cnn import tasks
     from keras_cnn.training import study
+    from keras_cnn.training.precision import building_in
 
     config = kc.config_of(learner.network)
     if config.backbone.SIDES == 1:
         raise BadSpec(f"--study is of images, and {model} reads sequences.")
 
     def build(trained: bool) -> Any:
-        return kc.build(model, **learner.told) if trained else kc.build(config.with_(provenance={}))
+        with building_in(learner.network.dtype_policy.name):
+            return kc.build(model, **learner.told) if trained else kc.build(config.with_(provenance={}))
 
     told = {"sizes": sizes, "seeds": seeds, "epochs": epochs, "verbose": console.verbosity(as_json)}
     rows = kc.study(build, learner.data, out, **told)
@@ -228,16 +248,20 @@ def study(
     return {"task": task.name, "figure": task.judged_by, **parts}
 
 
-def score(
-    net: Any, loaded: Any, history: dict[str, list[float]], out: str, before: float | None = None
-) -> dict[str, Any]:
-    """Score the best epoch on the held-out images, draw the pictures, put the figures on the card."""
+def score(out: str, loaded: Any, history: dict[str, list[float]], before: float | None = None) -> dict[str, Any]:
+    """Score what `out` holds, the best epoch, on the held-out images; draw the pictures, put the figures on the card.
+
+    The network is read anew: kernels may be stored as float16, and it may have learnt in another precision than the
+    float32 that it will be used in.
+    """
+    import keras_cnn as kc
     from keras_cnn import tasks
     from keras_cnn.checkpoints import directory
     from keras_cnn.checkpoints.directory import save_pretrained
     from keras_cnn.insight import plots, report
     from keras_cnn.training import evaluation
 
+    net = kc.build(out)
     scores = {name: evaluation.evaluate(net, loaded, split=name) for name in loaded.sizes if name != "train"}
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
     task = tasks.of(net)

@@ -24,12 +24,14 @@ from keras_cnn.cli.options import (
     RECIPE,
     RESUME,
     SIZE,
+    TRAINED_IN,
     WEIGHTS,
     with_data,
     with_fields,
 )
 from keras_cnn.errors import BadSpec, KerasCnnError
-from keras_cnn.training.options import FineTuneOptions, TrainOptions, logs_of
+from keras_cnn.models.fields import one_of
+from keras_cnn.training.options import PRECISIONS, FineTuneOptions, TrainOptions, logs_of
 
 DEMO = "runs/demo"  # where a demo replaces what an earlier one left
 
@@ -66,6 +68,7 @@ def fine_tune(
     out: Annotated[str, OUT],
     weights: Annotated[str | None, WEIGHTS] = None,
     size: Annotated[int, SIZE] = 0,
+    precision: Annotated[str, TRAINED_IN] = "auto",
     balance: Annotated[bool, typer.Option("--balance", help="Weigh classes inversely to their images.")] = False,
     resume: Annotated[bool, RESUME] = False,
     overwrite: Annotated[bool, OVERWRITE] = False,
@@ -79,7 +82,8 @@ def fine_tune(
     **chosen: Any,
 ) -> None:
     """Teach a pretrained network your classes."""
-    source = {"weights": weights, "size": size}
+    one_of("precision", precision, ("auto", *PRECISIONS))
+    source: dict[str, Any] = {"weights": weights, "size": size, "precision": precision}
     chosen |= {"class_weight": "balanced"} if balance else {}
     logs_of(log, out)
     told = FineTuneOptions.of(options, "fine_tune", **chosen)
@@ -107,7 +111,7 @@ def fine_tune(
         _finish(results, out, as_json)
 
 
-OF_STUDY = {"context", "model", "out", "weights", "size", "batch_size", "epochs"}
+OF_STUDY = {"context", "model", "out", "weights", "size", "precision", "batch_size", "epochs"}
 OF_STUDY |= {"study", "sizes", "seeds", "as_json", *OF_ALL, *TrainingData.__dataclass_fields__}
 
 
@@ -134,6 +138,7 @@ def train(
     model: Annotated[str, MODEL],
     out: Annotated[str, OUT],
     size: Annotated[int, SIZE] = 0,
+    precision: Annotated[str | None, TRAINED_IN] = None,
     aux: Annotated[bool, typer.Option("--aux", help="With Inception v3's auxiliary classifier.")] = False,
     half: Annotated[bool, typer.Option("--half", help="Write kernels as float16.")] = False,
     resume: Annotated[bool, RESUME] = False,
@@ -157,13 +162,16 @@ def train(
         asked, build = TrainOptions.of(options, "train", **chosen), {}
         if recipe:
             asked, data, build = _of_recipe(context, recipe, data, chosen)
+        precision = precision or build.pop("precision", None) or "auto"
+        one_of("precision", precision, ("auto", *PRECISIONS))
         size = size or build.pop("input_shape", (0,))[0]
         if place.chief:
             state.check(out, resume, overwrite)
         config = runs.sized(registry.get(model), size)
         # Small images are seen whole: a crop would lose what little there is.
         config = config.with_(preprocess=dataclasses.replace(config.preprocess, crop=1.0))
-        learner = runs.learner(data, config, asked.batch_size, asked.seed, model, **{"aux": aux or None, **build})
+        build |= {"precision": precision, "aux": aux or None}
+        learner = runs.learner(data, config, asked.batch_size, asked.seed, model, **build)
         net = learner.network
         import keras_cnn as kc
 
@@ -171,7 +179,7 @@ def train(
         with runs.of_a_run(out, data, **goes_on, as_json=as_json) as told:
             teaches = kc.build(teacher) if teacher else None
             history = kc.train(net, *learner.examples, teacher=teaches, options=asked, half=half, **told)
-            results = runs.score(net, learner.data, history.history, out) if place.chief else None
+            results = runs.score(out, learner.data, history.history) if place.chief else None
         place.meet()  # while the chief scores, no other may be gone
     if results:
         _finish(results, out, as_json)
@@ -180,7 +188,7 @@ def train(
 def _of_recipe(
     context: typer.Context, name: str, data: TrainingData, chosen: dict[str, Any]
 ) -> tuple[TrainOptions, TrainingData, dict[str, Any]]:
-    """(options of `train`, the data, options of `build`) as a recipe has them; what was typed wins."""
+    """(options of `train`, data, options of `build` and precision) as a recipe has them; what was typed wins."""
     from keras_cnn.training.recipe import Recipe
 
     recipe = Recipe.of(name)
@@ -193,12 +201,8 @@ def _of_recipe(
         )
     if "augment" in recipe.data and not str(context.get_parameter_source("augment")).endswith("COMMANDLINE"):
         data = dataclasses.replace(data, augment=str(recipe.data["augment"]))
-    if recipe.precision:
-        console.framework()
-        import keras
-
-        keras.config.set_dtype_policy(recipe.precision)
-    return TrainOptions.of(recipe.train, "train", **{**of_data, **chosen}), data, dict(recipe.build)
+    build = {**recipe.build, "precision": recipe.precision}
+    return TrainOptions.of(recipe.train, "train", **{**of_data, **chosen}), data, build
 
 
 @with_data

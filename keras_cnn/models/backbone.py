@@ -107,6 +107,11 @@ class Backbone:
         return self.merge != "none"
 
     @property
+    def grouped(self) -> bool:
+        """Whether its larger convolutions see channels in groups, or each by itself."""
+        return False
+
+    @property
     def stages(self) -> tuple[str, ...]:
         """Stage names from the input to the output, without the head."""
         raise NotImplementedError

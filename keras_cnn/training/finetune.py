@@ -137,7 +137,7 @@ def fine_tune(
     check_ema(chosen.ema, given.steps * phases[-1].epochs)
     facts = dataclasses.asdict(chosen) | {"class_weight": weights and list(weights.values()), **given.facts}
     if out is not None:  # hashing takes a moment, and only what is on disk is compared
-        facts |= {"network": arrays.fingerprint(model), **given.fingerprint}
+        facts |= {"network": arrays.fingerprint(model), "precision": model.dtype_policy.name, **given.fingerprint}
     goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite}
     with (
         distribution.together(model),

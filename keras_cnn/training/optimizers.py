@@ -151,11 +151,12 @@ class StageOptimizers:
         self.optimizers: dict[str, Any] = {}
         self.learn: dict[str, list[Any]] = {}  # the variables of each
         self.starts: dict[str, int] = {}
+        self.policy = ""  # of the network's precision
         self._scale, self._scaled = 2.0**15, cast(Any, None)  # Keras' own start
 
     def build(self, model: Any, names: Iterable[str]) -> None:
         """Make what is missing for the stages of these names of which some variables learn."""
-        groups = stages(model)
+        self.policy, groups = model.dtype_policy.name, stages(model)
         for name in names:
             variables = [v for layer in groups[name] for v in layer.trainable_variables]
             if variables and name not in self.optimizers:
@@ -183,7 +184,7 @@ class StageOptimizers:
         by_path = {f"{name}_.*": optimizer for name, optimizer in used.items()}
         default = next(iter(used.values()))  # for nothing: the map is complete
         optimizer = ClippedOptimizers(keras.optimizers.OptimizerMap(default, by_path))
-        if keras.config.dtype_policy().name != "mixed_float16":
+        if self.policy != "mixed_float16":
             return optimizer
         # Keras would wrap it as well, but begin each phase, and a run that goes on, at its first scale.
         self._scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=self.scale)

@@ -35,6 +35,7 @@ OPTIMIZERS = {
     "rmsprop": (5e-3, 1e-5),
 }
 ANNEALING = ("cosine", "linear", "exponential", "constant")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 LOGS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # who is told of a run, and what that needs
 MOST = 0.9999  # of shares that may not be the whole
 

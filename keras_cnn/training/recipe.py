@@ -12,11 +12,10 @@ from typing import Any
 from keras_cnn.errors import BadSpec, UnknownOption
 from keras_cnn.models import fields
 from keras_cnn.models.fields import known_options
-from keras_cnn.training.options import TrainOptions, read_toml
+from keras_cnn.training.options import PRECISIONS, TrainOptions, read_toml
 
 FOLDER = Path(__file__).parent / "recipes"
 DATA = ("augment", "batch_size", "seed")  # of load_data: what a recipe may say of the images
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @known_options
@@ -32,7 +31,8 @@ class Recipe:
     ```
 
     build: options of `build`, such as drop_path_rate. data: augment, batch_size, seed. train: options of `train`.
-    precision: of the computation (`keras.config.set_dtype_policy`), None for what is set already.
+    precision: of the computation (`keras.config.set_dtype_policy`), None for what is set already, and on the command
+        line for the fastest here.
     Batch sizes are the papers'; where another one fits, learning rates of SGD and RMSprop go with it (1706.02677).
     """
 

@@ -81,7 +81,7 @@ def train(
     if chosen.initial_scale < 1:
         given.grow(chosen.initial_scale, chosen.epochs)
     adapt(model, given)
-    facts = {**dataclasses.asdict(chosen), "precision": keras.config.dtype_policy().name, **given.facts}
+    facts = {**dataclasses.asdict(chosen), "precision": model.dtype_policy.name, **given.facts}
     if out is not None:
         facts |= {"network": _architecture(model), **given.fingerprint}
         facts |= {"teacher": arrays.fingerprint(teacher)} if teacher is not None else {}

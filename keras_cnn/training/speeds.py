@@ -19,6 +19,7 @@ from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.models.fields import known_options
 from keras_cnn.terminal import progress
 from keras_cnn.training import loop, targets
+from keras_cnn.training.precision import building_in
 
 ROUNDS = 3  # turns that the three take, so that a slow spell of the machine hits them all
 WARM = 3  # batches before the first turn: graphs are traced, threads begin
@@ -51,7 +52,8 @@ def throughput(model: Any, data: Data, *, seconds: float = 9.0) -> Throughput:
         raise BadSpec(f"seconds={seconds!r}: give a time to measure for, above 0.")
     if data.splits.train is None:
         raise BadData("there are no training images to measure with.")
-    copy, task = build(config_of(model)), tasks.of(model)
+    with building_in(model.dtype_policy.name):
+        copy, task = build(config_of(model)), tasks.of(model)
     for layer, original in zip(copy.layers, model.layers, strict=True):
         layer.trainable = original.trainable
     loop.compile_(copy, keras.optimizers.SGD(1e-3, momentum=0.9, nesterov=True))

@@ -242,8 +242,10 @@ class Run:
             ) from error
 
     def _compare(self, before: Mapping[str, Any]) -> None:
-        # An option that is left unsaid, and that there was none of when the run began, changes nothing.
-        now = {name: value for name, value in self.options.items() if name in before or value is not None}
+        # An option that is left unsaid, and that there was none of when the run began, changes nothing; nor does the
+        # precision of runs of fine_tune that did not tell it.
+        unsaid = (None, "float32")
+        now = {name: value for name, value in self.options.items() if name in before or value not in unsaid}
         if told := files.differences(before, now):
             raise BadSpec(
                 f"{self.out} holds a run that began otherwise: {told}. Repeat it as it began; or overwrite=True "

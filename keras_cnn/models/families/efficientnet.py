@@ -76,6 +76,10 @@ class EfficientNet(Backbone):
         within("blocks times depth", sum(map(self.scaled_depth, range(len(self.blocks)))), 1, MOST_BLOCKS)
 
     @property
+    def grouped(self) -> bool:
+        return True
+
+    @property
     def stages(self) -> tuple[str, ...]:
         return ("stem", *(f"stage{s}" for s in range(1, len(self.blocks) + 1)), "top")
 

@@ -72,6 +72,10 @@ class ResNet(Backbone):
             raise BadSpec("output_stride works where the first block of a stage strides: use resnetv2_50 and its kin.")
 
     @property
+    def grouped(self) -> bool:
+        return self.groups > 1
+
+    @property
     def stages(self) -> tuple[str, ...]:
         return ("stem", *(f"stage{s}" for s in range(1, len(self.depths) + 1)), *(["top"] if self.preact else []))
 

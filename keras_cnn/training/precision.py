@@ -1,0 +1,56 @@
+"""The precision that a network trains fastest in on the device at hand."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_cnn import runtime
+from keras_cnn.models.backbone import Backbone
+
+TENSOR_CORES = 8  # compute capability of the first of NVIDIA's GPUs that multiply bfloat16
+
+
+def fastest(backbone: Backbone) -> str:
+    """ "mixed_bfloat16" where the device multiplies it faster than float32, else "float32".
+
+    A GPU of compute capability 8 or more, or a TPU; a processor with AMX or AVX512_BF16, but for networks of grouped or
+    depthwise convolutions, which its library computes slower in bfloat16 (measured: README), and for sequences.
+    """
+    if devices := [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]:
+        fast = any(name.startswith("tpu") for name in devices) or _capability() >= TENSOR_CORES
+    else:
+        fast = bool(runtime.BFLOAT16 & runtime.instructions()) and backbone.SIDES == 2 and not backbone.grouped
+    return "mixed_bfloat16" if fast else "float32"
+
+
+@contextlib.contextmanager
+def building_in(policy: str) -> Iterator[None]:
+    """Networks that are built meanwhile compute in this precision, ever after; Keras' own setting is put back."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _capability() -> float:
+    """Compute capability of the first NVIDIA GPU that the backend sees; 0 where it does not tell."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        major, minor = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0]).get(
+            "compute_capability", (0, 0)
+        )
+        return float(f"{major}.{minor}")
+    if backend == "jax":
+        import jax  # type: ignore[reportMissingImports]
+
+        told: Any = getattr(jax.devices()[0], "compute_capability", 0)
+        return float(told or 0)
+    return 0.0
