@@ -257,7 +257,7 @@ def test_scores_are_float32_under_mixed_precision(precision, policy):
 @pytest.mark.no_keras
 def test_names_are_listed_where_they_are_asked_for():
     assert not any("unet" in name for name in kc.list_models())
-    assert kc.list_models("resnet18*unet") == ["resnet18_unet", "resnet18d_unet"]
+    assert kc.list_models("resnet18*unet") == ["resnet18_half_unet", "resnet18_unet", "resnet18d_unet"]
     assert len(kc.list_models("*_unet")) == len(registry.architectures())
     with pytest.raises(UnknownModel, match="Did you mean resnet18"):
         kc.info("resnet18x_unet")

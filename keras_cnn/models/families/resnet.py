@@ -201,6 +201,8 @@ BIT: dict[str, Any] = V2 | {"norm": "group:32", "weight_standardised": True, "po
 KERAS: dict[str, Any] = {"conv_bias": True, "norm_eps": 1.001e-5, "norm_momentum": 0.99}
 KERAS_V1: dict[str, Any] = KERAS | {"stride_at": 1, "pool_pad": "zero"}
 KERAS_V2: dict[str, Any] = KERAS | {"preact": True, "stride_last": True, "strides": (2, 2, 2, 1), "pool_pad": "zero"}
+# For images of 64 pixels: half of the channels on maps of twice the side, as many multiply-accumulates as resnet18.
+HALF: dict[str, Any] = {"widths": (32, 64, 128, 256), "stem": "small", "stem_width": 32, "strides": (2, 2, 2, 2)}
 CIFAR: dict[str, Any] = {
     "widths": (16, 32, 64),
     "strides": (1, 2, 2),
@@ -213,6 +215,7 @@ D50, D101, D152, D200 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3), (3, 24, 36, 
 
 VARIANTS: dict[str, ResNet | Variant] = {
     "resnet18": ResNet(depths=D18, bottleneck=False),
+    "resnet18_half": Variant(ResNet(depths=D18, bottleneck=False, **HALF), size=64, classes=200),
     "resnet34": ResNet(depths=D34, bottleneck=False),
     "resnet50": ResNet(depths=D50),
     "resnet101": ResNet(depths=D101),
