@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from keras_cnn.training.finetune import fine_tune
     from keras_cnn.training.lr_range import lr_find
     from keras_cnn.training.recipe import Recipe
+    from keras_cnn.training.reporting import report
     from keras_cnn.training.scratch import train
     from keras_cnn.training.soups import average
     from keras_cnn.training.speeds import throughput
@@ -97,6 +98,7 @@ __all__ = [
     "quantize",
     "recalibrate_batchnorm",
     "replace_head",
+    "report",
     "save_pretrained",
     "search_coefficients",
     "service",
@@ -136,6 +138,7 @@ _HOME = {
     "training.finetune": ["fine_tune"],
     "training.lr_range": ["lr_find"],
     "training.recipe": ["Recipe"],
+    "training.reporting": ["report"],
     "training.scratch": ["train"],
     "training.soups": ["average"],
     "training.speeds": ["throughput"],

@@ -2,9 +2,15 @@
 
 import re
 
+import keras
 import numpy as np
+import pytest
+from images import folder
 from PIL import Image
 
+import keras_cnn as kc
+from keras_cnn.checkpoints import arrays
+from keras_cnn.errors import BadSpec
 from keras_cnn.insight import report
 
 HOSTILE = "<script>alert(1)</script>\u202e\x1b[31m\"'&"
@@ -29,3 +35,26 @@ def test_all_text_is_shown_as_text_and_nothing_is_fetched(tmp_path):
     assert len(sources) == 3 and all(source.startswith("data:image/png;base64,") for source in sources)
     assert "default-src 'none'" in text
     assert "keras_cnn 0" in text and "keras 3" in text
+
+
+def test_a_run_from_python_leaves_what_one_from_the_command_line_does(tmp_path):
+    """Its figures are those of the weights that are kept, which are rounded, and of any later evaluation."""
+    counts = {f"{split}/{name}": 4 for split in ("train", "val", "test") for name in ("cat", "dog")}
+    pets, out = folder(tmp_path / "pets", counts, (16, 16)), tmp_path / "run"
+    keras.utils.set_random_seed(0)
+    model = kc.build("resnet20", depths=(1, 1, 1), classes=["cat", "dog"], input_shape=(16, 16, 3))
+    data = kc.load_data(pets, model, batch_size=4)
+    with pytest.raises(BadSpec, match="holds no complete run of train or fine_tune"):
+        kc.report(out, data)
+    kc.train(model, data, epochs=2, out=out, half=True, verbose=0)
+    weights = arrays.load(out / "model.safetensors")
+    found = kc.report(out, data)
+    again = arrays.load(out / "model.safetensors")
+    assert all((again[key] == value).all() for key, value in weights.items())
+    for split in ("val", "test"):
+        expected = kc.evaluate(out, data, split=split).metrics
+        assert {key: found.metrics[f"{split} {key}"] for key in expected} == expected
+    assert kc.config_of(kc.build(out)).provenance["metrics"] == found.metrics
+    assert found.page.read_text().count("data:image/png;base64,") >= len(found.pictures) == 2
+    assert all((out / name).stat().st_size > 5_000 for name in found.pictures)
+    assert len(found.history["loss"]) == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,7 +149,7 @@ def finetune(
             return {}
         found = history.baselines
         baselines = {"linear_probe": found.linear, "nearest_neighbours": found.knn} if found else {}
-        return {**baselines, **score(out, learner.data, history.history, before=first)}
+        return {**baselines, **score(out, learner.data, first)}
 
 
 @contextlib.contextmanager
@@ -248,81 +248,27 @@ def study(
     return {"task": task.name, "figure": task.judged_by, **parts}
 
 
-def score(out: str, loaded: Any, history: dict[str, list[float]], before: float | None = None) -> dict[str, Any]:
-    """Score what `out` holds, the best epoch, on the held-out images; draw the pictures, put the figures on the card.
-
-    The network is read anew: kernels may be stored as float16, and it may have learnt in another precision than the
-    float32 that it will be used in.
-    """
+def score(out: str, loaded: Any, before: float | None = None) -> dict[str, Any]:
+    """What `kc.report` says of a run, and what the command tells of it."""
     import keras_cnn as kc
     from keras_cnn import tasks
     from keras_cnn.checkpoints import directory
-    from keras_cnn.checkpoints.directory import save_pretrained
-    from keras_cnn.insight import plots, report
-    from keras_cnn.training import evaluation
 
-    net = kc.build(out)
-    scores = {name: evaluation.evaluate(net, loaded, split=name) for name in loaded.sizes if name != "train"}
-    metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
-    task = tasks.of(net)
-    # Pictures first: the card shows those that are there.
-    plots.learning_curves(history, Path(out) / "curves.png", task.judged_by)
-    last = scores.get("test") or scores.get("val")
-    drawn = last.pictures(out) if last else {}
-    # The run wrote these weights and their origin already; the card learns what they scored.
-    written = directory.read(out).config.provenance
-    save_pretrained(net, out, half=_stored_half(out), provenance={**written, "metrics": metrics})
-    report.write(
-        out,
-        title=f"{net.name}: {len(history['loss'])} epochs",
-        scores=metrics,
-        pictures=["curves.png", *drawn],
-        mistakes=_mistakes(last, loaded, "test" if "test" in scores else "val"),
-        facts={
-            **{key: written.get(key) for key in ("command", "data")},
-            "images": ", ".join(f"{name} {count:,}" for name, count in loaded.sizes.items()),
-        },
-    )
-    frozen = [
-        v for v, phase in zip(history.get(task.monitor, []), history.get("phase", []), strict=False) if phase == "head"
-    ]
+    found, task = kc.report(out, loaded), tasks.TASKS[directory.read(out).config.head.task]
+    values, phases = (found.history.get(key, []) for key in (task.monitor, "phase"))
+    frozen = [value for value, phase in zip(values, phases, strict=False) if phase == "head"]
     return {
         "before": before,
         "head_only": task.best(frozen) if frozen else None,
-        **metrics,
+        **found.metrics,
         "task": task.name,
         "figure": task.judged_by,
-        "pictures": ["curves.png", *drawn],
-        "report": report.REPORT,
+        "pictures": found.pictures,
+        "report": found.page.name,
         "images": loaded.sizes,
         "skipped": len(getattr(loaded, "skipped", ())),  # of sequences none can be
         "out": out,
     }
-
-
-def _mistakes(result: Any, loaded: Any, split: str) -> Iterator[tuple[str, Any]]:
-    """What is said of each of the worst mistakes, with its image where the data has it at hand."""
-    worst = result.worst(12) if hasattr(result, "worst") else []
-    named = {row.get("image") for row in worst}
-    known = {}
-    if worst and hasattr(loaded, "each"):
-        if split not in loaded.held:  # else all would be decoded for the sake of a few
-            whole = dict(loaded.splits.items())[split]
-            few = whole.some([i for i, source in enumerate(whole.sources) if source.name in named])
-            loaded = replace(loaded, splits=replace(loaded.splits, **{split: few}))
-        every = enumerate(loaded.each(split))
-        known = {key: image for i, (name, image, _) in every for key in (name, f"images[{i}]") if key in named}
-    short = lambda value: f"{value:.3g}" if isinstance(value, float) else str(value)  # noqa: E731
-    for row in worst:
-        yield ", ".join(f"{key}: {short(value)}" for key, value in row.items()), known.get(row.get("image"))
-
-
-def _stored_half(out: str) -> bool:
-    """Whether the run stored its kernels as float16."""
-    from keras_cnn.checkpoints import arrays
-    from keras_cnn.checkpoints.directory import WEIGHTS as FILE
-
-    return any(v.dtype == "float16" for v in arrays.load(Path(out) / FILE).values())
 
 
 def command() -> str:

@@ -178,8 +178,8 @@ def train(
         goes_on: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "chief": place.chief, "log": log}
         with runs.of_a_run(out, data, **goes_on, as_json=as_json) as told:
             teaches = kc.build(teacher) if teacher else None
-            history = kc.train(net, *learner.examples, teacher=teaches, options=asked, half=half, **told)
-            results = runs.score(out, learner.data, history.history) if place.chief else None
+            kc.train(net, *learner.examples, teacher=teaches, options=asked, half=half, **told)
+            results = runs.score(out, learner.data) if place.chief else None
         place.meet()  # while the chief scores, no other may be gone
     if results:
         _finish(results, out, as_json)

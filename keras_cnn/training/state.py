@@ -117,7 +117,7 @@ def _read_last(out: Path) -> State | None:
     return None
 
 
-def _read_end(path: Path) -> Facts:
+def read_end(path: Path) -> Facts:
     """What a run that is complete noted."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -219,7 +219,7 @@ class Run:
 
     def _begin(self, out: Path) -> None:
         if (out / RUN).exists():
-            self.end = _read_end(out / RUN)
+            self.end = read_end(out / RUN)
             self._compare(self.end["options"])
         else:
             self.state = _read_last(out)
