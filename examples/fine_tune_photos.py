@@ -15,7 +15,7 @@ import keras_cnn as kc
 
 DATA = sys.argv[1] if len(sys.argv) > 1 else "digits"
 OUT = sys.argv[2] if len(sys.argv) > 2 else None
-WEIGHTS = "resnet18.tiny_in200"  # comes with the package
+WEIGHTS = "resnet18_half.tiny_in200"  # comes with the package
 HEAD_EPOCHS, EPOCHS = 5, 6
 
 

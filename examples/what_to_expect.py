@@ -21,7 +21,7 @@ parser.add_argument("--seeds", type=int, default=2, help="repetitions")
 parser.add_argument("--epochs", type=int, default=6, help="of fine-tuning; training from scratch has twice as many")
 parser.add_argument("--methods", nargs="+", default=list(METHODS), help=", ".join(METHODS))
 given = parser.parse_args()
-WEIGHTS = "resnet18.tiny_in200"  # comes with the package
+WEIGHTS = "resnet18_half.tiny_in200"  # comes with the package
 
 model = kc.build(WEIGHTS)
 data = kc.load_data(given.data, model, augment="light")
@@ -31,7 +31,7 @@ def build(pretrained: bool):
     if pretrained:
         return kc.build(WEIGHTS, classes=data.class_names)
     scratch = {"input_shape": model.input_shape[1:], "preprocess": kc.Preprocess.of(model)}
-    return kc.build("resnet18", classes=data.class_names, **scratch)
+    return kc.build("resnet18_half", classes=data.class_names, **scratch)
 
 
 plan = {"sizes": given.sizes, "seeds": range(given.seeds), "methods": given.methods}

@@ -38,7 +38,7 @@ DEMO = "runs/demo"  # where a demo replaces what an earlier one left
 
 def demo(
     out: Annotated[str, OUT] = DEMO,
-    model: Annotated[str, MODEL] = "resnet18.tiny_in200",
+    model: Annotated[str, MODEL] = "resnet18_half.tiny_in200",
     data: Annotated[str, DATA] = "digits",
     resume: Annotated[bool, RESUME] = False,
     overwrite: Annotated[bool, OVERWRITE] = False,

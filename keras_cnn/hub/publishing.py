@@ -68,7 +68,7 @@ def publish(
     card or a picture that is a link to another place, HubError.
 
     >>> import keras_cnn as kc
-    >>> directory = kc.pull("resnet18.tiny_in200")  # or what fine_tune wrote
+    >>> directory = kc.pull("resnet18_half.tiny_in200")  # or what fine_tune wrote
     >>> sorted(kc.publish(directory, "me/tiny", tag="v1", dry_run=True).files)
     ['README.md', 'config.json', 'model.safetensors']
     """

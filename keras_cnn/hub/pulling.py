@@ -36,8 +36,8 @@ def pull(name: str | os.PathLike[str], *, timeout: float | None = None) -> Path:
     published, CacheError where there is no room for it.
 
     >>> import keras_cnn as kc
-    >>> kc.pull("resnet18.tiny_in200").name
-    'resnet18.tiny_in200'
+    >>> kc.pull("resnet18_half.tiny_in200").name
+    'resnet18_half.tiny_in200'
     """
     return fetch(name, timeout=timeout).path
 
