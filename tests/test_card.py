@@ -190,3 +190,14 @@ def test_a_configuration_beyond_every_size_is_not_read(tmp_path):
 def test_addresses_that_are_no_names_are_not_listed():
     assert card.datasets("hf://datasets/../..") == [] and card.datasets("hf://datasets/me/pets@main") == ["me/pets"]
     assert card.base_model({"base": "hf://../.."}) is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tag", ["resnet18.tiny_in200", "resnet18_half.tiny_in200"])
+def test_weights_of_our_own_name_as_many_images_as_their_card_says(shared, tag):
+    """But for three of 5,000, whose classes may be so near to each other that processors differ."""
+    net = kc.build(tag)
+    data = kc.load_data(shared / "data" / "tiny_imagenet.zip", net)
+    found, told = kc.evaluate(net, data, split="val").metrics, kc.info(tag)["provenance"]["metrics"]
+    assert found["images"] == told["val images"] == 5000
+    assert found["accuracy"] == pytest.approx(told["val accuracy"], abs=3 / 5000)
