@@ -303,5 +303,9 @@ def test_the_command_line_learns_in_the_fastest_precision_and_scores_in_float32(
         assert code == 0 and json.loads(text)["accuracy"] == pytest.approx(scored["val accuracy"], abs=1e-12)
         precision, err = learnt(verb, model, "--precision", "float32")
         assert precision == "float32" and "learns in" not in err
+        again = (verb, pets, "-m", model, "--epochs", 1, "--batch-size", 4, "--out", out, "--resume")
+        code, _, err = run(*again)  # in what is fastest here, which is not what it began in
+        assert code == 2 and "precision" in err and "mixed_bfloat16" in err and "float32" in err
+        assert run(*again, "--precision", "float32")[0] == 0
     code, _, err = run("train", pets, "-m", "resnet20", "--precision", "float8", "--out", tmp_path / "x")
     assert code == 2 and "float8" in err and not (tmp_path / "x").exists()
