@@ -58,8 +58,13 @@ def assert_logits(model, name: str, golden: dict):
         np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE, err_msg=f"{name}, {which}")
 
 
+# Ours alone: the stem of the CIFAR nets before the blocks of resnet18, which have references each. What its weights
+# answer is held to their card by test_card.py.
+OWN = {"resnet18_half"}
+
+
 def test_every_variant_has_a_reference():
-    assert GOLDENS.keys() | KERAS.keys() == set(IMAGES)
+    assert GOLDENS.keys() | KERAS.keys() | OWN == set(IMAGES)
 
 
 def seeded_model(name):

@@ -23,8 +23,8 @@ MISTAKES = 12  # that are shown with their images
 
 
 class Report(NamedTuple):
-    """metrics: figures of each split that was held out, such as "val accuracy". pictures: names of the files that were
-    drawn beside the weights. page: all of it as one self-contained file of HTML. history: figures by epoch.
+    """metrics: figures by split and name, of each split that was held out. pictures: names of the files that were drawn
+    beside the weights. page: all of it as one self-contained file of HTML. history: figures by epoch.
     """
 
     metrics: dict[str, Any]
@@ -39,7 +39,7 @@ def report(run: str | os.PathLike[str], data: Any) -> Report:
 
     ```python
     kc.fine_tune(model, data, out="runs/photos")
-    kc.report("runs/photos", data).metrics["val accuracy"]
+    kc.report("runs/photos", data).metrics
     ```
 
     run: the directory of a complete run of `train` or `fine_tune`. data: what it learnt from (`load_data`,
