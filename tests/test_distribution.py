@@ -53,6 +53,9 @@ try:
         else:
             kc.fine_tune(model, data, head_epochs=1, epochs=2, ema=0.9, cache=False, **run)
         np.savez(f"{told['end']}{place.worker}.npz", *model.get_weights())
+        if place.chief:
+            kc.report(told["out"], data)
+        place.meet()
 except LostWorker as lost:
     print(lost, flush=True)
     os._exit(75)
@@ -112,6 +115,7 @@ def test_two_workers_end_as_one_process_does(tmp_path, verb):
     assert_close(alone, both)
     logs = [np.loadtxt(place / "out" / "log.csv", delimiter=",", skiprows=1, usecols=(-1,)) for place in (alone, both)]
     np.testing.assert_allclose(*logs, rtol=1e-4)
+    assert all((place / "out" / "report.html").exists() for place in (alone, both))  # the chief's, with none beside it
 
 
 @pytest.mark.slow

@@ -85,6 +85,18 @@ def test_the_command_line_trains_by_a_recipe_and_wins_over_it(tmp_path, run, pre
     assert code == 2 and "give one of them" in err and not (tmp_path / "x").exists()
 
 
+def test_what_a_recipe_builds_is_kept_where_the_command_line_says_nothing_of_it(tmp_path, run, monkeypatch):
+    """Such as the auxiliary classifier of the paper's Inception v3."""
+    from keras_cnn.cli import runs
+
+    told = {}
+    monkeypatch.setattr(runs, "learner", lambda *_, **build: told.update(build) or 1 / 0)
+    pets = folder(tmp_path / "pets", {"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 1}, (16, 16))
+    with pytest.raises(ZeroDivisionError):
+        run("train", pets, "-m", "inception_v3", "--recipe", "inception_v3", "--out", tmp_path / "out")
+    assert told == {"aux": True, "precision": "auto"}
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimiser_learns_from_its_defaults(name):
     keras.utils.set_random_seed(0)

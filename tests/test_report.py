@@ -10,7 +10,7 @@ from PIL import Image
 
 import keras_cnn as kc
 from keras_cnn.checkpoints import arrays
-from keras_cnn.errors import BadSpec
+from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.insight import report
 
 HOSTILE = "<script>alert(1)</script>\u202e\x1b[31m\"'&"
@@ -47,6 +47,8 @@ def test_a_run_from_python_leaves_what_one_from_the_command_line_does(tmp_path):
     with pytest.raises(BadSpec, match="holds no complete run of train or fine_tune"):
         kc.report(out, data)
     kc.train(model, data, epochs=2, out=out, half=True, verbose=0)
+    with pytest.raises(BadData, match="give what load_data or load_sequences made"):
+        kc.report(out, (np.zeros((2, 16, 16, 3)), [0, 1]))
     weights = arrays.load(out / "model.safetensors")
     found = kc.report(out, data)
     again = arrays.load(out / "model.safetensors")

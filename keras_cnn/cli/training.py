@@ -170,7 +170,7 @@ def train(
         config = runs.sized(registry.get(model), size)
         # Small images are seen whole: a crop would lose what little there is.
         config = config.with_(preprocess=dataclasses.replace(config.preprocess, crop=1.0))
-        build |= {"precision": precision, "aux": aux or None}
+        build = {"aux": aux or None, **build, "precision": precision}
         learner = runs.learner(data, config, asked.batch_size, asked.seed, model, **build)
         net = learner.network
         import keras_cnn as kc

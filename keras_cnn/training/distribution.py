@@ -7,6 +7,7 @@ lasts, and tests/test_distribution.py says when Keras no longer needs it.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -15,9 +16,9 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -25,6 +26,8 @@ import numpy as np
 from keras_cnn.errors import BadSpec, LostWorker
 from keras_cnn.models.fields import known_options, one_of
 from keras_cnn.training.place import HOW, Place
+
+Made = TypeVar("Made")
 
 JOBS = ("chief", "worker")  # of TF_CONFIG, in the order in which workers are counted
 
@@ -99,6 +102,17 @@ def distribute(how: str = "auto", *, wait: float = 600.0) -> Iterator[Place]:
         return
     with strategy.scope(), _mended(), _telling_who_is_gone(cluster):
         yield place()
+
+
+def apart(work: Callable[[], Made]) -> Made:
+    """What some work makes without the other devices: within `distribute`, building a network waits for all of them.
+
+    It has a thread of its own, since a strategy of TensorFlow holds for the thread that entered it.
+    """
+    if place().replicas == 1:
+        return work()
+    with concurrent.futures.ThreadPoolExecutor(1) as own:
+        return own.submit(work).result()
 
 
 def spread(data: Any, batch_size: int) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 
@@ -38,19 +37,17 @@ def building_in(policy: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def _capability() -> float:
-    """Compute capability of the first NVIDIA GPU that the backend sees; 0 where it does not tell."""
+def _capability() -> int:
+    """Major compute capability of the first NVIDIA GPU that the backend sees; 0 where it does not tell."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        major, minor = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0]).get(
-            "compute_capability", (0, 0)
-        )
-        return float(f"{major}.{minor}")
+        for device in tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_device_details(device).get("compute_capability", (0, 0))[0]
     if backend == "jax":
         import jax  # type: ignore[reportMissingImports]
 
-        told: Any = getattr(jax.devices()[0], "compute_capability", 0)
-        return float(told or 0)
-    return 0.0
+        told = str(getattr(jax.devices()[0], "compute_capability", "")).partition(".")[0]
+        return int(told) if told.isdecimal() else 0  # others have names for it
+    return 0

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 from keras_cnn import tasks
 from keras_cnn.building import build
 from keras_cnn.checkpoints import arrays, directory
-from keras_cnn.errors import BadSpec
+from keras_cnn.errors import BadData, BadSpec
 from keras_cnn.insight import plots
 from keras_cnn.insight import report as page
 from keras_cnn.models.fields import known_options
-from keras_cnn.training import state
+from keras_cnn.training import distribution, state
 from keras_cnn.training.callbacks import LongHistory
 from keras_cnn.training.evaluation import evaluate
+from keras_cnn.training.precision import building_in
 
 MISTAKES = 12  # that are shown with their images
 
@@ -46,15 +47,16 @@ def report(run: str | os.PathLike[str], data: Any) -> Report:
     `load_sequences`), with validation or test images.
     The network is read from there, in float32, as it will be used: kernels may be stored as float16, and it may have
     learnt in another precision. The command line calls this at the end of each run. Raises BadSpec where there is no
-    complete run, CorruptFile where its record is damaged.
+    complete run, BadData for images without splits, CorruptFile where the record is damaged.
     """
     out = Path(run)
     if not (out / state.RUN).exists():
         raise BadSpec(f"{out} holds no complete run of train or fine_tune: give the directory that was its `out`.")
-    net = build(out)
+    if not hasattr(data, "sizes"):
+        raise BadData("give what load_data or load_sequences made: its images say which split they are of.")
+    net, scores = distribution.apart(lambda: _scored(out, data))
     task, history = tasks.of(net), LongHistory(net)
     history.add(*state.read_end(out / state.RUN)["history"])
-    scores = {name: evaluate(net, data, split=name) for name in data.sizes if name != "train"}
     metrics = {f"{name} {key}": value for name, result in scores.items() for key, value in result.metrics.items()}
     # Pictures first: the card shows those that are there.
     plots.learning_curves(history.history, out / "curves.png", task.judged_by)
@@ -73,6 +75,13 @@ def report(run: str | os.PathLike[str], data: Any) -> Report:
         facts={**told, "images": ", ".join(f"{name} {count:,}" for name, count in data.sizes.items())},
     )
     return Report(metrics, pictures, shown, history.history)
+
+
+def _scored(out: Path, data: Any) -> tuple[Any, dict[str, Any]]:
+    """The network that a run wrote, and how good it is on each split that was held out."""
+    with building_in("float32"):
+        net = build(out)
+    return net, {name: evaluate(net, data, split=name) for name in data.sizes if name != "train"}
 
 
 def _mistakes(result: Any, data: Any, split: str) -> Iterator[tuple[str, Any]]:
