@@ -559,12 +559,12 @@ told = json.loads(sys.argv[1])
 state.EVERY = 0.0
 keras.utils.set_random_seed(int(sys.argv[2]))
 model = kc.build(told.pop("weights"), head=kc.Head(classes=2, dropout=0.3))
-data = kc.load_data(told.pop("data"), model, augment="crop", batch_size=8)
+data = kc.load_data(told.pop("data"), model, batch_size=8, **told.pop("seen"))
 class Slow(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         print("step", flush=True)
         time.sleep(0.03)
-kc.fine_tune(model, data, callbacks=[Slow()], verbose=0, **told)
+getattr(kc, told.pop("verb"))(model, data, callbacks=[Slow()], verbose=0, **told)
 """
 
 
@@ -572,17 +572,34 @@ def run(told, seed=0):
     return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(told), str(seed)], stdout=subprocess.PIPE, text=True)
 
 
-GRADUAL = {"ema": 0.9, "l2sp": 0.01, "schedule": "gradual", "bn": "recalibrate", "above": "stage1", "epochs": 3}
+TWO_PHASE = {"verb": "fine_tune", "head_epochs": 2, "epochs": 4, "schedule": "two-phase", "seen": {"augment": "crop"}}
+STREAMED = {"seen": {"augment": "heavy", "cache_bytes": 0}}
+GRADUAL = {
+    **TWO_PHASE,
+    "ema": 0.9,
+    "l2sp": 0.01,
+    "schedule": "gradual",
+    "bn": "recalibrate",
+    "above": "stage1",
+    "epochs": 3,
+}
 
 
 @pytest.mark.parametrize(
-    ("kills", "extra"),  # after so many steps, 5 an epoch: in the head's second epoch; amid one of more than the head
-    [pytest.param((8, 13), {}, marks=pytest.mark.slow), ((13,), GRADUAL)],
+    ("kills", "options"),  # after so many steps, 5 an epoch: in the head's second epoch; amid one of more than the head
+    [
+        pytest.param((8, 13), TWO_PHASE, marks=pytest.mark.slow),
+        ((13,), GRADUAL),
+        pytest.param((8, 13), {**TWO_PHASE, **STREAMED}, marks=pytest.mark.slow),
+        pytest.param((7,), {"verb": "train", "epochs": 3, "ema": 0.9, **STREAMED}, marks=pytest.mark.slow),
+    ],
+    ids=["two-phase", "gradual", "streamed", "from scratch, streamed"],
 )
-def test_a_run_that_is_killed_ends_with_the_same_weights(weights, tmp_path, kills, extra):
+def test_a_run_that_is_killed_ends_with_the_same_weights(weights, tmp_path, kills, options):
     folder = images.folder(tmp_path / "pets", {"a": 25, "b": 25}, size=(30, 40))  # of which random parts are seen
-    told = {"weights": str(weights), "data": str(folder), "head_epochs": 2, "epochs": 4, "schedule": "two-phase"}
-    told |= {"cache": str(tmp_path / "cache"), **extra}
+    told = {"weights": str(weights), "data": str(folder), **options}
+    if options["verb"] == "fine_tune":
+        told["cache"] = str(tmp_path / "cache")
     whole = run({**told, "out": str(tmp_path / "whole")})
     killed = {**told, "out": str(tmp_path / "killed"), "resume": True}
     whole.communicate()
