@@ -140,6 +140,26 @@ def test_a_worker_that_is_killed_comes_back(tmp_path, verb):
 
 
 @pytest.mark.slow
+def test_the_command_line_trains_and_fine_tunes_on_two_workers(tmp_path):
+    train = ["train", "digits", "-m", "resnet20", "--size", "16", "--batch-size", "32", "--epochs", "4", "-o"]
+    tune = ["fine-tune", "digits", "-m", f"{tmp_path / 'net'}", "--head-epochs", "1", "--epochs", "1", "-o"]
+    for verb, out in ((train, tmp_path / "net"), (tune, tmp_path / "tuned")):
+        addresses, processes = [f"localhost:{port}" for port in ports(2)], []
+        for index in range(2):
+            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            env = {**os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3"}
+            options = [*verb, str(out), "--distribute", "multiworker", "--precision", "float32", "--json"]
+            command = [sys.executable, "-m", "keras_cnn.cli", *options]
+            processes.append(
+                subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
+        finish(processes)
+        assert (out / "report.html").exists()
+        net = kc.build(out)
+        assert kc.evaluate(net, kc.load_data("digits", net)).metrics["accuracy"] > 0.5
+
+
+@pytest.mark.slow
 def test_four_workers_and_two_devices_of_one_process_end_alike(tmp_path):
     places = [tmp_path / name for name in ("alone", "four", "mirrored")]
     for place in places:
