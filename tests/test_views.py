@@ -51,7 +51,7 @@ def test_views_that_are_none():
         kc.predictor(tcn, views="mirror")
 
 
-# --- five crops -----------------------------------------------------------------------------------------------------
+# --- parts of a photo -----------------------------------------------------------------------------------------------
 
 
 def photos(folder, sides=((20, 30), (31, 22), (24, 24))):
@@ -93,48 +93,53 @@ def test_five_crops_of_weights_that_see_the_whole_photo():
     np.testing.assert_array_equal(found[:4], [larger[:16, :16], larger[:16, 2:], larger[2:, :16], larger[2:, 2:]])
 
 
+@pytest.mark.parametrize("views", ["five", "ten"])
 @pytest.mark.parametrize("task", ["classification", "multilabel", "binary", "regression"])
-def test_answers_are_the_mean_over_five_crops(task, tmp_path):
+def test_answers_are_the_mean_over_parts_of_a_photo(task, views, tmp_path):
     paths = photos(tmp_path / "photos")
     outputs = {"classification": {"classes": ["a", "b"]}, "multilabel": {"classes": ["a", "b"], "task": task}}
     outputs |= {"binary": {"classes": ["a", "b"], "task": task}, "regression": {"targets": ("age",), "task": task}}
     keras.utils.set_random_seed(0)
     net = kc.build("resnet20", depths=(1, 1, 1), preprocess=Preprocess(size=(16, 16)), **outputs[task])
-    plain, five = kc.predictor(net), kc.predictor(net, views="five", batch_size=2)
+    plain, several = kc.predictor(net), kc.predictor(net, views=views, batch_size=2)
     crops = np.stack([five_crops(read_image(path), Preprocess.of(net)) for path in paths])
-    expected = np.mean([plain.scores(crops[:, i]) for i in range(5)], axis=0)
-    np.testing.assert_allclose(five.scores([str(path) for path in paths]), expected, atol=1e-6)
+    turns = (1, -1) if views == "ten" else (1,)
+    seen = [np.ascontiguousarray(crops[:, i, :, ::turn]) for i in range(5) for turn in turns]
+    expected = np.mean([plain.scores(part) for part in seen], axis=0)
+    np.testing.assert_allclose(several.scores([str(path) for path in paths]), expected, atol=1e-6)
     assert np.abs(expected - plain.scores([str(path) for path in paths])).max() > 1e-5
     if task == "classification":
-        result = kc.evaluate(net, tmp_path / "photos", views="five")
+        result = kc.evaluate(net, tmp_path / "photos", views=views)
         order = [[name.endswith(path.name) for name in result.names].index(True) for path in paths]
         np.testing.assert_allclose(result.outputs[order], expected, atol=1e-6)
 
 
-def test_images_that_were_trained_on_are_known_in_five_crops(tmp_path):
+@pytest.mark.parametrize("views", ["five", "ten"])
+def test_images_that_were_trained_on_are_known_in_their_parts(tmp_path, views):
     photos(tmp_path / "photos", ((20, 30),) * 10)
     net = network(preprocess=Preprocess(size=(16, 16)))
     data = kc.load_data(tmp_path / "photos", net, batch_size=4)
     kc.train(net, data, epochs=1, out=tmp_path / "run", verbose=0)
-    result = kc.evaluate(tmp_path / "run", data, split="train", views="five")
+    result = kc.evaluate(tmp_path / "run", data, split="train", views=views)
     assert len(result) == 0 and len(result.trained_on) == data.sizes["train"]
 
 
-def test_five_crops_that_cannot_be_cut(tmp_path):
+@pytest.mark.parametrize("views", ["five", "ten"])
+def test_parts_that_cannot_be_cut(tmp_path, views):
     net = network()
     for data in ((X, np.arange(6) % 2), kc.load_data({"train": (X, np.arange(6) % 2)}, net, val_split=0.0)):
         split = {} if isinstance(data, tuple) else {"split": "train"}
         with pytest.raises(BadSpec, match="cut from photos before they have the network's size"):
-            kc.evaluate(net, data, views="five", **split)
+            kc.evaluate(net, data, views=views, **split)
     with pytest.raises(BadSpec, match="which arrays have already: give files, or views='mirror'"):
-        kc.predictor(net, views="five")(X)
+        kc.predictor(net, views=views)(X)
     told = {"depths": (1, 1, 1), "input_shape": (16, 16, 3)}
     unet = kc.build("resnet20", head=kc.UNet(classes=2, decoder=(8, 8, 8)), **told)
-    with pytest.raises(BadSpec, match="views='five' are parts of an image, and this network answers every pixel"):
-        kc.predictor(unet, views="five")
+    with pytest.raises(BadSpec, match=f"views='{views}' are parts of an image, and this network answers every pixel"):
+        kc.predictor(unet, views=views)
     tcn = kc.build("tcn", input_shape=(16, 2), classes=2, widths=(4,), dilations=(1,))
     with pytest.raises(BadSpec, match="this network reads sequences: leave it out"):
-        kc.predictor(tcn, views="five")
+        kc.predictor(tcn, views=views)
 
 
 def test_a_network_of_another_make_is_measured():

@@ -41,7 +41,8 @@ OVERWRITE = typer.Option("--overwrite", help="Replace the run or weights that ar
 OPTIONS = typer.Option("--options", help="TOML file with values for the options below, by their names.")
 JSON = typer.Option("--json", help="Print JSON.")
 VIEWS = typer.Option(
-    help="mirror: the mean of the answers for an image and its mirror image; five: for its corners and its centre."
+    help="mirror: the mean of the answers for an image and its mirror image; five: for its corners and its centre; "
+    "ten: for these and their mirror images."
 )
 LOG = typer.Option(help="Tell each epoch to tensorboard, wandb or mlflow, or to several, with commas between them.")
 RECIPE = typer.Option(help="A recipe by name, or a TOML file of one; the options below win over it.")

@@ -19,7 +19,8 @@ NO_ROOM = ("ResourceExhaustedError", "OutOfMemoryError")
 EXHAUSTED = "RESOURCE_EXHAUSTED"
 
 
-VIEWS = (None, "mirror", "five")
+CUT = ("five", "ten")  # views that are parts of a photo
+VIEWS = (None, "mirror", *CUT)
 
 
 class Mirrored:
@@ -58,19 +59,20 @@ def of_views(runner: Any, views: str | None, sides: int, everywhere: bool = Fals
     one_of("views", views, VIEWS)
     if views and sides != 2:
         raise BadSpec(f"views={views!r} are of images, and this network reads sequences: leave it out.")
-    if views == "five" and everywhere:
+    if views in CUT and everywhere:
         raise BadSpec(
-            "views='five' are parts of an image, and this network answers every pixel: views='mirror' is for it, too, "
-            "or tile= of `predictor`."
+            f"views={views!r} are parts of an image, and this network answers every pixel: views='mirror' is for it, "
+            "too, or tile= of `predictor`."
         )
-    return {None: lambda same: same, "mirror": Mirrored, "five": Five}[views](runner)
+    runner = Mirrored(runner) if views in ("mirror", "ten") else runner
+    return Five(runner) if views in CUT else runner
 
 
 def check_files(views: str | None) -> None:
     """BadSpec where views are asked of images that have no more than the network sees."""
-    if views == "five":
+    if views in CUT:
         raise BadSpec(
-            "views='five' are cut from photos before they have the network's size, which arrays have already: give "
+            f"views={views!r} are cut from photos before they have the network's size, which arrays have already: give "
             "files, or views='mirror'."
         )
 

@@ -23,7 +23,7 @@ from keras_cnn.data.stream import Photo, decoded
 from keras_cnn.deploy import answer_files
 from keras_cnn.deploy.engines import running
 from keras_cnn.deploy.opened import File, is_exported, opened
-from keras_cnn.deploy.outputs import check_files, of_views, outputs_of
+from keras_cnn.deploy.outputs import CUT, check_files, of_views, outputs_of
 from keras_cnn.deploy.tiles import predict_tiles
 from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
 from keras_cnn.models.fields import known_options
@@ -64,7 +64,8 @@ def predictor(
     views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
         "five": of files, the mean over the corners and the centre of the resized photo, at five times the cost; the
         centre is what is seen without views. Weights that see the whole photo (crop=1) see it as the fifth, and
-        corners of it at size / 0.875. Not for networks that answer every pixel.
+        corners of it at size / 0.875. "ten": these five and their mirror images (AlexNet's ten crops), at ten times
+        the cost. The last two are not for networks that answer every pixel.
     Raises MissingPackage where the engine is not installed;
     BadSpec for a model that is not of ours, or that has no classifier, and for tiles of one that answers for an
     image as a whole. WeightsWarning where a name brings none.
@@ -187,7 +188,7 @@ class Predictor:
     def _seen(self, images: Any, skip_bad: bool = False) -> Iterator[tuple[Seen, np.ndarray | BadImage]]:
         """Each image's name and pixels as the network sees them, files decoded a few batches ahead."""
         told: dict[str, Any] = {"channels": self.network.input_shape[-1], "ahead": 2 * self.batch_size}
-        told |= {"cut": five_crops} if self.views == "five" else {}
+        told |= {"cut": five_crops} if self.views in CUT else {}
         if self.tile is not None:
             told |= {"whole": True, "ahead": 1}  # photos at their own size may be large
         for kind, some in itertools.groupby(self._found(images, "images"), type):

@@ -14,7 +14,7 @@ from keras_cnn.data.decoding import as_seen
 from keras_cnn.data.images import five_crops, resize_and_crop
 from keras_cnn.data.labels import Wish
 from keras_cnn.data.seen import Known
-from keras_cnn.deploy.outputs import check_files, outputs_of
+from keras_cnn.deploy.outputs import CUT, check_files, outputs_of
 from keras_cnn.errors import BadData, DataWarning
 from keras_cnn.tasks import Result, labelled
 from keras_cnn.tasks.base import Task
@@ -54,24 +54,24 @@ def images_of(
     known: Known | None = None,
 ) -> tuple[Iterator[Labelled], int]:
     """(images, or the five views of each, and their labels as the network numbers classes; how many)."""
-    images, place = _read(data, split, views == "five", known), task.places(data, names, outputs)
+    images, place = _read(data, split, views, known), task.places(data, names, outputs)
     labelled.warn_of_crop(net, data)
     labelled.check_shape(np.empty((0, *data.preprocess.size, data.channels), "uint8"), net, split)
     return (row._replace(label=task.renumbered(row.label, place)) for row in images), data.sizes[split]
 
 
-def _read(data: Data, split: str, five: bool, known: Known | None) -> Iterator[Labelled]:
+def _read(data: Data, split: str, views: str | None, known: Known | None) -> Iterator[Labelled]:
     """As `Data.each`; five views of each image in its place, and it as a run saw it, take reading files anew."""
     plain = (Labelled(*row) for row in data.each(split))
     arrays, look = pairs.is_of_arrays(dict(data.splits.items())[split]), data.preprocess
-    if five and arrays:
-        check_files("five")
+    if arrays:
+        check_files(views)
     before = known.preprocess if known and not arrays and not known.looked(look) else None
-    if not five and not before:
+    if views not in CUT and not before:
         return plain
 
     def see(image: np.ndarray, mask: np.ndarray | None, name: str) -> tuple[Any, Any]:
-        shown = (five_crops(image, look, name=name), mask) if five else as_seen(image, mask, name, look)
+        shown = (five_crops(image, look, name=name), mask) if views in CUT else as_seen(image, mask, name, look)
         return (shown[0], before and resize_and_crop(image, before, name=name)), shown[1]
 
     every: Iterator[Any] = data.each(split, see)

@@ -62,7 +62,8 @@ def evaluate(
         Others measure the folded network, whose figures are the same but for rounding, and pay off with many images:
         getting ready takes longer than a thousand small ones.
     views: "mirror": the mean of the answers for an image and for its mirror image, at twice the cost; not for glyphs.
-        "five", of files: the mean over the corners and the centre of the resized photo, as of `predictor`.
+        "five", of files: the mean over the corners and the centre of the resized photo, and "ten", over these and
+        their mirror images, as of `predictor`.
     Returns the `Result` of the network's task. Warns with a WeightsWarning where a name brings random weights. Raises
     BadSpec for a network without a head for it, BadData for labels or images that it cannot be measured on.
 
