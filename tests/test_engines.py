@@ -152,6 +152,17 @@ def test_every_kind_of_network_is_exported(tmp_path, name, make):
     assert kc.export(make(), tmp_path / PATHS[name]).difference <= 1e-4
 
 
+def test_swish_keeps_no_maps_from_being_fused(tmp_path):
+    """OpenVINO would transpose them before and behind each one, which takes three times as long in all."""
+    needs("openvino")
+    import openvino
+
+    net = kc.build("efficientnet_b0", input_shape=(32, 32, 3), classes=3)
+    made = kc.export(net, tmp_path / "net.xml")
+    kinds = [one.get_type_name() for one in openvino.Core().read_model(str(made.path)).get_ops()]
+    assert kinds.count("Swish") > 9 and kinds.count("Transpose") <= 1
+
+
 def test_the_fastest_engine_is_measured_once(net, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CNN_CACHE", str(tmp_path))
     pause = {"keras": 0.02, "tensorflow": 0.001, "litert": 0.05}

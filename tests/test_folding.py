@@ -183,6 +183,17 @@ def test_models_of_keras_applications(make, left):
     same(model, folded)
 
 
+def test_swish_is_two_plain_operations_and_is_saved_so(tmp_path):
+    given = keras.Input((8, 8, 2))
+    x = L.Activation("swish", name="alone")(L.Conv2D(4, 3, activation="silu", name="with")(given))
+    model = drawn(keras.Model(given, x))
+    folded = fold(model)
+    assert all(folded.get_layer(name).activation is not keras.activations.silu for name in ("alone", "with"))
+    same(model, folded)
+    folded.save(tmp_path / "net.keras")
+    same(model, keras.saving.load_model(tmp_path / "net.keras"))
+
+
 def test_a_copy_that_answers_otherwise_is_not_used(monkeypatch):
     model = drawn(keras.Sequential([keras.Input((8, 8, 2)), L.Conv2D(4, 3), L.BatchNormalization(name="norm")]))
     honest = folding._number

@@ -15,7 +15,7 @@ from keras import layers, ops
 from keras_cnn.errors import FoldWarning
 from keras_cnn.insight import graphs
 from keras_cnn.models.assemble import recursion
-from keras_cnn.models.layers import BatchNormalization, Pad, Preprocessing, WeightStandardised
+from keras_cnn.models.layers import BatchNormalization, Pad, Preprocessing, WeightStandardised, plain_silu
 
 SIDE = 97  # positions that a network of any size is shown: odd, so that what is padded inside is seen
 # Of the largest output: what rounding in another order may become, many layers on; the coarser, the more.
@@ -49,7 +49,8 @@ def fold(model: Any) -> Any:
     Linear maps are convolutions, depthwise, separable and transposed ones too, and dense layers. The scale by which raw
     pixels are multiplied goes into the first convolution; so does what is added to them, where that one pads with no
     zeros, which would have to be shifted as well. Kernels that are standardised each time they are used (1903.10520)
-    are so once, in plain convolutions. Dropout and drop path are gone, and models inside of the model are laid open.
+    are so once, in plain convolutions. Swish is two plain operations. Dropout and drop path are gone, and models inside
+    of the model are laid open.
 
     Any functional or sequential Keras model will do. What cannot be folded stays as it is, such as a batch norm behind
     an addition: it is a layer of the copy, under its name (`unfolded`). The given model is left as it was, and nothing
@@ -244,6 +245,12 @@ def _written(flat: Any, plan: Plan) -> Any:
     stem, scale, shift = plan.stem or ("", np.ones(1), np.zeros(1))
 
     def clone(layer: Any) -> Any:
+        copy = remade(layer)
+        if getattr(copy, "activation", None) is keras.activations.silu:
+            copy.activation = plain_silu
+        return copy
+
+    def remade(layer: Any) -> Any:
         if layer.name in plan.instead:
             return plan.instead[layer.name]()
         bias = {"use_bias": True} if layer.name in plan.norms or (layer.name == stem and shift.any()) else {}

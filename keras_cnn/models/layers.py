@@ -182,6 +182,13 @@ class StandardisedDepthwiseConv2D(WeightStandardised, keras.layers.DepthwiseConv
 
 
 @keras.saving.register_keras_serializable("keras_cnn")
+def plain_silu(x: Any) -> Any:
+    """x * sigmoid(x), for prediction: Keras' own carries a gradient, and that node keeps converters from what they do
+    with two plain operations (OpenVINO transposes the maps before and behind each one)."""
+    return x * ops.sigmoid(x)
+
+
+@keras.saving.register_keras_serializable("keras_cnn")
 class LastStep(keras.layers.Layer):
     """The last step of sequences: (batch, time, channels) to (batch, channels)."""
 
