@@ -73,14 +73,18 @@ def ports(count: int) -> list[int]:
 
 
 def start(place: Path, workers: int, **told) -> list[subprocess.Popen]:
-    addresses = [f"localhost:{port}" for port in ports(workers)]
     told = {"verb": "train", "out": str(place / "out"), "end": str(place / "end"), **told}
-    processes = []
-    for index in range(workers):
+    return as_workers(workers, "-c", WORKER, json.dumps(told))
+
+
+def as_workers(count: int, *told: str) -> list[subprocess.Popen]:
+    """Processes of Python that are told the same, each a worker of one cluster, where there are several."""
+    addresses, processes = [f"localhost:{port}" for port in ports(count)], []
+    for index in range(count):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        more = {"TF_CONFIG": json.dumps(config)} if workers > 1 else {}
+        more = {"TF_CONFIG": json.dumps(config)} if count > 1 else {}
         env = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **more}
-        command = [sys.executable, "-c", WORKER, json.dumps(told)]
+        command = [sys.executable, *told]
         processes.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     return processes
 
@@ -144,16 +148,8 @@ def test_the_command_line_trains_and_fine_tunes_on_two_workers(tmp_path):
     train = ["train", "digits", "-m", "resnet20", "--size", "16", "--batch-size", "32", "--epochs", "4", "-o"]
     tune = ["fine-tune", "digits", "-m", f"{tmp_path / 'net'}", "--head-epochs", "1", "--epochs", "1", "-o"]
     for verb, out in ((train, tmp_path / "net"), (tune, tmp_path / "tuned")):
-        addresses, processes = [f"localhost:{port}" for port in ports(2)], []
-        for index in range(2):
-            config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            env = {**os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3"}
-            options = [*verb, str(out), "--distribute", "multiworker", "--precision", "float32", "--json"]
-            command = [sys.executable, "-m", "keras_cnn.cli", *options]
-            processes.append(
-                subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            )
-        finish(processes)
+        options = [*verb, str(out), "--distribute", "multiworker", "--precision", "float32", "--json"]
+        finish(as_workers(2, "-m", "keras_cnn.cli", *options))
         assert (out / "report.html").exists()
         net = kc.build(out)
         assert kc.evaluate(net, kc.load_data("digits", net)).metrics["accuracy"] > 0.5
@@ -332,12 +328,7 @@ model.fit(data, epochs=1, verbose=0)
 @pytest.mark.slow
 def test_keras_still_needs_to_be_mended():
     """Once this fails, Keras' own `fit` runs on several workers: take `_mended` out of distribution.py."""
-    addresses, processes = [f"localhost:{port}" for port in ports(2)], []
-    for index in range(2):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        env = {**os.environ, "TF_CONFIG": json.dumps(config), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        command = [sys.executable, "-c", PLAIN]
-        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    processes = as_workers(2, "-c", PLAIN)
     told = [process.communicate(timeout=120)[1] for process in processes]
     assert all(process.returncode for process in processes)
     assert any("_maybe_symbolic_build" in err or "reduce_per_replica" in err or "PerReplica" in err for err in told), (
