@@ -48,6 +48,11 @@ def allowed() -> int:
         return os.cpu_count() or 1
 
 
+def forced_onednn() -> bool:
+    """Whether oneDNN is on although TensorFlow leaves it off on such a processor."""
+    return os.environ.get(ONEDNN) == "1" and not BY_ITSELF & instructions()
+
+
 def quota() -> int | None:
     """Cores' worth of time that a container is given, rounded up; None where it has no limit."""
     try:
@@ -132,8 +137,8 @@ def settings(flags: Collection[str], cores: int, limit: int | None = None, *, tr
     training: whether the process is for more than prediction.
     """
     chosen = {}
-    # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. Predictions of single images,
-    # and on Zen 3 of batches, take longer, which a process that also trains has to bear.
+    # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. A model's own predictions of
+    # single images, and on Zen 3 of batches, take longer, which a process that also trains has to bear.
     if training and "avx2" in flags and not BY_ITSELF & set(flags):
         chosen[ONEDNN] = "1"
     if limit is not None and limit < cores:  # more threads than that are stopped amid an operation, and all wait

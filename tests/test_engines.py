@@ -250,6 +250,33 @@ def test_threads_share_a_predictor_from_its_first_call_on(net, name):
         assert label == ["cat", "dog", "emu"][wanted.argmax()]
 
 
+@pytest.fixture
+def zen3(monkeypatch, tmp_path):
+    """A processor on which TensorFlow leaves oneDNN off, and somebody switched it on."""
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: sse4_2 avx fma avx2\n")
+    monkeypatch.setattr(runtime, "CPUINFO", str(tmp_path / "cpuinfo"))
+    monkeypatch.setenv(runtime.ONEDNN, "1")
+
+
+@pytest.mark.usefixtures("zen3")
+def test_answers_are_the_same_where_onednn_is_forced(net, photos):
+    np.testing.assert_allclose(kc.predictor(net).scores(photos), net.predict(photos, verbose=0), atol=1e-6)
+
+
+@pytest.mark.usefixtures("zen3")
+def test_threads_share_it_there_too(net):
+    test_threads_share_a_predictor_from_its_first_call_on(net, "keras")
+
+
+@pytest.mark.usefixtures("zen3")
+def test_it_is_a_copy_there_too(photos):
+    model = small()
+    predict = kc.predictor(model)
+    before = predict.scores(photos[:1])
+    model.set_weights([0 * weight for weight in model.get_weights()])
+    np.testing.assert_array_equal(predict.scores(photos[:1]), before)
+
+
 @pytest.mark.slow
 def test_the_fastest_of_the_real_engines_answers_as_keras_does(net, photos, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_CNN_CACHE", str(tmp_path))

@@ -80,6 +80,17 @@ def test_the_users_own_setting_wins(started, chosen):
     assert settings[runtime.ONEDNN] == chosen and not said
 
 
+@pytest.mark.parametrize(
+    ("flags", "set_to", "forced"), [(ZEN3, "1", True), (ZEN3, "0", False), (ZEN3, None, False), (ZEN4, "1", False)]
+)
+def test_it_is_known_where_onednn_is_forced(monkeypatch, flags, set_to, forced):
+    monkeypatch.setattr(runtime, "instructions", lambda: frozenset(flags.split()))
+    monkeypatch.delenv(runtime.ONEDNN, raising=False)
+    if set_to is not None:
+        monkeypatch.setenv(runtime.ONEDNN, set_to)
+    assert runtime.forced_onednn() is forced
+
+
 def test_tensorflow_first_is_told_once_with_the_mend_and_changes_nothing(started):
     settings, said, _ = started(ZEN3, tensorflow_first=True)
     ((category, sentence),) = said

@@ -151,6 +151,13 @@ def processor() -> str:
 
 
 def _keras(network: Any) -> Runner:
+    """As Keras has it. Where oneDNN is switched on for AVX2, by the graph of constants, to the same answers: kernels
+    that are variables are laid out anew for every batch, which takes longer than oneDNN saves where a batch is small.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow" and runtime.forced_onednn():
+        return _graph(network)
     return lambda images: np.asarray(network.predict_on_batch(images), "float32")
 
 

@@ -32,14 +32,19 @@ from typing import Any
 from keras_cnn import runtime
 
 AVX2 = ("sse4_2", "avx", "fma", "avx2")
+PREDICTOR = "kc.predictor"  # its default engine
 # name: (network, side in pixels, images in a batch, what is done)
 TASKS = {
     "step resnet18": ("resnet18", 64, 32, "train_on_batch"),
     "step resnet50": ("resnet50", 128, 16, "train_on_batch"),
     "step efficientnet_b0": ("efficientnet_b0", 128, 16, "train_on_batch"),
     "predict resnet50": ("resnet50", 128, 32, "predict_on_batch"),
-    "predict resnet50, folded": ("resnet50", 128, 32, "folded"),
     "predict one image": ("resnet50", 128, 1, "predict_on_batch"),
+    "predictor resnet50": ("resnet50", 128, 32, PREDICTOR),
+    "predictor four images": ("resnet50", 128, 4, PREDICTOR),
+    "predictor one image": ("resnet50", 128, 1, PREDICTOR),
+    "predictor one of 224 pixels": ("resnet50", 224, 1, PREDICTOR),
+    "predictor one by efficientnet_b0": ("efficientnet_b0", 224, 1, PREDICTOR),
     "evaluate resnet18": ("resnet18", 64, 32, "test_on_batch"),
 }
 DEMO = "demo"
@@ -71,21 +76,23 @@ def demo(environment: dict[str, str]) -> Times:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def measure(environment: dict[str, str], names: list[str], seconds: float) -> dict[str, Times]:
+def measure(isa: str, environment: dict[str, str], names: list[str], seconds: float) -> dict[str, Times]:
     """Times of a call, in a fresh process."""
-    command = [sys.executable, __file__, "--inside", str(seconds), "--tasks", *names]
+    command = [sys.executable, __file__, "--isa", isa, "--inside", str(seconds), "--tasks", *names]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return {name: tuple(times) for name, times in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-def inside(names: list[str], seconds: float) -> dict[str, Times]:
+def inside(isa: str, names: list[str], seconds: float) -> dict[str, Times]:
     """What `measure` runs."""
+    if isa == "avx2":
+        runtime.instructions = lambda: frozenset(AVX2)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
     import numpy as np
 
     import keras_cnn as kc
-    from keras_cnn.deploy.fold import fold
+    from keras_cnn.deploy import engines
     from keras_cnn.training import loop, optimizers
 
     found = {}
@@ -95,8 +102,8 @@ def inside(names: list[str], seconds: float) -> dict[str, Times]:
         loop.compile_(model, optimizers.adamw(1e-3))
         images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype("uint8")
         labels = keras.utils.to_categorical(np.arange(batch) % 10, 10)
-        arrays = (images,) if what in ("predict_on_batch", "folded") else (images, labels)
-        run = fold(model).predict_on_batch if what == "folded" else getattr(model, what)
+        arrays = (images, labels) if what in ("train_on_batch", "test_on_batch") else (images,)
+        run = engines.running(model).predict_on_batch if what == PREDICTOR else getattr(model, what)
         found[name] = least(lambda run=run, arrays=arrays: run(*arrays), seconds)
         keras.backend.clear_session()
     return found
@@ -123,7 +130,7 @@ def main() -> None:
     parser.add_argument("--inside", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside is not None:
-        return print(json.dumps(inside(args.tasks, args.inside)))
+        return print(json.dumps(inside(args.isa, args.tasks, args.inside)))
     sides = environments(args.isa)
     flags = AVX2 if args.isa == "avx2" else sorted(runtime.instructions() & {*AVX2, *runtime.BY_ITSELF, "avx512f"})
     print(f"{runtime.allowed()} cores; {', '.join(flags)}{' (emulated)' if args.isa == 'avx2' else ''}")
@@ -139,7 +146,7 @@ def main() -> None:
     for number in range(args.rounds):
         for side, names in tasks.items():
             calls = [name for name in names if name != DEMO]
-            found = measure(sides[side], calls, args.seconds) if calls else {}
+            found = measure(args.isa, sides[side], calls, args.seconds) if calls else {}
             if DEMO in names and number == 0:
                 found[DEMO] = demo(sides[side])
             for name, times in found.items():
