@@ -135,6 +135,9 @@ def settings(flags: Collection[str], cores: int, limit: int | None = None, *, tr
 
     cores: that the process may run on; limit: how many cores' worth of time it is given, which TensorFlow does not see.
     training: whether the process is for more than prediction.
+
+    Left alone: variables of OpenMP, since TensorFlow's wheels run oneDNN in TensorFlow's own threads; and glibc's
+    allocator, whose thresholds (`mallopt`) changed a training step by less than two rounds differ.
     """
     chosen = {}
     # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. A model's own predictions of
