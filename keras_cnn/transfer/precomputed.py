@@ -13,7 +13,7 @@ import numpy as np
 
 from keras_cnn.data.examples import Pair
 from keras_cnn.data.training_set import TrainingSet
-from keras_cnn.deploy.fold import fold
+from keras_cnn.deploy.engines import running
 from keras_cnn.errors import BadImage, NotFinite
 from keras_cnn.terminal import progress
 from keras_cnn.transfer.cache import Store, features
@@ -58,7 +58,7 @@ class _Folded:
 
     @cached_property
     def folded(self) -> Any:
-        return fold(self.network)
+        return running(self.network)
 
     def predict_on_batch(self, images: Any) -> Any:
         return self.folded.predict_on_batch(images)
