@@ -25,7 +25,7 @@ from keras_cnn.tasks import classification
 from keras_cnn.training import evaluation
 from keras_cnn.training.optimizers import StageOptimizers
 from keras_cnn.training.options import SCHEDULES, FineTuneOptions
-from keras_cnn.training.phases import Phase, plan
+from keras_cnn.training.phases import Phase, plan, settled
 from keras_cnn.training.schedules import OneCycle
 
 NAMES = ["stem", "stage1", "stage2", "stage3", "head"]
@@ -89,8 +89,24 @@ def test_every_schedule_spends_its_epochs_and_only_ever_adds_stages(schedule, he
         assert set(phases[-1].rates) == {*learning, "head"}
 
 
+@pytest.mark.parametrize(
+    ("images", "batch_size", "told", "bn", "rate"),
+    [
+        (500, 16, {}, "train", 1e-3),
+        (499, 16, {}, "frozen", 5e-4),
+        (500, 15, {}, "frozen", 5e-4),
+        (9, 2, {"bn": "recalibrate"}, "recalibrate", 1e-3),
+        (500, 16, {"bn": "frozen"}, "frozen", 5e-4),
+        (500, 16, {"learning_rate": 0.1}, "train", 0.1),
+    ],
+)
+def test_few_images_keep_batch_norm_and_learn_at_half_the_rate(net, images, batch_size, told, bn, rate):
+    found = settled(FineTuneOptions(**told), net, images, batch_size)
+    assert (found.bn, found.learning_rate) == (bn, rate)
+
+
 def test_gradual_unfreezing_goes_down_a_stage_an_epoch():
-    told = {"head_epochs": 2, "epochs": 6, "schedule": "gradual"}
+    told = {"head_epochs": 2, "epochs": 6, "schedule": "gradual", "learning_rate": 1e-3}
     assert [(phase.name, phase.epochs) for phase in plan(NAMES, FineTuneOptions(**told))] == [
         *[("head", 2), ("stage3", 1), ("stage2", 1), ("stage1", 1), ("all", 3)]
     ]

@@ -379,7 +379,7 @@ def test_a_phase_counts_the_decoder_to_the_head():
     from keras_cnn.training.options import FineTuneOptions
     from keras_cnn.training.phases import plan
 
-    first, every = plan(list(kc.stages(small())), FineTuneOptions(layer_decay=0.5))
+    first, every = plan(list(kc.stages(small())), FineTuneOptions(layer_decay=0.5, learning_rate=1e-3))
     heads = {"decoder1", "decoder2", "head"}
     assert first.rates.keys() == heads and len(set(first.rates.values())) == 1
     assert {every.rates[name] for name in heads} == {max(every.rates.values())}

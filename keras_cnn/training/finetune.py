@@ -31,7 +31,7 @@ from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Progress, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import StageOptimizers, check_ema
 from keras_cnn.training.options import FineTuneOptions, Log, logs_of, takes
-from keras_cnn.training.phases import Phase, kept_frozen, norms, plan
+from keras_cnn.training.phases import Phase, kept_frozen, plan, settled
 from keras_cnn.transfer import probing, split
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.freeze import freeze, stages, unfreeze, untrained
@@ -81,10 +81,10 @@ def fine_tune(
         A backbone that is frozen as a whole, as for a new head, does not count: there the schedule decides.
     learning_rate: once the backbone learns, each stage does by an AdamW of its own, `layer_decay` times as fast as the
         one above it; 0.7 where few images are like those that the features were learnt from. The gradient's norm, over
-        all stages, is held to 1.
+        all stages, is held to 1. By default 1e-3, and half of it where batch norm stays frozen.
     bn: of batch norm in stages that learn: "frozen" (gamma, beta and statistics stay), "train", or "recalibrate":
         train, then take the statistics of all training images. By default frozen where weights are pretrained and there
-        are fewer than 500 training images, or 16 a batch, to take better statistics from; see `phases.norms`.
+        are fewer than 500 training images, or 16 a batch, to take better statistics from; see `phases.settled`.
     probe: measure logistic regression and nearest neighbours on the features first; the network never ends worse than
         with the first of them as its head (where that is one dense layer), or than it was.
     l2sp: strength of 1802.01483, eq. 2. ema: mean weights are also what is validated.
@@ -116,9 +116,6 @@ def fine_tune(
     if here.chief:
         state.check(out, resume, overwrite)
     wished = logs_of(log, out)
-    phases = plan(list(stages(model)), chosen)
-    if not phases:
-        raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
     if chosen.schedule != "all" and untrained(model):
         text = (
             "has random weights, and a head on random features learns little: build a tag or directory, or `train` it."
@@ -131,7 +128,10 @@ def fine_tune(
     if chosen.patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
     images = given.count if given.again else given.steps * given.batch_size
-    chosen = dataclasses.replace(chosen, bn=chosen.bn or norms(model, images, given.batch_size))
+    chosen = settled(chosen, model, images, given.batch_size)
+    phases = plan(list(stages(model)), chosen)
+    if not phases:
+        raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
     weights = targets.class_weights(chosen.class_weight, given, model)
     adapt(model, given)
     check_ema(chosen.ema, given.steps * phases[-1].epochs)

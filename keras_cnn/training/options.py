@@ -159,7 +159,9 @@ class FineTuneOptions(StepOptions):
     head_epochs: int = option(5, "epochs of the head alone", 0)
     epochs: int = option(15, "epochs of what follows", 0)
     head_learning_rate: float = option(1e-2, "peak learning rate of the head alone", 0)
-    learning_rate: float = option(5e-4, "peak learning rate of what follows", 0)
+    learning_rate: float | None = option(
+        None, "peak learning rate of what follows; by default 1e-3, and 5e-4 where batch norm stays frozen", 0
+    )
     layer_decay: float = option(1.0, "learning rate of a stage as a share of that of the stage above it", 0)
     warmup: float = option(0.2, "share of a phase's steps in which the learning rate rises", 0, 1)
     above: str | None = option(None, "only stages above this one ever learn")
