@@ -264,6 +264,14 @@ def test_answers_are_the_same_where_onednn_is_forced(net, photos):
 
 
 @pytest.mark.usefixtures("zen3")
+def test_an_evaluation_has_the_same_figures_there(net, photos, monkeypatch):
+    data = photos, np.arange(len(photos)) % 3
+    there = kc.evaluate(net, data).metrics
+    monkeypatch.delenv(runtime.ONEDNN)
+    assert there == pytest.approx(kc.evaluate(net, data).metrics, abs=1e-6)
+
+
+@pytest.mark.usefixtures("zen3")
 def test_threads_share_it_there_too(net):
     test_threads_share_a_predictor_from_its_first_call_on(net, "keras")
 

@@ -62,6 +62,15 @@ def running(
     return Running(model.name, *shapes, runner(engine, network, precision, threads), engine, precision)
 
 
+def as_it_is(model: Any) -> Any:
+    """What answers as a functional model itself does, its batch norms not folded: the model, or, where oneDNN is
+    switched on for AVX2, its graph of constants; see `_keras`."""
+    if not _by_constants():
+        return model
+    shapes = model.inputs[0].shape, model.outputs[0].shape
+    return Running(model.name, *shapes, _graph(model), "keras", "float32")
+
+
 def runner(name: str, network: Any, precision: str = "float32", threads: int | None = None) -> Runner:
     """What answers batches of images with a network of `for_prediction`, float32 out."""
     if name in IN_PROCESS:
@@ -151,14 +160,18 @@ def processor() -> str:
 
 
 def _keras(network: Any) -> Runner:
-    """As Keras has it. Where oneDNN is switched on for AVX2, by the graph of constants, to the same answers: kernels
-    that are variables are laid out anew for every batch, which takes longer than oneDNN saves where a batch is small.
-    """
-    import keras
-
-    if keras.backend.backend() == "tensorflow" and runtime.forced_onednn():
+    """As Keras has it; or by the graph of constants, to the same answers."""
+    if _by_constants():
         return _graph(network)
     return lambda images: np.asarray(network.predict_on_batch(images), "float32")
+
+
+def _by_constants() -> bool:
+    """Whether kernels had better be constants: where oneDNN is switched on for AVX2, it lays out those that are
+    variables anew for every batch, which takes longer than it saves where a batch is small."""
+    import keras
+
+    return keras.backend.backend() == "tensorflow" and runtime.forced_onednn()
 
 
 def _graph(network: Any) -> Runner:

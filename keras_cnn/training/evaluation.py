@@ -16,7 +16,7 @@ from keras_cnn.data import Data, Splits
 from keras_cnn.data.sequences import Sequences
 from keras_cnn.data.tables import Table
 from keras_cnn.deploy import scoring, trained_on
-from keras_cnn.deploy.engines import running
+from keras_cnn.deploy.engines import as_it_is, running
 from keras_cnn.deploy.opened import File
 from keras_cnn.deploy.outputs import check_files, of_views
 from keras_cnn.deploy.predictor import built
@@ -100,7 +100,7 @@ def evaluate(
         check_files(views)
         images, count = _of_batches(net, task, data, outputs), None
     asked = isinstance(model, File) or (engine, precision) != ("keras", "float32")
-    runner = running(model, engine, precision, batch=batch_size) if asked else net
+    runner = running(model, engine, precision, batch=batch_size) if asked else as_it_is(net)
     runner = of_views(runner, views, len(net.input_shape) - 2, everywhere=len(net.outputs[0].shape) == 4)
     with BadImage.surfacing():
         images = progress(images, "evaluating", count)
