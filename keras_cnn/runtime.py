@@ -50,7 +50,12 @@ def allowed() -> int:
 
 def forced_onednn() -> bool:
     """Whether oneDNN is on although TensorFlow leaves it off on such a processor."""
-    return os.environ.get(ONEDNN) == "1" and not BY_ITSELF & instructions()
+    return os.environ.get(ONEDNN) == "1" and left_off(instructions())
+
+
+def left_off(flags: Collection[str]) -> bool:
+    """Whether TensorFlow leaves oneDNN off on a processor with these instruction sets, though it has AVX2."""
+    return "avx2" in flags and not BY_ITSELF & set(flags)
 
 
 def quota() -> int | None:
@@ -142,7 +147,7 @@ def settings(flags: Collection[str], cores: int, limit: int | None = None, *, tr
     chosen = {}
     # Its convolutions' gradients are two to three times as fast in oneDNN with AVX2 too. A model's own predictions of
     # single images, and on Zen 3 of batches, take longer, which a process that also trains has to bear.
-    if training and "avx2" in flags and not BY_ITSELF & set(flags):
+    if training and left_off(flags):
         chosen[ONEDNN] = "1"
     if limit is not None and limit < cores:  # more threads than that are stopped amid an operation, and all wait
         chosen |= dict.fromkeys(THREADS, str(limit))

@@ -133,6 +133,16 @@ def test_bad_options_name_the_choices_before_anything_moves(net, told, names):
     assert all(name in str(error.value) for name in names) and moved(before, net) == set()
 
 
+@pytest.mark.parametrize("told", [{"above": "stage9"}, {"schedule": "head", "head_epochs": 0}])
+def test_bad_options_are_told_before_data_is_read(net, told):
+    def unread():
+        raise AssertionError("data was read")
+        yield
+
+    with pytest.raises(BadSpec, match=r"no stage|no epoch"):
+        kc.fine_tune(net, unread(), **told, **QUIET)
+
+
 def test_stages_learn_when_their_phase_comes(net):
     states = [arrays.arrays(net)]
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: states.append(arrays.arrays(net)))

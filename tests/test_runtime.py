@@ -81,7 +81,8 @@ def test_the_users_own_setting_wins(started, chosen):
 
 
 @pytest.mark.parametrize(
-    ("flags", "set_to", "forced"), [(ZEN3, "1", True), (ZEN3, "0", False), (ZEN3, None, False), (ZEN4, "1", False)]
+    ("flags", "set_to", "forced"),
+    [(ZEN3, "1", True), (ZEN3, "0", False), (ZEN3, None, False), (ZEN4, "1", False), ("asimd", "1", False)],
 )
 def test_it_is_known_where_onednn_is_forced(monkeypatch, flags, set_to, forced):
     monkeypatch.setattr(runtime, "instructions", lambda: frozenset(flags.split()))

@@ -64,7 +64,7 @@ def running(
 
 def as_it_is(model: Any) -> Any:
     """What answers as a functional model itself does, its batch norms not folded: the model, or, where oneDNN is
-    switched on for AVX2, its graph of constants; see `_keras`."""
+    switched on for AVX2, its graph of constants; see `_by_constants`."""
     if not _by_constants():
         return model
     shapes = model.inputs[0].shape, model.outputs[0].shape

@@ -20,7 +20,7 @@ from keras_cnn.checkpoints import arrays
 from keras_cnn.data import Data
 from keras_cnn.data.examples import Batches, Examples
 from keras_cnn.data.training_set import TrainingSet, training_set
-from keras_cnn.errors import BadData, BadImage, BadSpec, WeightsWarning
+from keras_cnn.errors import BadData, BadImage, WeightsWarning
 from keras_cnn.models.config import keep_window
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.layers import Standardise
@@ -31,7 +31,7 @@ from keras_cnn.training.adapting import adapt
 from keras_cnn.training.callbacks import Best, KeepState, LongHistory, Patience, Progress, Record, Seek, StopOnNaN, into
 from keras_cnn.training.optimizers import StageOptimizers, check_ema
 from keras_cnn.training.options import FineTuneOptions, Log, logs_of, takes
-from keras_cnn.training.phases import Phase, kept_frozen, plan, settled
+from keras_cnn.training.phases import Phase, check_plan, kept_frozen, plan, settled
 from keras_cnn.transfer import probing, split
 from keras_cnn.transfer.batchnorm import recalibrate_batchnorm
 from keras_cnn.transfer.freeze import freeze, stages, unfreeze, untrained
@@ -116,6 +116,7 @@ def fine_tune(
     if here.chief:
         state.check(out, resume, overwrite)
     wished = logs_of(log, out)
+    check_plan(list(stages(model)), chosen)
     if chosen.schedule != "all" and untrained(model):
         text = (
             "has random weights, and a head on random features learns little: build a tag or directory, or `train` it."
@@ -130,8 +131,6 @@ def fine_tune(
     images = given.count if given.again else given.steps * given.batch_size
     chosen = settled(chosen, model, images, given.batch_size)
     phases = plan(list(stages(model)), chosen)
-    if not phases:
-        raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
     weights = targets.class_weights(chosen.class_weight, given, model)
     adapt(model, given)
     check_ema(chosen.ema, given.steps * phases[-1].epochs)

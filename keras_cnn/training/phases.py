@@ -30,6 +30,15 @@ class Phase:
         return f"{', '.join(self.rates)} {'learns' if len(self.rates) == 1 else 'learn'}"
 
 
+def check_plan(names: Sequence[str], options: FineTuneOptions) -> None:
+    """BadSpec where a network whose stages are `names` cannot learn so: told before data is read."""
+    backbone = [name for name in names if not on_top(name)]
+    if options.above is not None and options.above not in backbone:
+        raise BadSpec(f"there is no stage {options.above!r} below the head: this network has {', '.join(backbone)}.")
+    if not (options.schedule != "all" and options.head_epochs) and not (options.schedule != "head" and options.epochs):
+        raise BadSpec("there is no epoch to learn in: give head_epochs or epochs.")
+
+
 def plan(names: Sequence[str], options: FineTuneOptions) -> tuple[Phase, ...]:
     """The phases of a schedule for a network whose stages are `names`, from the stem to the head; options: `settled`.
 
@@ -41,8 +50,6 @@ def plan(names: Sequence[str], options: FineTuneOptions) -> tuple[Phase, ...]:
     heads = [name for name in names if on_top(name)]
     backbone = [name for name in names if not on_top(name)]
     schedule, above, rate = options.schedule, options.above, cast(float, options.learning_rate)
-    if above is not None and above not in backbone:
-        raise BadSpec(f"there is no stage {above!r} below the head: this network has {', '.join(backbone)}.")
     learning = backbone[backbone.index(above) + 1 :] if above else backbone
     layerwise = {name: rate * options.layer_decay ** (i + 1) for i, name in enumerate(reversed(learning))}
     every = dict.fromkeys(heads, rate) | layerwise
