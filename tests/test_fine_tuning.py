@@ -407,6 +407,29 @@ def test_mean_weights_are_what_is_validated_and_kept(weights, tmp_path):
     assert len(means) == len(model.trainable_variables)
 
 
+@pytest.mark.parametrize("form", ["arrays", "data"])
+def test_validation_sees_more_images_at_once_than_training_and_comes_to_the_same(net, form, tmp_path):
+    class Count(keras.callbacks.Callback):
+        validated = 0
+
+        def on_test_batch_end(self, batch, logs=None):
+            self.validated += 1
+
+    if form == "data":
+        images.folder(tmp_path / "train", {"dark": 20, "light": 20})
+        images.folder(tmp_path / "val", {"dark": 30, "light": 40})
+        train = kc.load_data(tmp_path, net, batch_size=16)
+        told, val = {"verbose": 0, "cache": False}, train.val
+    else:
+        (train, val), told = (pair(40), pair(70)), QUIET
+    counted = Count()
+    told = {"schedule": "all", "head_epochs": 0, "epochs": 1, "label_smoothing": 0.0, "probe": False, **told}
+    history = kc.fine_tune(net, train, None if form == "data" else val, callbacks=[counted], **told).history
+    assert counted.validated == 1
+    again = net.evaluate(*val, verbose=0) if form == "arrays" else net.evaluate(val, verbose=0)
+    assert again == pytest.approx([history["val_loss"][0], history["val_accuracy"][0]], abs=1e-5)
+
+
 def test_patience_ends_a_phase(net):
     """The first epoch is a new best; two without one follow."""
     told = {"schedule": "head", "head_epochs": 20, "patience": 2, "head_learning_rate": 1e-12}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from keras_cnn.training.callbacks import KeepState, Seek
 
 AUX_WEIGHT = 0.4  # of an auxiliary classifier's loss, as torchvision trains Inception v3
+NUMBERS, EXAMPLES = 2**22, 256  # the most that validation sees at once, where a training batch is smaller: 16 MiB
 
 
 def compile_(
@@ -77,9 +79,11 @@ def fit(
     """Keras `fit` on images and labels: a data set of batches, or a pair of arrays. task: as of `compile_`."""
     task = task or tasks.of(model)
     options.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
-    # Features: a batch costs more than what is in it.
-    if isinstance(val, tuple) and val[0].ndim == 2 and task.one_by_one:
-        options.setdefault("validation_batch_size", 256)
+    at_once = at_validation(model.input_shape, batch_size) if task.one_by_one else batch_size
+    if isinstance(val, tuple):
+        options.setdefault("validation_batch_size", at_once)
+    elif hasattr(val, "element_spec") and at_once > batch_size and distribution.place().replicas == 1:
+        val = val.rebatch(at_once)
     options["validation_data"] = targets.targets(model, val, task)
     data = distribution.spread(targets.targets(model, data, task), batch_size)
     with BadImage.surfacing(), BadData.surfacing():
@@ -89,6 +93,16 @@ def fit(
             history = model.fit(data, **options)
     history.history = of_head(model, history.history)
     return history
+
+
+def at_validation(shape: tuple[int | None, ...], batch_size: int) -> int:
+    """Examples that validation sees at once, for a training batch and the shape of the network's input.
+
+    More than in training, which has to keep what gradients need: small batches are slow, since the kernels of
+    convolutions are laid out anew for each.
+    """
+    sides = shape[1:]
+    return batch_size if None in sides else max(batch_size, min(EXAMPLES, NUMBERS // math.prod(cast(Any, sides))))
 
 
 def fit_from(

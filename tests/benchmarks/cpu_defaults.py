@@ -46,7 +46,8 @@ TASKS = {
     "predictor one of 224 pixels": ("resnet50", 224, 1, PREDICTOR),
     "predictor one by efficientnet_b0": ("efficientnet_b0", 224, 1, PREDICTOR),
     "evaluate resnet18": ("resnet18", 64, 32, EVALUATE),
-    "validate resnet18": ("resnet18", 64, 32, "test_on_batch"),
+    "validate resnet18": ("resnet18", 64, 256, "test_on_batch"),  # as many at once as `loop.at_validation` says
+    "validate resnet50": ("resnet50", 128, 85, "test_on_batch"),
 }
 DEMO = "demo"
 PYTHON, COMMANDS, THEIRS = "ours", "ours, commands that predict", "TensorFlow's"
