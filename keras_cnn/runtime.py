@@ -24,6 +24,7 @@ THREADS = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 # Instruction sets with one of which TensorFlow switches oneDNN on by itself (DefaultOneDnnPolicy in its util/port.cc).
 BY_ITSELF = {"avx512_vnni", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}
 BFLOAT16 = {"amx_bf16", "avx512_bf16"}  # multiply bfloat16 faster than float32
+HOLDING = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # by which a user holds oneDNN to fewer instruction sets
 # Floating-point operations that a core can begin in a cycle, in float32, with the widest of its instruction sets: two
 # fused multiply-adds on 16, 8 or 4 numbers. Some processors begin one on 16 where others begin two.
 WIDTHS = {"avx512f": 64, "avx2": 32, "sse2": 8, "asimd": 16}
@@ -56,6 +57,13 @@ def forced_onednn() -> bool:
 def left_off(flags: Collection[str]) -> bool:
     """Whether TensorFlow leaves oneDNN off on a processor with these instruction sets, though it has AVX2."""
     return "avx2" in flags and not BY_ITSELF & set(flags)
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 faster than float32, and nobody keeps oneDNN, whose kernels do so, from
+    it: TensorFlow's own take nine times as long as in float32."""
+    off = os.environ.get(ONEDNN, "").lower() in ("0", "false")
+    return bool(BFLOAT16 & instructions()) and not off and not any(map(os.environ.get, HOLDING))
 
 
 def quota() -> int | None:

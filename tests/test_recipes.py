@@ -269,6 +269,8 @@ def fast_bfloat16(monkeypatch, *instructions):
 
     monkeypatch.setattr(runtime, "instructions", lambda: frozenset(instructions))
     monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0"])
+    for variable in (runtime.ONEDNN, *runtime.HOLDING):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +291,20 @@ def test_bfloat16_is_chosen_where_it_is_faster(monkeypatch, name, instructions, 
 
     fast_bfloat16(monkeypatch, *instructions)
     assert fastest(registry.get(name).backbone) == chosen
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("TF_ENABLE_ONEDNN_OPTS", "0"), ("TF_ENABLE_ONEDNN_OPTS", "False"), ("ONEDNN_MAX_CPU_ISA", "AVX2")],
+)
+def test_bfloat16_is_left_where_nothing_multiplies_it_fast(monkeypatch, variable, value):
+    """oneDNN switched off: nine times as long as in float32; held to AVX2: the first step fails."""
+    from keras_cnn.models import registry
+    from keras_cnn.training.precision import fastest
+
+    fast_bfloat16(monkeypatch, "amx_bf16")
+    monkeypatch.setenv(variable, value)
+    assert fastest(registry.get("resnet18").backbone) == "float32"
 
 
 def test_the_command_line_learns_in_the_fastest_precision_and_scores_in_float32(tmp_path, run, monkeypatch):

@@ -270,8 +270,14 @@ def test_a_gpu_that_is_seen_and_none_at_all_need_no_mend(monkeypatch):
 
 @pytest.mark.parametrize(
     ("flags", "on", "mend"),
-    [(ZEN3, False, "TF_ENABLE_ONEDNN_OPTS=1"), (ZEN3, True, ""), (ZEN4, True, ""), ("fpu sse2", False, "")],
-    ids=["zen 3, off", "zen 3, on", "zen 4", "too old for it"],
+    [
+        (ZEN3, False, "TF_ENABLE_ONEDNN_OPTS=1"),
+        (ZEN3, True, ""),
+        (ZEN4, False, "TF_ENABLE_ONEDNN_OPTS=1"),
+        (ZEN4, True, ""),
+        ("fpu sse2", False, ""),
+    ],
+    ids=["zen 3, off", "zen 3, on", "zen 4, off by its user", "zen 4", "too old for it"],
 )
 def test_onednn_that_is_off_where_it_should_be_on_is_told(monkeypatch, flags, on, mend):
     from keras_cnn.training import doctor

@@ -104,7 +104,7 @@ def _settings() -> Iterator[Finding]:
     import keras
 
     if keras.backend.backend() == "tensorflow":
-        on, wanted = _onednn(), runtime.settings(runtime.instructions(), runtime.allowed()).get(runtime.ONEDNN)
+        on, wanted = _onednn(), "avx2" in runtime.instructions()
         mend = "training takes two to three times as long: start Python with TF_ENABLE_ONEDNN_OPTS=1."
         said = f" ({runtime.ONEDNN}={os.environ[runtime.ONEDNN]})" if runtime.ONEDNN in os.environ else ""
         yield Finding("oneDNN", ("on" if on else "off") + said, mend if wanted and not on else "")

@@ -16,14 +16,15 @@ TENSOR_CORES = 8  # compute capability of the first of NVIDIA's GPUs that multip
 def fastest(backbone: Backbone) -> str:
     """ "mixed_bfloat16" where the device multiplies it faster than float32, else "float32".
 
-    A GPU of compute capability 8 or more, or a TPU; a processor with AMX or AVX512_BF16, but for networks of depthwise
-    convolutions, which its library computes slower in bfloat16 (README has figures), and for those of grouped ones and
-    of sequences, which were not measured.
+    A GPU of compute capability 8 or more, or a TPU; a processor with AMX or AVX512_BF16 by oneDNN, which JAX has not,
+    but for networks of depthwise convolutions, which it computes slower in bfloat16 (README has figures), and for those
+    of grouped ones and of sequences, which were not measured.
     """
     if devices := [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]:
         fast = any(name.startswith("tpu") for name in devices) or _capability() >= TENSOR_CORES
     else:
-        fast = bool(runtime.BFLOAT16 & runtime.instructions()) and backbone.SIDES == 2 and not backbone.grouped
+        fast = keras.backend.backend() != "jax" and runtime.multiplies_bfloat16()
+        fast = fast and backbone.SIDES == 2 and not backbone.grouped
     return "mixed_bfloat16" if fast else "float32"
 
 

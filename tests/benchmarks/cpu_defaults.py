@@ -11,9 +11,10 @@ of prediction have two lines. Where the settings are TensorFlow's own there is n
 --force does it all the same, and shows the noise.
 
 --isa avx2 emulates a processor without AVX-512, on one that has it: oneDNN and XLA are held to AVX2
-(ONEDNN_MAX_CPU_ISA, XLA's xla_cpu_max_isa), TensorFlow's own setting is oneDNN off, as it is there, and ours is what
-`runtime.settings` chooses for such instruction sets. TensorFlow's other kernels are not held to anything: caches, clock
-and the width of the processor's units stay those of this machine, so that a real one will differ.
+(ONEDNN_MAX_CPU_ISA, XLA's xla_cpu_max_isa), so that the demo learns in float32; TensorFlow's own setting is oneDNN off,
+as it is there, and ours is what `runtime.settings` chooses for such instruction sets. TensorFlow's other kernels are
+not held to anything: caches, clock and the width of the processor's units stay those of this machine, so that a real
+one will differ.
 """
 
 from __future__ import annotations
