@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import images
 import keras
 import numpy as np
 import pytest
@@ -200,3 +201,51 @@ def test_one_hot_labels_and_columns_are_labels():
         history = kc.train(tiny(), IMAGES, labels, epochs=1, verbose=0)
         found.append(history.history["loss"])
     assert found[0] == found[1] == found[2]
+
+
+# --- names of classes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    """A folder of three classes, and it as Keras reads it."""
+    images.folder(tmp_path, {"daisy": 4, "rose": 4, "tulip": 4}, size=(32, 32))
+    read = {"image_size": (32, 32), "batch_size": 6, "seed": 0, "verbose": False}
+    return keras.utils.image_dataset_from_directory(tmp_path, **read)
+
+
+QUIET = {"head_epochs": 1, "epochs": 0, "verbose": 0, "probe": False}
+
+
+@pytest.mark.parametrize("form", ["read", "cached and prefetched"])
+def test_classes_that_keras_reads_in_another_order_are_refused(flowers, form):
+    """The network would name each rose a daisy."""
+    data = flowers if form == "read" else flowers.cache().shuffle(2).take(9).prefetch(1)
+    net = kc.build("resnet20", classes=["tulip", "rose", "daisy"])
+    for learn in (kc.fine_tune, kc.train):
+        with pytest.raises(BadData, match="class 0 is 'daisy' in the data and 'tulip' in the network's head"):
+            learn(net, data, verbose=0)
+    with pytest.raises(BadData, match="'daisy' in the data and 'tulip'"):
+        kc.fine_tune(net, (np.zeros((3, 32, 32, 3), "uint8"), np.arange(3)), data, **QUIET)
+    with pytest.raises(BadData, match="the data has 3 classes, the network's head 2"):
+        kc.fine_tune(kc.build("resnet20", classes=2), data, verbose=0)
+
+
+def test_classes_that_keras_reads_are_scored_by_name(flowers):
+    net = kc.build("resnet20", classes=["tulip", "rose", "daisy"])
+    named = kc.evaluate(net, flowers)
+    numbered = kc.evaluate(net, flowers.map(lambda x, y: (x, 2 - y)))
+    assert named.metrics == numbered.metrics and named.class_names == ("tulip", "rose", "daisy")
+    assert kc.evaluate(kc.build("resnet20", classes=3), flowers).class_names == ("daisy", "rose", "tulip")
+    with pytest.raises(BadData, match="does not know 1 of the data's 3 classes"):
+        kc.evaluate(kc.build("resnet20", classes=["tulip", "rose", "lily"]), flowers)
+
+
+@pytest.mark.parametrize("learn", ["fine_tune", "train"])
+@pytest.mark.parametrize("form", ["as Keras reads it", "data"])
+def test_a_network_without_names_takes_those_of_its_data(flowers, tmp_path, learn, form):
+    net = kc.build("resnet20", classes=3)
+    data = kc.load_data(tmp_path, net) if form == "data" else flowers
+    told = QUIET if learn == "fine_tune" else {"epochs": 1, "verbose": 0}
+    getattr(kc, learn)(net, data, out=tmp_path / "out", **told)
+    assert kc.predictor(tmp_path / "out")(np.zeros((32, 32, 3), "uint8"))[0].label in ("daisy", "rose", "tulip")

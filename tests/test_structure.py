@@ -79,6 +79,7 @@ PRIVATE = {
     ("insight/uses.py", "_keras_history"): "which call gave a tensor",
     ("models/assemble.py", "_handle_name"): "a variable that is there cannot be named",
     ("models/layers.py", "_compute_causal_padding"): "what Conv1D pads by",
+    ("tasks/labelled.py", "_inputs"): "what a data set of tf.data is made of",
     ("training/distribution.py", "_distribute_strategy"): "whether a model was built under a strategy",
     ("training/distribution.py", "_symbolic_build"): "builds under a strategy, which Keras forgets",
     ("training/distribution.py", "keras.src.backend.tensorflow"): "the same",

@@ -142,19 +142,15 @@ def test_the_window_of_the_weights_is_kept_and_brighter_images_are_told(tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::keras_cnn.errors.DataWarning")
-def test_weights_remember_the_window_that_they_learnt_in(tmp_path):
+@pytest.mark.parametrize(
+    ("learn", "told"),
+    [(kc.fine_tune, {"head_epochs": 1, "epochs": 0, "probe": False, "cache": False}), (kc.train, {"epochs": 1})],
+    ids=["fine_tune", "train"],
+)
+def test_weights_remember_the_window_that_they_learnt_in(tmp_path, learn, told):
     root = scans(tmp_path / "scans", {"a": 900, "b": 4000})
     net = kc.build("resnet20", classes=["a", "b"], input_shape=(16, 16, 1))
-    kc.fine_tune(
-        net,
-        kc.load_data(root, net, batch_size=4),
-        head_epochs=1,
-        epochs=0,
-        probe=False,
-        cache=False,
-        out=tmp_path / "run",
-        verbose=0,
-    )
+    learn(net, kc.load_data(root, net, batch_size=4), out=tmp_path / "run", verbose=0, **told)
     again = kc.build(tmp_path / "run")
     assert kc.Preprocess.of(again).window == kc.config_of(again).preprocess.window == (0, 4095)
     image = kc.load_image(root / "a" / "0.png", kc.Preprocess.of(again))

@@ -114,6 +114,11 @@ class TrainingSet:
         """A hash of the training data, where it can be seen again."""
         return {}
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the training images, where they can be told."""
+        return tuple(getattr(self.train, "class_names", ()))
+
     def labels(self) -> np.ndarray | None:
         """Labels of the training images, where they can be told."""
         return None
@@ -124,6 +129,10 @@ class TrainingSet:
         Arrays are given to all workers alike, which Keras shares out; of `Data` each gets its own share.
         """
         return self.train
+
+    def val_by(self, size: int) -> Any:
+        """Validation images, about so many at once where their number is known and nobody has cut them otherwise."""
+        return self.val
 
     def seek(self, data: Any, number: int) -> None:
         """Make the next pass over what `images` gave that of this number, where passes are known."""
@@ -218,6 +227,15 @@ class OfData(TrainingSet):
             steps = math.ceil(self.train.sizes["val"] / self.even)
             known = tensorflow().data.experimental.assert_cardinality(steps)
             self.val = self.val.unbatch().batch(self.even).apply(known)
+
+    def val_by(self, size: int) -> Any:
+        val: Any = self.val
+        steps = -1 if val is None or val is not self.train.val else int(val.cardinality())
+        times = size // self.batch_size
+        if val is None or steps < 0 or times < 2:
+            return val
+        known = tensorflow().data.experimental.assert_cardinality(math.ceil(steps / times))
+        return val.rebatch(times * self.batch_size).apply(known)
 
     def grow(self, initial_scale: float, epochs: int) -> None:
         if self.train.task == "segmentation":

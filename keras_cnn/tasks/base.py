@@ -67,7 +67,11 @@ class Task(abc.ABC):
     def check_data(self, data: Any, model: Any, outputs: int) -> None:
         """BadData where `Data` is for another task, or names other classes than the network's head."""
         self.check_kind(data)
-        check_names(model, data.class_names, outputs, "classes")
+        self.check_classes(data.class_names, model, outputs)
+
+    def check_classes(self, names: Sequence[str], model: Any, outputs: int) -> None:
+        """BadData where the classes of some data are others than those of the network's head, or in another order."""
+        check_names(model, names, outputs, "classes")
 
     def check_kind(self, data: Any) -> None:
         """BadData where `Data` is for another task."""

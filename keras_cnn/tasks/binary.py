@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -31,8 +32,8 @@ class Binary(Classification):
     def check(self, labels: Any, outputs: int | None, what: str) -> None:
         super().check(labels, 2, what)
 
-    def check_data(self, data: Any, model: Any, outputs: int) -> None:
-        super().check_data(data, model, 2)
+    def check_classes(self, names: Sequence[str], model: Any, outputs: int) -> None:
+        super().check_classes(names, model, 2)
 
     def targets(self, labels: Any, outputs: int, inputs: Any) -> np.ndarray:
         return np.asarray(labels, "float32").reshape(-1, 1)

@@ -43,7 +43,9 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
         if val is None:  # its own was checked when it was loaded
             return train, train.val
     for what, data in (("training", train), ("validation", val)):
-        batch = _first(data, what)
+        batch, names = _first(data, what), names_of(data)
+        if names and outputs is not None and not isinstance(data, Data):
+            task.check_classes(names, model, outputs)
         if batch is not None:
             check(task, *batch, outputs, what)
             check_shape(batch[0], model, what)
@@ -54,6 +56,20 @@ def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = Non
     )
     task.check_all(*(data[1] if isinstance(data, tuple) else None for data in (train, val)))
     return train, val
+
+
+def names_of(data: Any) -> tuple[str, ...]:
+    """The names of the classes, in the order of their numbers, where data brings them: `Data`, and what Keras reads
+    from folders, behind operations of tf.data that leave labels alone, too."""
+    if numbers := getattr(data, "class_indices", None):
+        return tuple(sorted(numbers, key=numbers.__getitem__))
+    while not hasattr(data, "class_names") and type(data).__name__.strip("_").removesuffix("Dataset") in _LEAVE_LABELS:
+        [data] = data._inputs()
+    return tuple(getattr(data, "class_names", None) or ())
+
+
+# Of tf.data, which has no public way from a data set to the one that it is made of.
+_LEAVE_LABELS = ("AssertCardinality", "Cache", "Options", "Prefetch", "Repeat", "Shard", "Shuffle", "Skip", "Take")
 
 
 def check(task: Task, images: Any, labels: Any, outputs: int | None, what: str) -> None:
@@ -89,6 +105,7 @@ def watched(data: Any, task: Task, outputs: int | None, what: str) -> Any:
         return Watched(data, task, outputs, what)
     if not hasattr(data, "element_spec"):
         return data
+    names = names_of(data)
     import tensorflow as tf
 
     def look(labels: Any) -> np.bool_:
@@ -99,7 +116,9 @@ def watched(data: Any, task: Task, outputs: int | None, what: str) -> Any:
         with tf.control_dependencies([tf.numpy_function(look, [labels], tf.bool)]):
             return images, tf.identity(labels)
 
-    return data.map(checked)
+    data = data.map(checked)
+    data.class_names = names
+    return data
 
 
 class Watched(keras.utils.PyDataset):
@@ -108,6 +127,7 @@ class Watched(keras.utils.PyDataset):
     def __init__(self, data: Any, task: Task, outputs: int | None, what: str) -> None:
         super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
         self.data, self.task, self.outputs, self.what = data, task, outputs, what
+        self.class_names = names_of(data)
 
     @property
     def num_batches(self) -> int | None:

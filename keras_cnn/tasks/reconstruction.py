@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +106,9 @@ class Reconstruction(regression.Regression):
         pass
 
     def check_data(self, data: Any, model: Any, outputs: int) -> None:
+        pass
+
+    def check_classes(self, names: Sequence[str], model: Any, outputs: int) -> None:
         pass
 
     def as_labels(self, labels: np.ndarray) -> np.ndarray:

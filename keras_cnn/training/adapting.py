@@ -1,7 +1,8 @@
-"""Statistics of the training data that sit inside a network: of sequences at its start, of targets at its end."""
+"""What a network keeps of the data that it learns: names, the window of its images, statistics of its values."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,18 +10,25 @@ import numpy as np
 from keras import ops
 
 from keras_cnn import tasks
+from keras_cnn.checkpoints.directory import config_of
+from keras_cnn.data import Data
 from keras_cnn.data.training_set import TrainingSet
-from keras_cnn.errors import BadData
+from keras_cnn.errors import BadData, BadSpec
+from keras_cnn.models.config import keep_window, record_of
 from keras_cnn.models.layers import Standardise
 
 Statistics = tuple[np.ndarray, np.ndarray]  # mean and spread of each channel
 
 
 def adapt(model: Any, given: TrainingSet) -> None:
-    """Give the layers that standardise what they need to know of the training data.
+    """Let a network remember how images of more than 8 bits were seen, and the names of classes where it has none; and
+    give the layers that standardise what they need to know of the training data.
 
     Those that know it already, as of pretrained weights, keep it: what stands on them was learnt with it.
     """
+    if isinstance(given.train, Data):
+        keep_window(model, given.train.preprocess.window)
+    _keep_names(model, given.class_names)
     layers = [layer for layer in model.layers if isinstance(layer, Standardise) and _fresh(layer)]
     if not layers:
         return
@@ -38,6 +46,13 @@ def adapt(model: Any, given: TrainingSet) -> None:
         mean, std = found
         layer.mean.assign(mean.astype("float32"))
         layer.std.assign(np.where(std > 0, std, 1).astype("float32"))  # a channel that never changes stays as it is
+
+
+def _keep_names(model: Any, names: tuple[str, ...]) -> None:
+    with contextlib.suppress(BadSpec):  # of another make
+        config = config_of(model)
+        if not config.class_names and len(names) == config.head.names:
+            record_of(model)["class_names"] = list(names)
 
 
 def statistics(batches: Iterable[Any]) -> Statistics:

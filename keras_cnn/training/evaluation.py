@@ -98,7 +98,8 @@ def evaluate(
         raise BadSpec(f"split={split!r} is for Data and folders: leave it out, or give data.{split} itself.")
     else:
         check_files(views)
-        images, count = _of_batches(net, task, data, outputs), None
+        images, count = _of_batches(net, task, data, outputs, labelled.names_of(data), names), None
+        names = names or labelled.names_of(data)
     asked = isinstance(model, File) or (engine, precision) != ("keras", "float32")
     runner = running(model, engine, precision, batch=batch_size) if asked else as_it_is(net)
     runner = of_views(runner, views, len(net.input_shape) - 2, everywhere=len(net.outputs[0].shape) == 4)
@@ -126,9 +127,16 @@ def _chosen(data: Data | Sequences, split: str | None) -> str:
     return split or held_out[-1]
 
 
-def _of_batches(net: Any, task: Task, data: Any, outputs: int) -> Iterator[Labelled]:
-    """Images and labels of a pair of arrays or of batches, each batch once it is seen to be good."""
-    what = "evaluation"
+def _of_batches(
+    net: Any, task: Task, data: Any, outputs: int, theirs: tuple[str, ...] = (), ours: tuple[str, ...] = ()
+) -> Iterator[Labelled]:
+    """Images and labels of a pair of arrays or of batches, each batch once it is seen to be good.
+
+    theirs, ours: names of the classes, of the data and of the network, which may number them otherwise.
+    """
+    what, place = "evaluation", None
+    if theirs:
+        place = task.places(SimpleNamespace(task=task.data, class_names=theirs), ours, outputs)
     if labelled.is_array(data) and task.data is None:  # images, which are their own labels
         data = (data, data)
     if labelled.is_array(data):
@@ -137,4 +145,5 @@ def _of_batches(net: Any, task: Task, data: Any, outputs: int) -> Iterator[Label
     for i, batch in enumerate([data] if isinstance(data, tuple) else data):
         images, labels = labelled.check_batch(net, batch, outputs, what, first=i == 0)
         for image, label in zip(images, task.numbers(labels, what), strict=True):
+            label = label if place is None else task.renumbered(label, place)
             yield Labelled(f"images[{next(number)}]", image, label)

@@ -17,11 +17,9 @@ from keras import ops
 
 from keras_cnn import tasks
 from keras_cnn.checkpoints import arrays
-from keras_cnn.data import Data
 from keras_cnn.data.examples import Batches, Examples
 from keras_cnn.data.training_set import TrainingSet, training_set
 from keras_cnn.errors import BadData, BadImage, WeightsWarning
-from keras_cnn.models.config import keep_window
 from keras_cnn.models.fields import known_options
 from keras_cnn.models.layers import Standardise
 from keras_cnn.models.naming import on_top
@@ -124,8 +122,6 @@ def fine_tune(
         warnings.warn(f"{model.name} {text}", WeightsWarning, stacklevel=4)
     train, val = labelled.accepted(model, train, val, validation_data)
     given = training_set(train, val, chosen.batch_size, chosen.seed, here.share, here.replicas)
-    if isinstance(train, Data):
-        keep_window(model, train.preprocess.window)
     if chosen.patience is not None and given.val is None:
         raise BadData("patience needs validation images to judge an epoch by: give some, or leave patience out.")
     images = given.count if given.again else given.steps * given.batch_size
@@ -299,7 +295,8 @@ class _Run:
             print("features of all images would fill the memory: the backbone is run in every epoch")
         done = sum(before.epochs for before in self.phases[: self.number])
         if not found or not parts:
-            return self.model, self.given.images, Seek(self.given.seek, done), self.given.val
+            val = self.given.val_by(loop.at_validation(self.model, self.task, self.given.batch_size))
+            return self.model, self.given.images, Seek(self.given.seek, done), val
         train, val = found
 
         def images(start: int) -> Examples:

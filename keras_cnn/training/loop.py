@@ -79,11 +79,9 @@ def fit(
     """Keras `fit` on images and labels: a data set of batches, or a pair of arrays. task: as of `compile_`."""
     task = task or tasks.of(model)
     options.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
-    at_once = at_validation(model.input_shape, batch_size) if task.one_by_one else batch_size
-    if isinstance(val, tuple):
-        options.setdefault("validation_batch_size", at_once)
-    elif hasattr(val, "element_spec") and at_once > batch_size and distribution.place().replicas == 1:
-        val = val.rebatch(at_once)
+    options.setdefault(
+        "validation_batch_size", at_validation(model, task, batch_size) if isinstance(val, tuple) else None
+    )
     options["validation_data"] = targets.targets(model, val, task)
     data = distribution.spread(targets.targets(model, data, task), batch_size)
     with BadImage.surfacing(), BadData.surfacing():
@@ -95,14 +93,18 @@ def fit(
     return history
 
 
-def at_validation(shape: tuple[int | None, ...], batch_size: int) -> int:
-    """Examples that validation sees at once, for a training batch and the shape of the network's input.
+def at_validation(model: Any, task: Task, batch_size: int) -> int:
+    """Examples that validation sees at once, where training sees batch_size.
 
     More than in training, which has to keep what gradients need: small batches are slow, since the kernels of
     convolutions are laid out anew for each.
     """
-    sides = shape[1:]
-    return batch_size if None in sides else max(batch_size, min(EXAMPLES, NUMBERS // math.prod(cast(Any, sides))))
+    sides = model.input_shape[1:]
+    return (
+        batch_size
+        if None in sides or not task.one_by_one
+        else max(batch_size, min(EXAMPLES, NUMBERS // math.prod(cast(Any, sides))))
+    )
 
 
 def fit_from(

@@ -142,7 +142,7 @@ def _complete(
     loop.fit_from(
         learner,
         given.images,
-        given.val,
+        given.val_by(loop.at_validation(model, task, given.batch_size)),
         at=at,
         epochs=epochs,
         keep=keep,

@@ -28,12 +28,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from keras_cnn import runtime
 
 AVX2 = ("sse4_2", "avx", "fma", "avx2")
 PREDICTOR, EVALUATE = "kc.predictor", "kc.evaluate"  # what they compute with by default
+VALIDATE = "validation"  # in as many images at once as ours takes in training, beside Keras' 32 of a training batch
 # name: (network, side in pixels, images in a batch, what is done)
 TASKS = {
     "step resnet18": ("resnet18", 64, 32, "train_on_batch"),
@@ -47,8 +49,9 @@ TASKS = {
     "predictor one of 224 pixels": ("resnet50", 224, 1, PREDICTOR),
     "predictor one by efficientnet_b0": ("efficientnet_b0", 224, 1, PREDICTOR),
     "evaluate resnet18": ("resnet18", 64, 32, EVALUATE),
-    "validate resnet18": ("resnet18", 64, 256, "test_on_batch"),  # as many at once as `loop.at_validation` says
-    "validate resnet50": ("resnet50", 128, 85, "test_on_batch"),
+    "validate resnet18": ("resnet18", 64, 256, VALIDATE),
+    "validate resnet18, both by 256": ("resnet18", 64, 256, "test_on_batch"),
+    "validate resnet50": ("resnet50", 128, 255, VALIDATE),
 }
 DEMO = "demo"
 PYTHON, COMMANDS, THEIRS = "ours", "ours, commands that predict", "TensorFlow's"
@@ -79,14 +82,14 @@ def demo(environment: dict[str, str]) -> Times:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def measure(isa: str, environment: dict[str, str], names: list[str], seconds: float) -> dict[str, Times]:
+def measure(isa: str, side: str, environment: dict[str, str], names: list[str], seconds: float) -> dict[str, Times]:
     """Times of a call, in a fresh process."""
-    command = [sys.executable, __file__, "--isa", isa, "--inside", str(seconds), "--tasks", *names]
+    command = [sys.executable, __file__, "--isa", isa, "--inside", str(seconds), "--side", side, "--tasks", *names]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
     return {name: tuple(times) for name, times in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
-def inside(isa: str, names: list[str], seconds: float) -> dict[str, Times]:
+def inside(isa: str, side: str, names: list[str], seconds: float) -> dict[str, Times]:
     """What `measure` runs."""
     if isa == "avx2":
         runtime.instructions = lambda: frozenset(AVX2)
@@ -95,19 +98,24 @@ def inside(isa: str, names: list[str], seconds: float) -> dict[str, Times]:
     import numpy as np
 
     import keras_cnn as kc
+    from keras_cnn import tasks
     from keras_cnn.deploy import engines
     from keras_cnn.training import loop, optimizers
 
     found = {}
     for name in names:
-        network, side, batch, what = TASKS[name]
-        model: Any = kc.build(network, classes=10, input_shape=(side, side, 3))
+        network, size, batch, what = TASKS[name]
+        model: Any = kc.build(network, classes=10, input_shape=(size, size, 3))
         loop.compile_(model, optimizers.adamw(1e-3))
-        images = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3)).astype("uint8")
+        images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3)).astype("uint8")
         labels = keras.utils.to_categorical(np.arange(batch) % 10, 10)
-        arrays = (images, labels) if what in ("train_on_batch", "test_on_batch") else (images,)
-        does = {PREDICTOR: engines.running, EVALUATE: engines.as_it_is}.get(what)
-        run = does(model).predict_on_batch if does else getattr(model, what)
+        arrays = (images, labels) if what in ("train_on_batch", "test_on_batch", VALIDATE) else (images,)
+        if what == VALIDATE:
+            at_once = 32 if side == THEIRS else loop.at_validation(model, tasks.of(model), 32)
+            run = partial(model.evaluate, batch_size=at_once, verbose=0)
+        else:
+            does = {PREDICTOR: engines.running, EVALUATE: engines.as_it_is}.get(what)
+            run = does(model).predict_on_batch if does else getattr(model, what)
         found[name] = least(lambda run=run, arrays=arrays: run(*arrays), seconds)
         keras.backend.clear_session()
     return found
@@ -132,9 +140,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each task in each process")
     parser.add_argument("--force", action="store_true", help="measure where both sides have the same settings, too")
     parser.add_argument("--inside", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside is not None:
-        return print(json.dumps(inside(args.isa, args.tasks, args.inside)))
+        return print(json.dumps(inside(args.isa, args.side, args.tasks, args.inside)))
     sides = environments(args.isa)
     flags = AVX2 if args.isa == "avx2" else sorted(runtime.instructions() & {*AVX2, *runtime.BY_ITSELF, "avx512f"})
     print(f"{runtime.allowed()} cores; {', '.join(flags)}{' (emulated)' if args.isa == 'avx2' else ''}")
@@ -150,7 +159,7 @@ def main() -> None:
     for number in range(args.rounds):
         for side, names in tasks.items():
             calls = [name for name in names if name != DEMO]
-            found = measure(args.isa, sides[side], calls, args.seconds) if calls else {}
+            found = measure(args.isa, side, sides[side], calls, args.seconds) if calls else {}
             if DEMO in names and number == 0:
                 found[DEMO] = demo(sides[side])
             for name, times in found.items():
