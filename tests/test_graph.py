@@ -236,16 +236,33 @@ def test_dilation_computes_the_same_features_more_densely():
     np.testing.assert_allclose(fine[:, ::2, ::2], coarse, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", RESNETS)
-def test_concatenation_starts_as_the_sum(name, tmp_path):
-    added = seed(kc.build(name, input_shape=SMALL, classes=5, classifier_activation=None))
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [*((name, 32) for name in RESNETS), ("inception_resnet_v1", 80)],
+)
+def test_concatenation_starts_as_the_sum(name, side, tmp_path):
+    image = seeded.image(side)
+    added = seed(kc.build(name, input_shape=(side, side, 3), classes=5, classifier_activation=None))
     merged = kc.build(kc.save_pretrained(added, tmp_path / "net"), merge="concat")
     fuses = shapes_of(merged).keys() - shapes_of(added).keys()
     assert fuses and all(key.split("/")[0].endswith("_fuse") for key in fuses)
-    np.testing.assert_allclose(run(merged), run(added), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(merged, image), run(added, image), rtol=1e-4, atol=1e-4)
     fuse = next(layer for layer in merged.layers if layer.name.endswith("_fuse"))
     fuse.kernel.assign(0.5 * fuse.kernel)
-    assert np.abs(run(merged) - run(added)).max() > 1e-3  # it is more than a sum
+    assert np.abs(run(merged, image) - run(added, image)).max() > 1e-3  # it is more than a sum
+
+
+def test_a_basic_block_is_as_wide_within_as_is_said():
+    model = kc.build("resnet18", base=32, input_shape=SMALL)
+    assert model.get_layer("stage2_block1_conv1").kernel.shape == (3, 3, 64, 64)
+    assert model.get_layer("stage2_block1_conv2").kernel.shape == (3, 3, 64, 128)
+
+
+def test_a_small_stem_has_no_width_of_its_own():
+    with pytest.raises(BadSpec, match="a small stem is as wide as the first stage: give widths"):
+        kc.build("resnet20", stem_width=64)
+    stem = kc.build(kc.compound_scale("resnet20", 2), input_shape=SMALL).get_layer("stem_conv")
+    assert stem.kernel.shape[-1] > 16
 
 
 def test_dropout_and_stochastic_depth():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from keras_cnn.errors import BadSpec
 from keras_cnn.models.backbone import (
@@ -26,12 +26,13 @@ from keras_cnn.models.fields import within
 class ResNet(Backbone):
     """He et al. 2015 (1512.03385) and what grew from it.
 
-    `preact`: He et al. 2016 (1603.05027). `groups`: ResNeXt (1611.05431). `base`: channels of a group's 3x3 at
-    width 64; doubled it is the wide ResNet (1605.07146). `stem="deep"` with `shortcut="avgpool"`: variant D of
-    "Bag of Tricks" (1812.01187, section 4). `stem="small"` with `shortcut="pad"`: the CIFAR nets (1512.03385, 4.2).
-    `stride_at`: the convolution of a bottleneck that strides, 2 ("v1.5") or 1 (the paper, keras.applications);
-    `stride_last`: the last block of a stage strides, not the first (keras.applications' v2). With `preact`, group norm
-    and `weight_standardised` it is BiT (1912.11370), whose pool sees zeros at its border.
+    `preact`: He et al. 2016 (1603.05027). `groups`: ResNeXt (1611.05431). `base`: channels of a group's 3x3, or of a
+    basic block's first, at width 64; doubled it is the wide ResNet (1605.07146). `stem="deep"` with
+    `shortcut="avgpool"`: variant D of "Bag of Tricks" (1812.01187, section 4). `stem="small"` with `shortcut="pad"`:
+    the CIFAR nets (1512.03385, 4.2). `stride_at`: the convolution of a bottleneck that strides, 2 ("v1.5") or 1 (the
+    paper, keras.applications); `stride_last`: the last block of a stage strides, not the first (keras.applications'
+    v2). With `preact`, group norm and `weight_standardised` it is BiT (1912.11370), whose pool sees zeros at its
+    border.
     """
 
     CHOICES = Backbone.CHOICES | {
@@ -66,8 +67,10 @@ class ResNet(Backbone):
             told = ", ".join(f"{name} has {len(getattr(self, name))}" for name in ("depths", "widths", "strides"))
             raise BadSpec(f"every stage takes one entry of each, but {told}: give as many of each.")
         within("blocks of all depths", sum(self.depths), 1, MOST_BLOCKS)
-        if self.bottleneck:
-            within("widths * base // 64 * groups", tuple(map(self._middle, self.widths)), 1, MOST_CHANNELS)
+        within("widths * base // 64 * groups", tuple(map(self._middle, self.widths)), 1, MOST_CHANNELS)
+        for name, plain in (("groups", 1), ("stride_at", 2)):
+            if not self.bottleneck and getattr(self, name) != plain:
+                raise BadSpec(f"{name} is for bottlenecks: leave it at {plain}, or give bottleneck=True.")
         if self.stride_last and self.output_stride != 32:
             raise BadSpec("output_stride works where the first block of a stage strides: use resnetv2_50 and its kin.")
 
@@ -84,8 +87,15 @@ class ResNet(Backbone):
         return self.with_(
             depths=tuple(max(1, math.floor(n * depth + 0.5)) for n in self.depths),
             widths=tuple(rounded_width(n * width) for n in self.widths),
-            stem_width=rounded_width(self.stem_width * width),
+            stem_width=None if self.stem == "small" else rounded_width(self.stem_width * width),
         )
+
+    def with_(self, **changes: Any) -> Self:
+        """As of every backbone; a small stem has the width of the first stage, and refuses another."""
+        changed = super().with_(**changes)
+        if changed.stem == "small" and changes.get("stem_width") not in (None, changed.widths[0]):
+            raise BadSpec("a small stem is as wide as the first stage: give widths, and leave out stem_width.")
+        return changed
 
     def features(self, g: Builder, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = self._stem(g.at("stem"), x)
@@ -124,12 +134,12 @@ class ResNet(Backbone):
 
     def _convs(self, width: int, stride: int, first: int, dilation: int) -> list[dict[str, Any]]:
         """The convolutions of a block's residual branch, as arguments."""
+        middle = self._middle(width)
         if not self.bottleneck:
             return [
-                {"filters": width, "size": 3, "stride": stride, "dilation": first},
+                {"filters": middle, "size": 3, "stride": stride, "dilation": first},
                 {"filters": width, "size": 3, "dilation": dilation},
             ]
-        middle = self._middle(width)
         convs = [
             {"filters": middle, "size": 1},
             # Behind the stride its neighbours lie as far apart as in the rest of the stage.
@@ -140,7 +150,7 @@ class ResNet(Backbone):
         return convs
 
     def _middle(self, width: int) -> int:
-        """Channels of a bottleneck's 3x3."""
+        """Channels within a block."""
         return width * self.base // 64 * self.groups
 
     def _block(self, g: Builder, x: Tensor, convs: list[dict], rate: float, new_stage: bool) -> Tensor:
