@@ -241,6 +241,22 @@ def test_classes_that_keras_reads_are_scored_by_name(flowers):
         kc.evaluate(kc.build("resnet20", classes=["tulip", "rose", "lily"]), flowers)
 
 
+@pytest.mark.parametrize("form", ["as Keras reads it", "arrays"])
+def test_two_classes_that_keras_reads_as_floats(tmp_path, form):
+    """label_mode="binary" gives 0.0 and 1.0, (n, 1)."""
+    images.folder(tmp_path, {"rose": 6, "tulip": 4}, size=(32, 32))
+    told = {"image_size": (32, 32), "batch_size": 10, "seed": 0, "verbose": False}
+    data = keras.utils.image_dataset_from_directory(tmp_path, label_mode="binary", **told)
+    data = data if form == "as Keras reads it" else tuple(map(np.asarray, next(iter(data))))
+    weighed = {"class_weight": "balanced"} if form == "arrays" else {}
+    net = kc.build("resnet20", classes=["rose", "tulip"], task="binary")
+    kc.fine_tune(net, data, **(QUIET | weighed))
+    result = kc.evaluate(net, data)
+    assert result.confusion().sum(1).tolist() == [6, 4]
+    with pytest.raises(BadData, match="readers with label_mode='int'"):
+        kc.fine_tune(kc.build("resnet20", classes=["rose", "tulip"]), data, **QUIET)
+
+
 @pytest.mark.parametrize("learn", ["fine_tune", "train"])
 @pytest.mark.parametrize("form", ["as Keras reads it", "data"])
 def test_a_network_without_names_takes_those_of_its_data(flowers, tmp_path, learn, form):

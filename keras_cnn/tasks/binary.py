@@ -15,7 +15,7 @@ from keras_cnn.tasks.results import Gathering
 
 
 class Binary(Classification):
-    """Two classes by one output; labels are 0 and 1, (n,)."""
+    """Two classes by one output; labels are 0 and 1, (n,) or (n, 1), whole numbers or floats."""
 
     name = "binary"
     label_smoothing = 0.0
@@ -30,7 +30,15 @@ class Binary(Classification):
         return width
 
     def check(self, labels: Any, outputs: int | None, what: str) -> None:
-        super().check(labels, 2, what)
+        labels = np.asarray(labels)
+        as_keras_has_them = labels.dtype.kind == "f" and np.isin(labels, (0, 1)).all()  # by label_mode="binary"
+        super().check(labels.astype("int32") if as_keras_has_them else labels, 2, what)
+
+    def as_labels(self, labels: np.ndarray) -> np.ndarray:
+        return super().as_labels(labels).astype("int32")
+
+    def numbers(self, labels: np.ndarray, what: str) -> np.ndarray:
+        return super().numbers(labels, what).astype("int32")
 
     def check_classes(self, names: Sequence[str], model: Any, outputs: int) -> None:
         super().check_classes(names, model, 2)

@@ -247,8 +247,8 @@ class Classification(Task):
             raise BadData(f"the {of} have the shape {labels.shape}: give one whole number for each image{masks}.")
         if labels.dtype.kind not in "biu":
             raise BadData(
-                f"the {of} are {labels.dtype}: give whole numbers, as labels.astype('int32') makes them; numbers to be "
-                "predicted are learnt with task='regression'."
+                f"the {of} are {labels.dtype}: give whole numbers, as labels.astype('int32') makes them, and Keras' "
+                "readers with label_mode='int'; numbers to be predicted are learnt with task='regression'."
             )
         classes = np.iinfo("int32").max if outputs is None else outputs
         strange = labels[(labels < 0) | (labels >= classes)]
