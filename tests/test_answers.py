@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import warnings
 import zipfile
 from pathlib import Path
@@ -224,6 +225,44 @@ def test_any_keras_model_is_evaluated_on_arrays():
     result = kc.evaluate(model, (IMAGES / 255, LABELS))
     np.testing.assert_allclose(result.probabilities, model.predict(IMAGES / 255, verbose=0), atol=1e-6)
     assert [row["class"] for row in result.by_class()] == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (keras.applications.resnet50.preprocess_input, r"pixels go from -1\d\d.* to 1\d\d.*leave out preprocess_input"),
+        (lambda x: keras.applications.imagenet_utils.preprocess_input(x, mode="torch"), "pixels go from -2.* to 2"),
+        (lambda x: x * 16, "pixels go from 0 to 4080.*divide those of more than 8 bits"),
+        (lambda x: x, None),
+        (lambda x: x - 30, None),  # a cubic resize
+    ],
+    ids=["caffe", "torch", "12 bits", "raw", "resized"],
+)
+def test_pixels_of_another_scale_are_told(net, made, told):
+    """Such images get an answer like any others, and it means nothing."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *SIZE)).astype("float32")
+    pixels.reshape(-1)[:2] = 0, 255
+    pixels = made(pixels)
+    learner, labels = kc.build("resnet20", classes=2, input_shape=SIZE), np.arange(4) % 2
+    for call in (
+        lambda: kc.predictor(net)(pixels),
+        lambda: kc.evaluate(net, (pixels, labels)),
+        lambda: kc.fine_tune(learner, pixels, labels, head_epochs=1, epochs=0, verbose=0, probe=False),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        said = [str(one.message) for one in caught if one.category is PixelWarning]
+        assert len(said) == (told is not None) and all(re.search(told or "", one) for one in said)
+
+
+def test_pixels_that_are_no_numbers_are_refused(net):
+    """A ReLU makes zeros of them, and the answer looks like any other."""
+    pixels = np.full((2, *SIZE), 9, "float32")
+    pixels[1, 0, 0, 0] = np.nan
+    for call in (lambda: kc.predictor(net)(pixels), lambda: kc.evaluate(net, (pixels, np.arange(2)))):
+        with pytest.raises(BadData, match="a pixel is no number: mend the images"):
+            call()
 
 
 def test_faint_pixels_are_warned_of_where_the_user_calls(net):

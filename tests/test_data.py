@@ -270,6 +270,9 @@ def test_missing_path_and_bad_split(tmp_path):
         data.index(tmp_path / "gone")
     with pytest.raises(BadSpec, match=r"val_split=1.5"):
         data.index("digits", val_split=1.5)
+    for share in (1.0, -0.1):
+        with pytest.raises(BadSpec, match=f"val_split={share}"):
+            data.load_data((np.zeros((4, 8, 8, 3), "uint8"), np.arange(4) % 2), SMALL, val_split=share)
 
 
 def test_zip_is_read_in_place_and_equals_its_folder(tmp_path):

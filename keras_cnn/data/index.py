@@ -16,7 +16,7 @@ from keras_cnn.data import hub_sets, mask_folders, prepared, shards, tables
 from keras_cnn.data.files import Files, Parts, Source, files_of, local, regular
 from keras_cnn.data.images import as_png, printable
 from keras_cnn.data.labels import ANY, Wish
-from keras_cnn.data.splits import SPLIT_OF, Split, Splits, Tree, arranged, check_classes
+from keras_cnn.data.splits import SPLIT_OF, Split, Splits, Tree, arranged, check_classes, check_share
 from keras_cnn.data.tables import Table
 from keras_cnn.errors import BadData, BadSpec, MissingPackage
 
@@ -58,8 +58,7 @@ def index(
     wish: what the labels are to be; see `Wish`. skip_bad: leave damaged shards out, which a note counts.
     Raises BadData, naming the folder, the row or the class, for what cannot be trained on.
     """
-    if not 0 <= val_split < 1:
-        raise BadSpec(f"val_split={val_split!r}: give the share of images kept for validation, from 0 up to 1.")
+    check_share(val_split)
     table = data if isinstance(data, Table) else Table(data)
     name, options = printable(table.path), {"val_split": val_split, "seed": seed, "training": training}
     if name.startswith(prepared.TFDS):

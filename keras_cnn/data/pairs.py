@@ -15,7 +15,7 @@ from keras_cnn.data.files import Source
 from keras_cnn.data.images import MODES, as_png
 from keras_cnn.data.labels import Labels, Wish, of_numbers
 from keras_cnn.data.masks import IGNORED, Legend, legend, numbered
-from keras_cnn.data.splits import SPLIT_OF, Split, Splits, labelled
+from keras_cnn.data.splits import SPLIT_OF, Split, Splits, check_share, labelled
 from keras_cnn.errors import BadData
 
 WHERE = "the arrays"
@@ -34,6 +34,7 @@ def read(
     default numbers.
     Raises BadData for what cannot be trained on.
     """
+    check_share(val_split)
     pairs = _by_split(data)
     given = [(pixels(images, size), np.asarray(labels)) for images, labels in pairs.values()]
     for images, labels in given:

@@ -12,7 +12,7 @@ import numpy as np
 from keras_cnn.data.files import Source
 from keras_cnn.data.labels import Labels
 from keras_cnn.data.masks import Legend
-from keras_cnn.errors import BadData, DataWarning
+from keras_cnn.errors import BadData, BadSpec, DataWarning
 
 SPLIT_OF = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 SPLIT_OF |= dict.fromkeys(("validation", "valid", "val", "dev"), "val")
@@ -71,6 +71,12 @@ Tree = dict[str, dict[str, list[Source]]]  # split -> class -> images
 
 
 # --- one class an image ----------------------------------------------------------------------------------------------
+
+
+def check_share(val_split: float) -> None:
+    """BadSpec where no images would be left to learn from."""
+    if not 0 <= val_split < 1:
+        raise BadSpec(f"val_split={val_split!r}: give the share of images kept for validation, from 0 up to 1.")
 
 
 def arranged(tree: Tree, where: str, names: tuple[str, ...], val_split: float, seed: int) -> Splits:

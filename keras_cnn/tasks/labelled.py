@@ -6,6 +6,7 @@ as they come (`watched`).
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from typing import Any
@@ -18,6 +19,9 @@ from keras_cnn.data import Data
 from keras_cnn.errors import BadData, BadImage, BadSpec, DataWarning, PixelWarning
 from keras_cnn.models.config import Preprocess
 from keras_cnn.tasks.base import Task
+
+BEYOND = 64  # of 0..255, what a cubic resize may add at edges
+STANDARDISED = 16  # pixels up to that, with negative ones, are standard deviations
 
 
 def accepted(model: Any, train: Any, val: Any = None, validation_data: Any = None, *, head: bool = True) -> Any:
@@ -242,17 +246,26 @@ def _warn_of_pixels(model: Any, images: np.ndarray) -> None:
 
 
 def warn_of_pixels(name: str, images: np.ndarray) -> None:
-    """Warn where no pixel exceeds 1: a network of ours takes 0..255, and sees such images as black."""
-    if images.ndim != 4:
+    """Warn where pixels are not of 0..255, which a network of ours takes, and scales itself; BadData for no numbers.
+
+    Looked at is the first part of many, unless all of it is black.
+    """
+    if images.ndim != 4 or not images.size:
         return
     parts = (images[start : start + 256] for start in range(0, len(images), 256))
-    if all(part.max(initial=0) <= 1 for part in parts):  # the first part of good images ends it
-        warnings.warn(
-            f"no pixel exceeds 1, and {name} takes raw values of 0..255, which it scales itself: leave images as "
-            "they are, or multiply them by 255.",
-            PixelWarning,
-            stacklevel=_of_caller(),
-        )
+    ranges = ((float(part.min()), float(part.max())) for part in parts)
+    low, high = first = next(ranges)
+    if math.isnan(low) or math.isinf(low) or math.isinf(high):
+        raise BadData("a pixel is no number: mend the images, or leave out those that have such pixels.")
+    if all(high <= 1 for _, high in (first, *ranges)):
+        told, mend = "no pixel exceeds 1", "leave images as they are, or multiply them by 255."
+    elif low < -BEYOND or high > 255 + BEYOND or (low < 0 and high < STANDARDISED):
+        told = f"pixels go from {low:.4g} to {high:.4g}"
+        mend = "leave out preprocess_input, and divide those of more than 8 bits."
+    else:
+        return
+    takes = f"{told}, and {name} takes raw values of 0..255, which it scales itself: {mend}"
+    warnings.warn(takes, PixelWarning, stacklevel=_of_caller())
 
 
 def warn_of_crop(model: Any, data: Data) -> None:
