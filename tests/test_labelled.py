@@ -241,6 +241,15 @@ def test_classes_that_keras_reads_are_scored_by_name(flowers):
         kc.evaluate(kc.build("resnet20", classes=["tulip", "rose", "lily"]), flowers)
 
 
+def test_labels_that_were_given_to_keras_have_no_names(tmp_path):
+    images.folder(tmp_path, {"all": 6}, size=(32, 32))
+    told = {"image_size": (32, 32), "batch_size": 6, "shuffle": False, "verbose": False}
+    data = keras.utils.image_dataset_from_directory(tmp_path, labels=[0, 1, 2, 0, 1, 2], **told)
+    net = kc.build("resnet20", classes=["daisy", "rose", "tulip"])
+    kc.fine_tune(net, data, **QUIET)
+    assert kc.evaluate(net, data).confusion().sum() == 6
+
+
 @pytest.mark.parametrize("form", ["as Keras reads it", "arrays"])
 def test_two_classes_that_keras_reads_as_floats(tmp_path, form):
     """label_mode="binary" gives 0.0 and 1.0, (n, 1)."""

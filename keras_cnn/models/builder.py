@@ -148,9 +148,7 @@ class Builder:
             return x
         if self.backbone.merge == "add":
             return self.emit("add", "add", [x, shortcut])
-        both = self.emit(
-            "concat", "both", [x, shortcut]
-        )  # within an Inception-ResNet, "concat" is that of its branches
+        both = self.emit("concat", "both", [x, shortcut])  # "concat" is that of an Inception-ResNet's branches
         return self.conv(both, x.shape[-1], 1, bias=True, start="sum", plain=True, token="fuse")
 
     def squeeze_excite(self, x: Tensor, width: int) -> Tensor:

@@ -69,7 +69,10 @@ def names_of(data: Any) -> tuple[str, ...]:
         return tuple(sorted(numbers, key=numbers.__getitem__))
     while not hasattr(data, "class_names") and type(data).__name__.strip("_").removesuffix("Dataset") in _LEAVE_LABELS:
         [data] = data._inputs()
-    return tuple(getattr(data, "class_names", None) or ())
+    names = tuple(getattr(data, "class_names", None) or ())
+    numbers = [int(name) for name in names if name.isdecimal()]
+    in_order = len(numbers) == len(names) and numbers == sorted(numbers)
+    return () if in_order else names  # so Keras has the labels themselves, where they were given to it
 
 
 # Of tf.data, which has no public way from a data set to the one that it is made of.

@@ -79,9 +79,8 @@ def fit(
     """Keras `fit` on images and labels: a data set of batches, or a pair of arrays. task: as of `compile_`."""
     task = task or tasks.of(model)
     options.setdefault("shuffle", isinstance(data, tuple))  # data sets shuffle themselves
-    options.setdefault(
-        "validation_batch_size", at_validation(model, task, batch_size) if isinstance(val, tuple) else None
-    )
+    if isinstance(val, tuple):
+        options.setdefault("validation_batch_size", at_validation(model, task, batch_size))
     options["validation_data"] = targets.targets(model, val, task)
     data = distribution.spread(targets.targets(model, data, task), batch_size)
     with BadImage.surfacing(), BadData.surfacing():
@@ -100,11 +99,9 @@ def at_validation(model: Any, task: Task, batch_size: int) -> int:
     convolutions are laid out anew for each.
     """
     sides = model.input_shape[1:]
-    return (
-        batch_size
-        if None in sides or not task.one_by_one
-        else max(batch_size, min(EXAMPLES, NUMBERS // math.prod(cast(Any, sides))))
-    )
+    if None in sides or not task.one_by_one:
+        return batch_size
+    return max(batch_size, min(EXAMPLES, NUMBERS // math.prod(sides)))
 
 
 def fit_from(
