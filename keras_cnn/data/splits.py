@@ -70,13 +70,13 @@ class Splits:
 Tree = dict[str, dict[str, list[Source]]]  # split -> class -> images
 
 
-# --- one class an image ----------------------------------------------------------------------------------------------
-
-
 def check_share(val_split: float) -> None:
     """BadSpec where no images would be left to learn from."""
     if not 0 <= val_split < 1:
         raise BadSpec(f"val_split={val_split!r}: give the share of images kept for validation, from 0 up to 1.")
+
+
+# --- one class an image ----------------------------------------------------------------------------------------------
 
 
 def arranged(tree: Tree, where: str, names: tuple[str, ...], val_split: float, seed: int) -> Splits:

@@ -229,10 +229,11 @@ class OfData(TrainingSet):
             self.val = self.val.unbatch().batch(self.even).apply(known)
 
     def val_by(self, size: int) -> Any:
-        val: Any = self.val
-        steps = -1 if val is None or val is not self.train.val else int(val.cardinality())
-        times = size // self.batch_size
-        if val is None or steps < 0 or times < 2:
+        val, times = self.val, size // self.batch_size
+        if val is None or val is not self.train.val or times < 2:
+            return val
+        steps = int(val.cardinality())
+        if steps < 0:  # unreadable images are left out
             return val
         known = tensorflow().data.experimental.assert_cardinality(math.ceil(steps / times))
         return val.rebatch(times * self.batch_size).apply(known)

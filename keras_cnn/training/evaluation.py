@@ -98,8 +98,9 @@ def evaluate(
         raise BadSpec(f"split={split!r} is for Data and folders: leave it out, or give data.{split} itself.")
     else:
         check_files(views)
-        images, count = _of_batches(net, task, data, outputs, labelled.names_of(data), names), None
-        names = names or labelled.names_of(data)
+        theirs = labelled.names_of(data)
+        images, count = _of_batches(net, task, data, outputs, theirs, names), None
+        names = names or theirs
     asked = isinstance(model, File) or (engine, precision) != ("keras", "float32")
     runner = running(model, engine, precision, batch=batch_size) if asked else as_it_is(net)
     runner = of_views(runner, views, len(net.input_shape) - 2, everywhere=len(net.outputs[0].shape) == 4)
